@@ -1,0 +1,92 @@
+-- Runs before the migrations, in their transaction, at every install: makes the two ledgers, refuses what does not fit.
+-- It is not a migration and meets every Notika there ever was, so only add to it.
+
+set local client_min_messages = warning; -- "already exists, skipping" is no news
+set local search_path = pg_catalog, pg_temp;
+
+do $$
+declare
+  v_schema name;
+begin
+  -- One install at a time; those that waited then find everything done.
+  perform pg_advisory_xact_lock(hashtextextended('notika.install', 0));
+
+  foreach v_schema in array '{notika,notika_worker}'::name[] loop
+    -- "if not exists" would want CREATE on the database even for a schema that is there.
+    continue when to_regnamespace(v_schema::text) is not null;
+
+    if not has_database_privilege(current_database(), 'create') then
+      raise exception 'permission denied to create schema "%" in database "%"',
+          v_schema, current_database()
+        using errcode = 'insufficient_privilege',
+              hint = format('Let the owner of the database run: create schema notika authorization %1$I; '
+                            'create schema notika_worker authorization %1$I;', current_user);
+    end if;
+
+    execute format('create schema %I', v_schema);
+  end loop;
+end;
+$$;
+
+create table if not exists notika.migration (
+  name text not null,
+  hash text not null,
+  applied_at timestamptz not null default now(),
+  constraint migration_pkey primary key (name)
+);
+
+comment on table notika.migration is
+  'The migrations of Notika that this database has.';
+comment on column notika.migration.name is
+  'The name of the file, without its ending.';
+comment on column notika.migration.hash is
+  'SHA-256 of the file, which never changes once it is released.';
+comment on column notika.migration.applied_at is
+  'When it was applied.';
+
+-- Word for word graphile-worker's; made here it spares the worker a CREATE on the database.
+create table if not exists notika_worker.migrations(
+  id int primary key,
+  ts timestamptz default now() not null
+);
+alter table notika_worker.migrations add column if not exists breaking boolean not null default false;
+
+do $$
+declare
+  -- {"worker": 19, "migrations": {"000001": "<hash>"}}, set by whoever runs this file
+  v_known constant json := nullif(current_setting('notika.known', true), '');
+  v_unknown text;
+begin
+  select 'revision ' || m.id || ' of graphile-worker' into v_unknown
+    from notika_worker.migrations as m
+   where m.breaking and m.id > (v_known ->> 'worker')::integer
+   order by m.id
+   limit 1;
+
+  if v_unknown is null then
+    select 'migration "' || m.name || '"' into v_unknown
+      from notika.migration as m
+     where v_known -> 'migrations' -> m.name is null
+     order by m.name
+     limit 1;
+  end if;
+
+  if v_unknown is not null then
+    raise exception 'the database has %, which this version of Notika does not know', v_unknown
+      using errcode = 'NK011',
+            hint = 'A newer Notika was installed here: use that version, or a later one.';
+  end if;
+
+  select m.name into v_unknown
+    from notika.migration as m
+   where m.hash <> v_known -> 'migrations' ->> m.name
+   order by m.name
+   limit 1;
+
+  if v_unknown is not null then
+    raise exception 'migration "%" is not the one that was applied to the database', v_unknown
+      using errcode = 'NK012',
+            hint = 'A released migration never changes: install Notika from the package, unmodified.';
+  end if;
+end;
+$$;

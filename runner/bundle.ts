@@ -1,0 +1,82 @@
+import { createHash } from "node:crypto";
+import { createRequire } from "node:module";
+import { migrations as workerMigrations } from "graphile-worker/dist/generated/sql.js";
+import { committedMigrations, currentMigration, type Migration, readText } from "./migrations.ts";
+
+/** All of `install` as one SQL script, for psql and other people's migration tools; it may be run twice. */
+export async function installScript(): Promise<string> {
+  return `-- Notika ${versionOf("notika")}, graphile-worker ${versionOf("graphile-worker")}
+
+begin isolation level read committed;
+
+${await migrateScript()}
+select * from notika.install();
+
+commit;
+`;
+}
+
+/** Changes whenever a fresh install would: the key of whatever caches one. */
+export async function installVersion(): Promise<string> {
+  return createHash("sha256")
+    .update(await installScript())
+    .digest("hex");
+}
+
+/** Applies the migrations that the database does not have; wants a transaction around it. */
+export async function migrateScript(): Promise<string> {
+  const committed = await committedMigrations();
+  const current = await currentMigration();
+  const known = {
+    worker: workerSteps.at(-1)?.id,
+    migrations: Object.fromEntries(committed.map(({ name, hash }) => [name, hash])),
+  };
+
+  return `set local notika.known = '${JSON.stringify(known)}';
+
+${await readText("migrations/prepare.sql")}
+do $notika_install$
+declare
+  v_worker_upgrade constant boolean := exists (select from notika_worker.migrations);
+begin
+${[...workerSteps.map(workerStep), ...committed.map(step), current === undefined ? "" : execute(current)].join("\n")}
+end;
+$notika_install$;
+`;
+}
+
+const workerSteps = Object.entries(workerMigrations).map(([file, text]) => ({
+  id: Number.parseInt(file, 10),
+  breaking: text.startsWith("--! breaking"),
+  text: text.replaceAll(/:GRAPHILE_WORKER_SCHEMA\b/g, '"notika_worker"'),
+}));
+
+// graphile-worker's own migrate() does the same but for two things: it commits after each step, and it notifies at the
+// first install too, which stops every graphile-worker in the database, whatever its schema.
+function workerStep({ id, breaking, text }: (typeof workerSteps)[number]): string {
+  return `if not exists (select from notika_worker.migrations where id = ${id}) then
+  insert into notika_worker.migrations (id, breaking) values (${id}, ${breaking});
+${execute(text)}  if v_worker_upgrade then
+    perform pg_notify('worker:migrate', '${JSON.stringify({ migrationNumber: id, breaking })}');
+  end if;
+end if;
+`;
+}
+
+function step({ name, hash, text }: Migration): string {
+  return `if not exists (select from notika.migration where name = '${name}') then
+  insert into notika.migration (name, hash) values ('${name}', '${hash}');
+${execute(text)}end if;
+`;
+}
+
+function execute(text: string): string {
+  return `execute $notika_step$
+${text.trim()}
+$notika_step$;
+`;
+}
+
+function versionOf(name: string): string {
+  return createRequire(import.meta.url)(`${name}/package.json`).version;
+}

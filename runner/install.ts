@@ -1,0 +1,35 @@
+import sql, { raw } from "sql-template-tag";
+import { migrateScript } from "./bundle.ts";
+import type { Database } from "./database.ts";
+import { NotikaError } from "./errors.ts";
+
+export interface InstallReport {
+  /** The migrations that this call applied. */
+  applied: string[];
+  /** What `notika.install()` did, and what it could not do and why. */
+  steps: { step: string; outcome: string; detail: string | null }[];
+}
+
+/** Brings Notika's schema in the database up to this package: all of it or, when something fails, nothing. */
+export async function install(database: Database): Promise<InstallReport> {
+  const migrate = raw(await migrateScript());
+  const report = database.transaction(async (execute) => {
+    await execute(migrate);
+    const applied = await execute<{ name: string }>(
+      sql`select name from notika.migration where xmin = pg_current_xact_id()::xid order by name`,
+    );
+    return {
+      applied: applied.map(({ name }) => name),
+      steps: await execute<InstallReport["steps"][number]>(sql`select step, outcome, detail from notika.install()`),
+    };
+  });
+  return report.catch((error) => {
+    throw asRefusal(error) ?? error;
+  });
+}
+
+function asRefusal(cause: Error & { code?: string; hint?: string }): NotikaError | undefined {
+  const code = { NK011: "NOTIKA_NEWER_INSTALLED", NK012: "NOTIKA_MIGRATION_CHANGED" }[cause.code ?? ""];
+  if (code) return new NotikaError(code, cause.message, { ...(cause.hint && { hint: cause.hint }), cause });
+  return undefined;
+}
