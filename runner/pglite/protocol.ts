@@ -1,0 +1,85 @@
+/** Postgres' frontend and backend messages: https://www.postgresql.org/docs/current/protocol-message-formats.html */
+
+/** One whole message: a letter that says what it is, its length, its body. */
+export type Frame = Buffer;
+
+/** What a client may say before the session has started; it has no letter. */
+export const requests = { cancel: 80877102, ssl: 80877103, gss: 80877104 } as const;
+
+/** The start-up message of the one user of the one database that PGlite has. */
+export const startup = startupMessage({ user: "postgres", database: "postgres" });
+export const sync = frame("S", "");
+
+export const simpleQuery = (text: string) => frame("Q", `${text}\0`);
+export const closeStatement = (name: string) => frame("C", `S${name}\0`);
+export const copyFail = (reason: string) => frame("f", `${reason}\0`);
+/** The backend's turn is over: it is idle, in a transaction or in a failed one. */
+export const readyForQuery = (status: "I" | "T" | "E") => frame("Z", status);
+export const errorResponse = (code: string, message: string) => frame("E", `SERROR\0VERROR\0C${code}\0M${message}\0\0`);
+export const notificationResponse = (channel: string, payload: string) =>
+  frame("A", `\0\0\0\0${channel}\0${payload}\0`);
+
+export const letterOf = (message: Frame) => String.fromCharCode(message[0] ?? 0);
+
+/** Takes the whole messages off the front of `bytes`. */
+export function* frames(bytes: Buffer): Generator<Frame> {
+  let start = 0;
+  while (start + 5 <= bytes.length) {
+    const end = start + 1 + bytes.readInt32BE(start + 1);
+    if (end > bytes.length) return;
+    yield bytes.subarray(start, end);
+    start = end;
+  }
+}
+
+/** The zero-terminated string at `start`. */
+export const textAt = (message: Buffer, start: number) => message.toString("utf8", start, message.indexOf(0, start));
+
+/** The SQL of a Query or Parse message, nothing for any other. */
+export function sqlOf(message: Frame): string | undefined {
+  if (letterOf(message) === "Q") return textAt(message, 5);
+  if (letterOf(message) === "P") return textAt(message, message.indexOf(0, 5) + 1);
+  return undefined;
+}
+
+/** The name of the prepared statement that a Parse, Bind, Describe or Close message is about, and where it stands. */
+export function statementOf(message: Frame): { name: string; at: number } | undefined {
+  const at = statementAt(message);
+  const name = at === undefined ? "" : textAt(message, at);
+  return at !== undefined && name ? { name, at } : undefined;
+}
+
+/** The same message with `prefix` put in front of what stands at `at`. */
+export function insertAt(message: Frame, at: number, prefix: string): Frame {
+  const longer = Buffer.concat([message.subarray(0, at), Buffer.from(prefix), message.subarray(at)]);
+  longer.writeInt32BE(longer.length - 1, 1);
+  return longer;
+}
+
+function statementAt(message: Frame): number | undefined {
+  switch (letterOf(message)) {
+    case "P":
+      return 5;
+    case "B":
+      return message.indexOf(0, 5) + 1; // after the portal's name
+    case "D":
+    case "C":
+      return String.fromCharCode(message[5] ?? 0) === "S" ? 6 : undefined; // else it is about a portal
+    default:
+      return undefined;
+  }
+}
+
+function frame(letter: string, body: string): Frame {
+  const message = Buffer.from(`${letter}\0\0\0\0${body}`);
+  message.writeInt32BE(message.length - 1, 1);
+  return message;
+}
+
+function startupMessage(parameters: Record<string, string>): Buffer {
+  const body = Object.entries(parameters).flat();
+  const message = Buffer.from(`\0\0\0\0\0\0\0\0${body.join("\0")}\0\0`);
+  message.writeInt32BE(message.length, 0);
+  message.writeInt32BE(3 << 16, 4); // version 3.0
+  return message;
+}
