@@ -1,5 +1,5 @@
--- Runs before the migrations, in their transaction, at every install: makes the two ledgers, refuses what does not fit.
--- It is not a migration and meets every Notika there ever was, so only add to it.
+-- Runs before the migrations, in their transaction, at every install: makes the two ledgers and
+-- refuses what does not fit.  No migration itself, it meets every Notika there was: only add to it.
 
 set local client_min_messages = warning; -- "already exists, skipping" is no news
 set local search_path = pg_catalog, pg_temp;
@@ -44,12 +44,12 @@ comment on column notika.migration.hash is
 comment on column notika.migration.applied_at is
   'When it was applied.';
 
--- Word for word graphile-worker's; made here it spares the worker a CREATE on the database.
-create table if not exists notika_worker.migrations(
+-- graphile-worker's, as it makes it: where there is one, it does not ask for CREATE on the database.
+create table if not exists notika_worker.migrations (
   id int primary key,
-  ts timestamptz default now() not null
+  ts timestamptz not null default now(),
+  breaking boolean not null default false
 );
-alter table notika_worker.migrations add column if not exists breaking boolean not null default false;
 
 do $$
 declare

@@ -1,0 +1,7 @@
+--!include 10_schema.sql
+--!include 20_workflow.sql
+--!include 30_event_log.sql
+--!include 40_dispatch.sql
+--!include 45_maintain.sql
+--!include 50_run.sql
+--!include 60_capture.sql

@@ -1,0 +1,178 @@
+import { runMigrations } from "graphile-worker";
+import sql from "sql-template-tag";
+import { describe, expect, test } from "vitest";
+import { installScript, installVersion } from "../../runner/bundle.ts";
+import type { Database } from "../../runner/database.ts";
+import { install } from "../../runner/install.ts";
+import { committedMigrations } from "../../runner/migrations.ts";
+import { catalog } from "./catalog.ts";
+import { openEmpty } from "./empty.ts";
+
+const committed = await committedMigrations();
+const names = committed.map(({ name }) => name);
+
+describe("install", () => {
+  test("applies every migration once", async () => {
+    await using database = await openEmpty();
+
+    const first = await install(database);
+    const before = await everything(database);
+    const second = await install(database);
+
+    expect(first.applied).toEqual(names);
+    expect(second.applied).toEqual([]);
+    expect(await everything(database)).toEqual(before);
+    expect(await database.execute(sql`select name, hash from notika.migration order by name`)).toEqual(
+      committed.map(({ name, hash }) => ({ name, hash })),
+    );
+  });
+
+  test("says what notika.install() did", async () => {
+    await using database = await openEmpty();
+
+    const { steps } = await install(database);
+
+    expect(steps.length).toBeGreaterThan(0);
+    for (const step of steps) expect(Object.keys(step)).toEqual(["step", "outcome", "detail"]);
+  });
+
+  test("works for a role that may not create schemas, in schemas that were made for it", async () => {
+    await using database = await openEmpty();
+    await database.script(`
+      create role app_owner;
+      create schema notika authorization app_owner;
+      create schema notika_worker authorization app_owner;
+      set role app_owner`);
+
+    await install(database);
+
+    expect(
+      await database.execute(sql`
+        select distinct nspname, relowner::regrole::text as owner
+          from pg_class
+          join pg_namespace on pg_namespace.oid = relnamespace
+         where nspname in ('notika', 'notika_worker')
+         order by nspname`),
+    ).toEqual([
+      { nspname: "notika", owner: "app_owner" },
+      { nspname: "notika_worker", owner: "app_owner" },
+    ]);
+  });
+
+  test("says which schemas to make when the role may not create them", async () => {
+    await using database = await openEmpty();
+    await database.script("create role app_owner; set role app_owner");
+
+    await expect(install(database)).rejects.toMatchObject({
+      code: "42501",
+      hint: expect.stringContaining("create schema notika authorization app_owner"),
+    });
+  });
+
+  test("refuses a database that a newer Notika was installed in", async () => {
+    await using database = await openEmpty();
+    await install(database);
+    await database.execute(sql`insert into notika.migration (name, hash) values ('999999', 'future')`);
+
+    await expect(install(database)).rejects.toMatchObject({
+      name: "NotikaError",
+      code: "NOTIKA_NEWER_INSTALLED",
+      message: 'the database has migration "999999", which this version of Notika does not know',
+      hint: expect.stringContaining("use that version"),
+    });
+  });
+
+  test("refuses a database with a newer, breaking revision of graphile-worker", async () => {
+    await using database = await openEmpty();
+    await install(database);
+    await database.execute(sql`insert into notika_worker.migrations (id, breaking) values (1000, true)`);
+
+    await expect(install(database)).rejects.toMatchObject({ code: "NOTIKA_NEWER_INSTALLED" });
+  });
+
+  test.skipIf(committed.length === 0)("refuses a database whose migrations were others", async () => {
+    await using database = await openEmpty();
+    await install(database);
+    await database.execute(sql`update notika.migration set hash = 'edited' where name = ${names[0]}`);
+
+    await expect(install(database)).rejects.toMatchObject({
+      name: "NotikaError",
+      code: "NOTIKA_MIGRATION_CHANGED",
+      message: `migration "${names[0]}" is not the one that was applied to the database`,
+      hint: expect.stringContaining("unmodified"),
+    });
+  });
+
+  test("leaves nothing behind when it fails", async () => {
+    await using database = await openEmpty();
+    await database.script("create schema notika; create view notika.setting as select 1 as odd");
+
+    await expect(install(database)).rejects.toThrow("setting");
+
+    expect(await database.execute(sql`select to_regnamespace('notika_worker') as worker`)).toEqual([{ worker: null }]);
+  });
+
+  test("does not stop the graphile-workers that the database already has", async () => {
+    await using database = await openEmpty();
+    const heard: string[] = [];
+    await database.listen("worker:migrate", (payload) => heard.push(payload));
+
+    await install(database);
+    await database.execute(sql`select pg_notify('worker:migrate', 'the end')`);
+
+    await expect.poll(() => heard).toEqual(["the end"]);
+  });
+});
+
+describe("the install script", () => {
+  test("gives the database that install gives", async () => {
+    await using installed = await openEmpty();
+    await using scripted = await openEmpty();
+
+    await install(installed);
+    await scripted.pool.query(await installScript());
+
+    expect(await catalog(scripted.execute)).toEqual(await catalog(installed.execute));
+  });
+
+  test("leaves nothing to do for install, for graphile-worker and for itself", async () => {
+    await using database = await openEmpty();
+    await database.pool.query(await installScript());
+    const before = await everything(database);
+
+    await database.pool.query(await installScript());
+    const { applied } = await install(database);
+    await runMigrations({ pgPool: database.pool, schema: "notika_worker" });
+
+    expect(applied).toEqual([]);
+    expect(await everything(database)).toEqual(before);
+  });
+
+  test("changes nothing after install", async () => {
+    await using database = await openEmpty();
+    await install(database);
+    const before = await everything(database);
+
+    await database.pool.query(await installScript());
+
+    expect(await everything(database)).toEqual(before);
+  });
+
+  test("is plain SQL", async () => {
+    expect((await installScript()).split("\n").filter((line) => line.startsWith("\\"))).toEqual([]);
+  });
+});
+
+test("the version of an install stays until what is installed changes", async () => {
+  expect(await installVersion()).toMatch(/^[0-9a-f]{64}$/);
+  expect(await installVersion()).toBe(await installVersion());
+});
+
+/** The catalog and both ledgers, with their times. */
+async function everything({ execute }: Database) {
+  return {
+    catalog: await catalog(execute),
+    migrations: await execute(sql`select name, applied_at::text from notika.migration order by name`),
+    workerMigrations: await execute(sql`select id, ts::text, breaking from notika_worker.migrations order by id`),
+  };
+}

@@ -1,0 +1,56 @@
+import { readdir, readFile } from "node:fs/promises";
+import { runMigrations } from "graphile-worker";
+import sql, { raw } from "sql-template-tag";
+import { expect, test } from "vitest";
+import type { Database } from "../../runner/database.ts";
+import { install } from "../../runner/install.ts";
+import { catalog } from "./catalog.ts";
+import { openEmpty } from "./empty.ts";
+
+test("the migrations, committed and current, give the schema of sql/", async () => {
+  await using fresh = await openEmpty();
+  await using migrated = await openEmpty();
+
+  await load(fresh);
+  await install(migrated);
+
+  expect(await catalog(migrated.execute)).toEqual(await catalog(fresh.execute));
+});
+
+test("the files of sql/ may be run again", async () => {
+  await using once = await openEmpty();
+  await using twice = await openEmpty();
+
+  await load(once);
+  await load(twice);
+  await load(twice);
+
+  expect(await catalog(twice.execute)).toEqual(await catalog(once.execute));
+});
+
+test("the catalog shows a column that is missing, misplaced or uncommented", async () => {
+  await using one = await openEmpty();
+  await using other = await openEmpty();
+
+  await one.script("create schema notika; create table notika.t (a int, b text); comment on column notika.t.a is 'A.'");
+  await other.script("create schema notika; create table notika.t (b text, a int)");
+
+  const here = await catalog(one.execute);
+  const there = await catalog(other.execute);
+  expect(Object.keys(here).filter((object) => here[object] !== there[object])).toEqual([
+    "column notika.t.a",
+    "column notika.t.b",
+    "comment on table column notika.t.a",
+  ]);
+});
+
+/** Does what an install does without any migration: graphile-worker's tables are made by itself. */
+async function load(database: Database): Promise<void> {
+  await runMigrations({ pgPool: database.pool, schema: "notika_worker" });
+  await database.script(await readFile("migrations/prepare.sql", "utf8"));
+  for (const file of (await readdir("sql")).sort()) {
+    const text = await readFile(`sql/${file}`, "utf8");
+    await database.transaction((execute) => execute(raw(text)));
+  }
+  await database.execute(sql`select notika.install()`);
+}
