@@ -1,0 +1,146 @@
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { chownSync, existsSync, mkdtempSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { raw } from "sql-template-tag";
+import { openDatabase } from "../../runner/database.ts";
+import { findBinaries, type Major, serverUser, systemFolder } from "./binaries.ts";
+
+export interface Postgres {
+  url: string;
+  port: number;
+  /** Creates a database, as a copy of `template` when there is one, and gives its address. */
+  createDatabase(name?: string, template?: string): Promise<string>;
+  /** Ends the server and removes its data. */
+  stop(): Promise<void>;
+  /** Sends the server a signal and waits until it has ended; SIGKILL is a crash. */
+  kill(signal: NodeJS.Signals): Promise<void>;
+  /** Starts the server again, on the same port with the same data; ends it first if it runs. */
+  restart(): Promise<void>;
+}
+
+export interface PostgresOptions {
+  major: Major;
+  /** What postgresql.conf would say. */
+  settings?: Record<string, string>;
+}
+
+/** Starts a real server, with a new data folder, on a free port of this machine.  It does not outlive this process. */
+export async function startPostgres({ major, settings }: PostgresOptions): Promise<Postgres> {
+  const bin = await findBinaries(major);
+  const data = mkdtempSync(path.join(tmpdir(), "notika-postgres-"));
+  const undertaker = hireUndertaker(data);
+  initialise(bin, data);
+  const port = await freePort();
+  const url = `postgres://postgres@127.0.0.1:${port}/postgres`;
+  const start = async () => {
+    const server = await startServer(bin, data, port, { ...defaults, ...settings });
+    undertaker.stdin.write(`${server.pid}\n`);
+    server.once("exit", () => undertaker.stdin.write("\n"));
+    return server;
+  };
+
+  let server = await start();
+  let databases = 0;
+  const kill = async (signal: NodeJS.Signals) => {
+    if (server.exitCode !== null || server.signalCode !== null) return;
+    server.kill(signal);
+    await once(server, "exit");
+  };
+  return {
+    url,
+    port,
+    async createDatabase(name = `test_${++databases}`, template = "template1") {
+      const postgres = openDatabase({ connect: url, connections: 1 });
+      await postgres.execute(raw(`create database "${name}" template "${template}"`)).finally(postgres.close);
+      return url.replace(/postgres$/, name);
+    },
+    async stop() {
+      await kill("SIGINT"); // fast: open sessions are ended
+      undertaker.ref();
+      undertaker.stdin.end();
+      await once(undertaker, "exit");
+    },
+    kill,
+    async restart() {
+      await kill("SIGINT");
+      server = await start();
+    },
+  };
+}
+
+/** Where `name` is installed on this machine, if it is. */
+export function findProgram(name: "pgbench" | "psql" | "pg_dump"): string | undefined {
+  const folders = [...(process.env.PATH ?? "").split(path.delimiter), systemFolder() ?? ""];
+  return folders.map((folder) => path.join(folder, name)).find((file) => existsSync(file));
+}
+
+const defaults = {
+  listen_addresses: "127.0.0.1",
+  unix_socket_directories: "",
+  // A test's data need not outlive the machine.
+  fsync: "off",
+  synchronous_commit: "off",
+  full_page_writes: "off",
+};
+
+function initialise(bin: string, data: string) {
+  const user = serverUser();
+  if (user.uid !== undefined && user.gid !== undefined) chownSync(data, user.uid, user.gid);
+
+  const options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"];
+  const { status, stderr, error } = spawnSync(path.join(bin, "initdb"), ["-D", data, ...options], {
+    ...user,
+    encoding: "utf8",
+  });
+  if (status !== 0) throw new Error(`initdb failed: ${stderr}`, { cause: error });
+}
+
+async function startServer(bin: string, data: string, port: number, settings: Record<string, string>) {
+  const flags = Object.entries({ ...settings, port }).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
+  // Detached, so that Ctrl-C reaches the tests first.
+  const server = spawn(path.join(bin, "postgres"), ["-D", data, ...flags], {
+    ...serverUser(),
+    detached: true,
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+
+  let said = "";
+  for await (const chunk of server.stderr.iterator({ destroyOnReturn: false })) {
+    said += chunk;
+    if (!said.includes("ready to accept connections")) continue;
+    server.stderr.resume();
+    return server;
+  }
+  if (!said.includes("pre-existing shared memory")) throw new Error(`PostgreSQL did not start: ${said}`);
+  await sleep(100); // sessions of a server that was killed notice it one by one
+  return startServer(bin, data, port, settings);
+}
+
+/**
+ * A process that outlives this one, however this one ends: its input closes, and it ends the server and removes the data.
+ * Each line tells it which process is the server, an empty one that there is none.
+ */
+function hireUndertaker(data: string) {
+  const script = `
+    while read -r line; do server=$line; done
+    if [ -n "$server" ] && kill -QUIT "$server"; then
+      for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$server" && sleep 0.2; done
+    fi
+    rm -rf "$1"`;
+  const undertaker = spawn("sh", ["-c", script, "sh", data], { detached: true, stdio: ["pipe", "ignore", "ignore"] });
+  undertaker.unref();
+  return undertaker;
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, "127.0.0.1");
+  await once(probe, "listening");
+  const { port } = probe.address() as AddressInfo;
+  probe.close();
+  await once(probe, "close");
+  return port;
+}
