@@ -1,0 +1,74 @@
+-- Notika: the schema, its version and its settings.
+-- Names: a plain verb is public; a leading underscore is private; tables are singular, views plural.
+-- Every function pins its search_path to pg_catalog, pg_temp and writes every other name in full.
+
+do $$
+begin
+  -- `create schema if not exists` asks for CREATE on the database even where the schema exists.
+  if to_regnamespace('notika') is null then
+    create schema notika;
+  end if;
+end;
+$$;
+
+comment on schema notika is
+  'Notika: runs workflows from row changes. Start with notika.publish(workflow, table).';
+
+create or replace function notika.version()
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select '0.1.0';
+$$;
+
+comment on function notika.version() is
+  'The version of the SQL that is installed; the runner of the same version expects it.';
+
+create table if not exists notika.setting (
+  only_row boolean not null default true,
+  segment_age interval not null default '8 hours',
+  segment_bytes bigint not null default 1073741824,
+  payload_bytes integer not null default 1048576,
+  max_depth smallint not null default 16,
+  max_attempts smallint not null default 12,
+  constraint setting_pkey primary key (only_row),
+  constraint setting_only_row_check check (only_row),
+  constraint setting_segment_age_check check (segment_age > interval '0'),
+  constraint setting_segment_bytes_check check (segment_bytes > 0),
+  constraint setting_payload_bytes_check check (payload_bytes between 1024 and 1048576),
+  constraint setting_max_depth_check check (max_depth > 0),
+  constraint setting_max_attempts_check check (max_attempts > 0)
+);
+
+comment on table notika.setting is 'Limits of this installation: one row, changed by update.';
+comment on column notika.setting.only_row is 'Always true: there is one row.';
+comment on column notika.setting.segment_age is
+  'The ring turns when the oldest event of its current segment is older than this.';
+comment on column notika.setting.segment_bytes is
+  'The ring turns when its current segment is larger than this, in bytes.';
+comment on column notika.setting.payload_bytes is
+  'An old or new row above this many bytes is cut down to its key; in force at the next publish.';
+comment on column notika.setting.max_depth is
+  'How many runs may wake each other in a chain before the next one fails.';
+comment on column notika.setting.max_attempts is
+  'How often a run is tried unless its task says otherwise.';
+
+insert into notika.setting default values
+  on conflict do nothing;
+
+create or replace function notika._caller()
+  returns name
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case current_setting('role')
+           when 'none' then session_user
+           else current_setting('role')::name
+         end;
+$$;
+
+comment on function notika._caller() is
+  'The role that called a security definer function: the last SET ROLE, or else the login.';

@@ -1,0 +1,147 @@
+-- Workflows, what became of their runs, and the runners that are alive.
+-- A workflow keeps its row, and with it its id, when it is unpublished: events and runs go on naming it.
+
+create table if not exists notika.workflow (
+  workflow_id integer generated always as identity,
+  name text not null,
+  relation regclass,
+  table_name text not null,
+  operations text[] not null,
+  columns text[],
+  watch text[],
+  condition text,
+  capture text not null default 'row',
+  guard text not null,
+  on_rename text not null,
+  definition text[] not null,
+  broken_reason text,
+  published_at timestamptz not null default clock_timestamp(),
+  published_by name not null default session_user,
+  unpublished_at timestamptz,
+  paused_at timestamptz,
+  constraint workflow_pkey primary key (workflow_id),
+  constraint workflow_name_key unique (name),
+  constraint workflow_name_check check (name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$'),
+  constraint workflow_capture_check check (capture in ('row')),
+  constraint workflow_guard_check check (guard in ('block', 'warn', 'off')),
+  constraint workflow_on_rename_check check (on_rename in ('follow', 'block'))
+);
+
+comment on table notika.workflow is
+  'What was published: the contract of each workflow. See the view notika.workflows.';
+comment on column notika.workflow.workflow_id is
+  'Names what publish generates: trigger notika_12_insert, function notika.payload_12.';
+comment on column notika.workflow.name is 'The workflow''s name, and its task module''s.';
+comment on column notika.workflow.relation is 'The table; regclass, so that it follows renames.';
+comment on column notika.workflow.table_name is 'The table as it was called at the last publish.';
+comment on column notika.workflow.operations is 'Any of insert, update, delete.';
+comment on column notika.workflow.columns is
+  'What an event carries, as published, which are its keys; null: the whole row.';
+comment on column notika.workflow.watch is
+  'An update counts only when one of these columns changes; null: any update.';
+comment on column notika.workflow.condition is 'SQL over new and old, the triggers'' WHEN.';
+comment on column notika.workflow.capture is 'The form of the triggers: row.';
+comment on column notika.workflow.guard is 'What DDL against the contract meets: block, warn, off.';
+comment on column notika.workflow.on_rename is 'What a rename meets: follow, block.';
+comment on column notika.workflow.definition is
+  'The statements that made its functions and triggers; publish compares with them.';
+comment on column notika.workflow.broken_reason is 'Why it cannot capture; null: it can.';
+comment on column notika.workflow.published_at is 'When it was last published or changed.';
+comment on column notika.workflow.published_by is 'Who published it.';
+comment on column notika.workflow.unpublished_at is 'When it was unpublished; null: it is published.';
+comment on column notika.workflow.paused_at is 'Since when its runs are held; null: they are not.';
+
+create or replace view notika.workflows as
+select w.name as workflow,
+       coalesce(format('%I.%I', n.nspname, c.relname), w.table_name) as table_name,
+       w.operations,
+       w.columns,
+       w.watch,
+       w.condition,
+       w.capture,
+       w.guard,
+       w.on_rename,
+       case
+         when w.broken_reason is not null then 'broken'
+         when w.paused_at is not null then 'paused'
+         else 'published'
+       end as state,
+       w.broken_reason as reason,
+       w.published_at,
+       w.published_by
+  from notika.workflow as w
+  left join pg_catalog.pg_class as c on c.oid = w.relation
+  left join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+ where w.unpublished_at is null;
+
+comment on view notika.workflows is 'The published workflows.';
+comment on column notika.workflows.workflow is 'Its name.';
+comment on column notika.workflows.table_name is 'The table, as it is called now.';
+comment on column notika.workflows.operations is 'Any of insert, update, delete.';
+comment on column notika.workflows.columns is 'What an event carries; null: the whole row.';
+comment on column notika.workflows.watch is 'Columns of which one must change in an update.';
+comment on column notika.workflows.condition is 'SQL over new and old.';
+comment on column notika.workflows.capture is 'The form of its triggers: row.';
+comment on column notika.workflows.guard is 'block, warn or off.';
+comment on column notika.workflows.on_rename is 'follow or block.';
+comment on column notika.workflows.state is
+  'published, paused (changes are captured, runs are held) or broken.';
+comment on column notika.workflows.reason is 'Why it is broken.';
+comment on column notika.workflows.published_at is 'When it was last published or changed.';
+comment on column notika.workflows.published_by is 'Who published it.';
+
+create table if not exists notika.run_log (
+  run_id bigint not null,
+  workflow text not null,
+  state text not null,
+  attempts smallint not null,
+  event json,
+  error text,
+  stack text,
+  created_at timestamptz,
+  started_at timestamptz,
+  finished_at timestamptz not null default clock_timestamp(),
+  retried_at timestamptz,
+  constraint run_log_state_check check (state in ('done', 'failed', 'cancelled', 'expired'))
+);
+-- The first outcome of a run stands: a runner that lost its lock cannot change history.
+create unique index if not exists run_log_run_id_idx
+  on notika.run_log (run_id) where retried_at is null;
+create index if not exists run_log_finished_at_idx on notika.run_log (finished_at);
+create index if not exists run_log_cancelled_idx
+  on notika.run_log (run_id) where state = 'cancelled' and retried_at is null;
+
+comment on table notika.run_log is
+  'What became of each run, appended when it ends. See the view notika.runs.';
+comment on column notika.run_log.run_id is 'The id of the run, which is that of its event.';
+comment on column notika.run_log.workflow is 'The name of the workflow.';
+comment on column notika.run_log.state is 'done, failed, cancelled or expired.';
+comment on column notika.run_log.attempts is 'How often it was tried.';
+comment on column notika.run_log.event is
+  'The event, kept with runs that are not done, because the ring forgets it.';
+comment on column notika.run_log.error is 'The message of the last error.';
+comment on column notika.run_log.stack is 'Where the last error came from.';
+comment on column notika.run_log.created_at is 'When the event was captured.';
+comment on column notika.run_log.started_at is 'When the last attempt began.';
+comment on column notika.run_log.finished_at is 'When the run ended.';
+comment on column notika.run_log.retried_at is
+  'When notika.retry made it run again; the row is history from then on.';
+
+create table if not exists notika.runner (
+  runner_id text not null,
+  host text not null,
+  pid integer not null,
+  tasks text[] not null,
+  started_at timestamptz not null default clock_timestamp(),
+  seen_at timestamptz not null default clock_timestamp(),
+  constraint runner_pkey primary key (runner_id)
+) with (fillfactor = 50);
+
+comment on table notika.runner is
+  'The runners that are alive: each writes here every ten seconds and leaves when it stops.';
+comment on column notika.runner.runner_id is 'The id of its worker pool, which locks its jobs.';
+comment on column notika.runner.host is 'The machine it runs on.';
+comment on column notika.runner.pid is 'Its process on that machine.';
+comment on column notika.runner.tasks is 'The workflows it has a task for.';
+comment on column notika.runner.started_at is 'When it started.';
+comment on column notika.runner.seen_at is 'When it was last heard of.';

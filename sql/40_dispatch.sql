@@ -1,0 +1,477 @@
+-- The cursor, and the hand-over of events to graphile-worker.
+-- Commit order is not event_id order, so the cursor is a snapshot, after PgQ: a window is what the
+-- new snapshot sees and the last one did not, in the order of event_id, read in chunks.
+-- A snapshot's xmax is the latest *completed* xid + 1: transactions beyond it may be running, unlisted.
+-- So a bound on event_id is only safe if it was read before an xid that the snapshot sees as
+-- completed: that of the dispatch before, which kept what it had read as its `horizon`.
+
+create table if not exists notika.position (
+  position_id bigint generated always as identity,
+  taken_at timestamptz not null default clock_timestamp(),
+  system_identifier bigint not null,
+  snapshot pg_snapshot not null,
+  low bigint not null,
+  pending_xids xid8[] not null default '{}',
+  pending_lows bigint[] not null default '{}',
+  window_snapshot pg_snapshot,
+  window_low bigint,
+  window_high bigint,
+  window_at bigint,
+  horizon bigint not null,
+  constraint position_pkey primary key (position_id)
+);
+
+comment on table notika.position is
+  'Where the dispatcher stands: appended at each dispatch, the newest row counts.';
+comment on column notika.position.position_id is 'Its order.';
+comment on column notika.position.taken_at is 'When it was taken.';
+comment on column notika.position.system_identifier is 'The cluster whose transactions it speaks of.';
+comment on column notika.position.snapshot is 'Every event that this snapshot sees is handed over.';
+comment on column notika.position.low is
+  'Transactions that the snapshot does not know have written no event up to this id.';
+comment on column notika.position.pending_xids is
+  'Transactions that were running in the newest snapshot, the window''s if one is open.';
+comment on column notika.position.pending_lows is
+  'For each of them: it has written no event up to this id.';
+comment on column notika.position.window_snapshot is
+  'The snapshot that is being worked off; null: no window is open.';
+comment on column notika.position.window_low is 'What low becomes when the window is done.';
+comment on column notika.position.window_high is 'The last event id of the window.';
+comment on column notika.position.window_at is 'The window is handed over up to this id.';
+comment on column notika.position.horizon is
+  'The last event id before this position''s own transaction had an xid.';
+
+create or replace function notika._payload(
+  event notika._event,
+  workflow text,
+  table_name text
+)
+  returns json
+  language sql
+  stable
+begin atomic
+  select json_build_object(
+    'id', (event).event_id::text,
+    'workflow', workflow,
+    'operation', (event).operation,
+    'table', table_name,
+    'at', to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    'new', (event).new,
+    'old', (event).old,
+    'truncated', (event).truncated,
+    'depth', (event).depth
+  );
+end;
+
+comment on function notika._payload(notika._event, text, text) is
+  'The event as a task gets it.';
+
+create or replace function notika._last_event_id()
+  returns bigint
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  select pg_sequence_last_value('notika.event_id_seq');
+$$;
+
+comment on function notika._last_event_id() is 'The last event id that was drawn.';
+
+create or replace function notika._bound(here notika.position)
+  returns bigint
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select least(
+    case when (here).window_snapshot is null then (here).low
+         else least((here).window_at, (here).window_low) end,
+    (select min(l.low) from unnest((here).pending_lows) as l (low))
+  );
+$$;
+
+comment on function notika._bound(notika.position) is
+  'Every event up to this id has been handed over, or was rolled back.';
+
+create or replace function notika._dispatched(event_id bigint, xid xid8, here notika.position)
+  returns boolean
+  language sql
+  stable
+begin atomic
+  select pg_visible_in_snapshot(xid, (here).snapshot)
+      or coalesce(
+           event_id <= (here).window_at and pg_visible_in_snapshot(xid, (here).window_snapshot),
+           false
+         );
+end;
+
+comment on function notika._dispatched(bigint, xid8, notika.position) is
+  'Whether an event has been handed over.';
+
+create or replace function notika._position()
+  returns notika.position
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select p from notika.position as p order by p.position_id desc limit 1;
+$$;
+
+comment on function notika._position() is 'The newest position.';
+
+create or replace function notika._move(here notika.position)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  insert into notika.position (
+    system_identifier, snapshot, low, pending_xids, pending_lows,
+    window_snapshot, window_low, window_high, window_at, horizon
+  )
+  values (
+    (here).system_identifier, (here).snapshot, (here).low, (here).pending_xids, (here).pending_lows,
+    (here).window_snapshot, (here).window_low, (here).window_high, (here).window_at, (here).horizon
+  );
+$$;
+
+comment on function notika._move(notika.position) is 'Appends a position.';
+
+create or replace function notika._lock_dispatch()
+  returns boolean
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  select pg_try_advisory_xact_lock(hashtextextended('notika.dispatch', 0));
+$$;
+
+comment on function notika._lock_dispatch() is
+  'Takes the right to move the cursor, turn the ring and set the sleep bit, until commit.';
+
+create or replace function notika._open_window(
+  here notika.position,
+  snapshot pg_snapshot,
+  last_id bigint
+)
+  returns notika.position
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position := _open_window.here;
+begin
+  v_next.window_snapshot := _open_window.snapshot;
+  v_next.window_low := here.horizon;
+  v_next.window_high := _open_window.last_id;
+
+  -- Whoever was running before and has finished since may have written earlier ids.
+  select least(here.low, min(p.low)) into v_next.window_at
+    from unnest(here.pending_xids, here.pending_lows) as p (xid, low)
+   where pg_visible_in_snapshot(p.xid, _open_window.snapshot);
+
+  -- Whoever runs now and is not known yet was unknown to the old snapshot too.
+  select coalesce(array_agg(x.xid), '{}'), coalesce(array_agg(coalesce(p.low, here.low)), '{}')
+    into v_next.pending_xids, v_next.pending_lows
+    from pg_snapshot_xip(_open_window.snapshot) as x (xid)
+    left join unnest(here.pending_xids, here.pending_lows) as p (xid, low) on p.xid = x.xid;
+
+  return v_next;
+end;
+$$;
+
+comment on function notika._open_window(notika.position, pg_snapshot, bigint) is
+  'A position at the start of the window between the last snapshot and this one.';
+
+create or replace function notika._close_window(here notika.position)
+  returns notika.position
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position := _close_window.here;
+begin
+  v_next.snapshot := here.window_snapshot;
+  v_next.low := here.window_low;
+  v_next.window_snapshot := null;
+  v_next.window_low := null;
+  v_next.window_high := null;
+  v_next.window_at := null;
+  return v_next;
+end;
+$$;
+
+comment on function notika._close_window(notika.position) is
+  'A position behind the window, which is handed over completely.';
+
+create or replace function notika._hand_over(
+  here notika.position,
+  max_events integer,
+  out handed_over integer,
+  out last_id bigint
+)
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_setting notika.setting;
+  v_jobs notika_worker.job_spec[];
+  v_too_deep bigint[];
+begin
+  select s.* into v_setting from notika.setting as s;
+
+  select count(*), max(e.event_id),
+         array_agg(
+           row(
+             w.name,
+             notika._payload(e.event, w.name, coalesce(t.table_name, w.table_name)),
+             null,
+             -- Ties in run_at have no order, so it counts the events in microseconds.
+             case when w.paused_at is not null or w.broken_reason is not null then 'infinity'
+                  else v_now - (_hand_over.max_events - e.place) * interval '1 microsecond' end,
+             v_setting.max_attempts,
+             e.event_id::text,
+             null,
+             null
+           )::notika_worker.job_spec
+           order by e.event_id
+         ) filter (where (e.event).depth <= v_setting.max_depth and not e.cancelled),
+         array_agg(e.event_id) filter (where (e.event).depth > v_setting.max_depth)
+    into handed_over, last_id, v_jobs, v_too_deep
+    from (
+      select c.*,
+             row_number() over (order by c.event_id) as place,
+             exists (
+               select from notika.run_log as l
+                where l.run_id = c.event_id and l.state = 'cancelled' and l.retried_at is null
+             ) as cancelled
+        from (
+          select v as event, v.event_id, v.workflow_id
+            from notika._event as v
+           where v.event_id > here.window_at
+             and v.event_id <= here.window_high
+             and pg_visible_in_snapshot(v.xid, here.window_snapshot)
+             and not pg_visible_in_snapshot(v.xid, here.snapshot)
+           order by v.event_id
+           limit _hand_over.max_events
+        ) as c
+    ) as e
+    join notika.workflow as w on w.workflow_id = e.workflow_id
+    left join lateral (
+      select format('%I.%I', n.nspname, c.relname) as table_name
+        from pg_class as c
+        join pg_namespace as n on n.oid = c.relnamespace
+       where c.oid = w.relation
+    ) as t on true;
+
+  if v_jobs is not null then
+    perform notika_worker.add_jobs(v_jobs);
+  end if;
+
+  if v_too_deep is not null then
+    insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
+    select e.event_id, w.name, 'failed', 0, notika._payload(e, w.name, w.table_name),
+           format('stopped at depth %s: runs wake each other in a loop (the run before is %s)',
+                  e.depth, coalesce(e.cause_id::text, 'unknown')),
+           e.captured_at
+      from notika._event as e
+      join notika.workflow as w on w.workflow_id = e.workflow_id
+     where e.event_id = any (v_too_deep)
+    on conflict do nothing;
+  end if;
+end;
+$$;
+
+comment on function notika._hand_over(notika.position, integer) is
+  'Makes jobs of the next events of the open window; says how many events it saw, and the last.';
+
+create or replace function notika._is_foreign(here notika.position)
+  returns boolean
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  select (here).system_identifier <> (select c.system_identifier from pg_control_system() as c)
+      or pg_snapshot_xmax(coalesce((here).window_snapshot, (here).snapshot))
+         > pg_snapshot_xmax(pg_current_snapshot());
+$$;
+
+comment on function notika._is_foreign(notika.position) is
+  'Whether a position speaks of the transactions of another cluster: this is a restored copy.';
+
+create or replace function notika._rebase(here notika.position)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_xid xid8 := pg_current_xact_id();
+  v_next notika.position;
+  v_waiting bigint;
+begin
+  -- No writer may be in the middle: its xid would be below the new snapshot's.
+  lock table notika.event_log_0, notika.event_log_1, notika.event_log_2
+    in share row exclusive mode;
+
+  -- The xids in the log mean nothing here.  What was handed over gets one that every snapshot
+  -- sees, what was not gets this transaction's.  The only update the log ever gets.
+  for v_segment in 0..2 loop
+    execute format(
+      'update notika.event_log_%s as e
+          set xid = case when notika._dispatched(e.event_id, e.xid, $1) then ''3''::xid8 else $2 end',
+      v_segment)
+      using _rebase.here, v_xid;
+  end loop;
+
+  select count(*), coalesce(min(e.event_id) - 1, notika._last_event_id())
+    into v_waiting, v_next.low
+    from notika._event as e
+   where e.xid = v_xid;
+  select c.system_identifier into v_next.system_identifier from pg_control_system() as c;
+  v_next.snapshot := format('%1$s:%1$s:', v_xid)::pg_snapshot;
+  v_next.pending_xids := '{}';
+  v_next.pending_lows := '{}';
+  v_next.horizon := v_next.low;
+  perform notika._move(v_next);
+
+  raise warning 'notika: this database was restored from another cluster; the cursor was rebased'
+    using detail = format('%s events of the copy were not handed over yet and will be now.', v_waiting),
+          hint = 'Where the original goes on running too, its runs happen twice: see notika.runs.';
+end;
+$$;
+
+comment on function notika._rebase(notika.position) is
+  'Starts a new cursor in a restored copy, behind the last event that was handed over.';
+
+create or replace function notika.dispatch(max_events integer default 1000)
+  returns integer
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  -- A chunk is the front of an index.  Segments have no statistics, and without them a planner
+  -- may prefer to read and sort the whole ring.
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set enable_sort = off
+as $$
+declare
+  v_horizon bigint;
+  v_here notika.position;
+  v_snapshot pg_snapshot;
+  v_last_id bigint;
+  v_resumed boolean;
+  v_moved boolean := false;
+  v_handed_over integer := 0;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'cannot dispatch in a % transaction', current_setting('transaction_isolation')
+      using errcode = 'invalid_transaction_state',
+            detail = 'An old snapshot sees an old cursor, and events would be handed over twice.',
+            hint = 'Begin with: begin isolation level read committed;';
+  end if;
+  if dispatch.max_events is null or dispatch.max_events not between 1 and 100000 then
+    raise exception 'max_events must be between 1 and 100000'
+      using errcode = 'invalid_parameter_value',
+            hint = 'For instance: select notika.dispatch(1000);';
+  end if;
+
+  -- In a transaction that has an xid already this comes too late, and the older horizon stays.
+  if pg_current_xact_id_if_assigned() is null then
+    v_horizon := notika._last_event_id();
+  end if;
+  if not notika._lock_dispatch() then
+    return null;
+  end if;
+
+  v_here := notika._position();
+  if v_here.snapshot is null then
+    raise exception 'notika is not installed completely: the cursor has no position'
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Run: select * from notika.install();';
+  end if;
+  if notika._is_foreign(v_here) then
+    perform notika._rebase(v_here);
+    return 0;
+  end if;
+
+  loop
+    v_resumed := v_here.window_snapshot is not null;
+    if not v_resumed then
+      select pg_current_snapshot() into v_snapshot;
+      v_last_id := notika._last_event_id(); -- after the snapshot, so that it is no lower
+
+      -- Nothing new, and nobody who was running has finished: an idle poll writes nothing.
+      exit when v_last_id = v_here.low and not exists (
+        select from unnest(v_here.pending_xids) as p (xid)
+         where pg_visible_in_snapshot(p.xid, v_snapshot)
+      );
+      v_here := notika._open_window(v_here, v_snapshot, v_last_id);
+    end if;
+
+    select h.handed_over, h.last_id into v_handed_over, v_here.window_at
+      from notika._hand_over(v_here, dispatch.max_events) as h;
+    if v_handed_over < dispatch.max_events then
+      v_here := notika._close_window(v_here);
+    end if;
+    v_moved := true;
+    exit when v_handed_over > 0 or not v_resumed;
+  end loop;
+
+  if v_moved then
+    v_here.horizon := coalesce(v_horizon, v_here.horizon);
+    perform notika._move(v_here);
+  end if;
+  if v_handed_over > 0 then
+    perform notika._set_asleep(false);
+  end if;
+  return v_handed_over;
+end;
+$$;
+
+comment on function notika.dispatch(integer) is
+  'Hands over up to max_events captured events to graphile-worker, in the order of their ids, and '
+  'returns how many; 0: there was nothing; null: somebody else is dispatching. READ COMMITTED only.';
+
+create or replace function notika._set_asleep(asleep boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_control bigint := pg_sequence_last_value('notika.control_seq');
+begin
+  if (v_control & 1 = 1) <> _set_asleep.asleep then
+    perform setval('notika.control_seq', v_control # 1);
+  end if;
+end;
+$$;
+
+comment on function notika._set_asleep(boolean) is
+  'Sets the bit on which writers notify. Needs the right of _lock_dispatch.';
+
+create or replace function notika._doze()
+  returns boolean
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not notika._lock_dispatch() then
+    return false; -- somebody is dispatching, so not everybody sleeps
+  end if;
+  perform notika._set_asleep(true);
+  return true;
+end;
+$$;
+
+comment on function notika._doze() is
+  'Asks the next writer for a NOTIFY. Dispatch once more before going to sleep.';

@@ -1,0 +1,407 @@
+-- Runs: events that wait, jobs that live, outcomes that are logged; and what people do to them.
+
+create or replace view notika.event_log as
+select e.event_id,
+       w.name as workflow,
+       e.operation,
+       coalesce(format('%I.%I', n.nspname, c.relname), w.table_name) as table_name,
+       e.captured_at as at,
+       e.new,
+       e.old,
+       e.truncated,
+       e.depth,
+       notika._dispatched(e.event_id, e.xid, p) as dispatched,
+       e.cause_id
+  from notika._event as e
+  join notika.workflow as w on w.workflow_id = e.workflow_id
+  left join pg_catalog.pg_class as c on c.oid = w.relation
+  left join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+ cross join (
+   select q as p from notika.position as q order by q.position_id desc limit 1
+ ) as newest;
+
+comment on view notika.event_log is
+  'The ring: captured events, those handed over included, until their segment is used again.';
+comment on column notika.event_log.event_id is 'The id of the event and of its run.';
+comment on column notika.event_log.workflow is 'The workflow it is addressed to.';
+comment on column notika.event_log.operation is
+  'insert, update or delete; emit, schedule, backfill or replay for other starts.';
+comment on column notika.event_log.table_name is 'The table, as it is called now.';
+comment on column notika.event_log.at is 'When it was captured.';
+comment on column notika.event_log.new is
+  'The published columns after the change, as json: text that jsonb refuses was not refused.';
+comment on column notika.event_log.old is 'The published columns before the change.';
+comment on column notika.event_log.truncated is 'Whether new and old were cut down to the key.';
+comment on column notika.event_log.depth is 'How many runs stand between it and a write of no run.';
+comment on column notika.event_log.dispatched is 'Whether it was handed over to graphile-worker.';
+comment on column notika.event_log.cause_id is 'The run whose write this is; null: not a run''s.';
+
+create or replace view notika.runs as
+select l.run_id,
+       l.workflow,
+       l.state,
+       l.attempts::integer as attempts,
+       coalesce(l.event, (
+         select notika._payload(e, l.workflow, w.table_name)
+           from notika._event as e
+           join notika.workflow as w on w.workflow_id = e.workflow_id
+          where e.event_id = l.run_id
+       )) as event,
+       l.error,
+       l.created_at,
+       null::timestamptz as wake_at,
+       l.started_at,
+       l.finished_at
+  from notika.run_log as l
+ where l.retried_at is null
+union all
+select j.key::bigint,
+       t.identifier,
+       case
+         when j.locked_at is not null then 'running'
+         when j.run_at = 'infinity' then 'held'
+         when j.attempts > 0 and j.run_at > clock_timestamp() then 'retrying'
+         when j.run_at > clock_timestamp() then 'waiting'
+         else 'ready'
+       end,
+       j.attempts::integer,
+       j.payload,
+       j.last_error,
+       (j.payload ->> 'at')::timestamptz,
+       case when j.run_at > clock_timestamp() then j.run_at end,
+       j.locked_at,
+       null::timestamptz
+  from notika_worker._private_jobs as j
+  join notika_worker._private_tasks as t on t.id = j.task_id
+ where j.key is not null
+   -- Between the outcome and the end of its job a run is in both places.
+   and not exists (
+     select from notika.run_log as l where l.run_id = j.key::bigint and l.retried_at is null
+   )
+union all
+select e.event_id,
+       w.name,
+       'ready',
+       0,
+       notika._payload(e, w.name, w.table_name),
+       null,
+       e.captured_at,
+       null,
+       null,
+       null
+  from notika._event as e
+  join notika.workflow as w on w.workflow_id = e.workflow_id
+ cross join (
+   select q as p from notika.position as q order by q.position_id desc limit 1
+ ) as newest
+ where e.event_id > notika._bound(p)
+   and not notika._dispatched(e.event_id, e.xid, p)
+   and not exists (
+     select from notika.run_log as l where l.run_id = e.event_id and l.retried_at is null
+   );
+
+comment on view notika.runs is 'Every run that waits, lives, or has ended and is remembered.';
+comment on column notika.runs.run_id is 'Its id, which is that of its event.';
+comment on column notika.runs.workflow is 'Its workflow.';
+comment on column notika.runs.state is
+  'ready, running, waiting, retrying, held, done, failed, cancelled or expired.';
+comment on column notika.runs.attempts is 'How often it was tried.';
+comment on column notika.runs.event is
+  'What its task gets; of a run that is done only while the ring remembers it.';
+comment on column notika.runs.error is 'The message of the last error.';
+comment on column notika.runs.created_at is 'When its event was captured.';
+comment on column notika.runs.wake_at is 'When it goes on; infinity: when its workflow is resumed.';
+comment on column notika.runs.started_at is 'When its last attempt began.';
+comment on column notika.runs.finished_at is 'When it ended.';
+
+create or replace view notika.lag as
+select waiting.events as events_waiting,
+       waiting.oldest as oldest_waiting,
+       pg_catalog.pg_table_size('notika.event_log_0')
+         + pg_catalog.pg_table_size('notika.event_log_1')
+         + pg_catalog.pg_table_size('notika.event_log_2') as ring_bytes,
+       blocker.sessions as blocked_by,
+       (select max(r.seen_at) from notika.runner as r) as dispatcher_seen_at
+  from (
+    select q as p from notika.position as q order by q.position_id desc limit 1
+  ) as newest
+ cross join lateral (
+   select count(*) as events, min(e.captured_at) as oldest
+     from notika._event as e
+    where e.event_id > notika._bound(p)
+      and not notika._dispatched(e.event_id, e.xid, p)
+ ) as waiting
+ cross join lateral (
+   select array_agg(
+            format('pid %s (%s): %s', a.pid, coalesce(nullif(a.application_name, ''), a.usename),
+                   b.holds)
+            order by a.pid
+          ) as sessions
+     from pg_catalog.pg_stat_activity as a
+    cross join lateral (
+      select 'uncommitted writes since ' || a.xact_start as holds
+       where a.backend_xid::text::bigint in (
+               -- backend_xid has 32 bits
+               select x.xid::text::bigint & 4294967295 from unnest((p).pending_xids) as x (xid)
+             )
+         and a.datname = pg_catalog.current_database()
+      union all
+      select format('a lock on %s since %s', k.relation::pg_catalog.regclass, a.xact_start)
+        from pg_catalog.pg_locks as k
+       where k.pid = a.pid
+         and k.relation = pg_catalog.to_regclass(
+               format('notika.event_log_%s', notika._segment(1)))
+    ) as b
+    where a.pid <> pg_catalog.pg_backend_pid()
+ ) as blocker;
+
+comment on view notika.lag is 'How far the hand-over is behind, and what holds it or the ring up.';
+comment on column notika.lag.events_waiting is 'Committed events that are not handed over yet.';
+comment on column notika.lag.oldest_waiting is 'When the oldest of them was captured.';
+comment on column notika.lag.ring_bytes is 'The size of the three segments, in bytes.';
+comment on column notika.lag.blocked_by is
+  'Sessions with uncommitted writes, which may hold events, or with a lock on the oldest segment, '
+  'which keeps the ring from turning; null: none.';
+comment on column notika.lag.dispatcher_seen_at is 'When a runner was last heard of.';
+
+create or replace function notika.emit(workflow text, payload jsonb default '{}')
+  returns bigint
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer := notika._published(emit.workflow);
+begin
+  return notika._append(v_workflow_id, 'emit', emit.payload::json);
+end;
+$$;
+
+comment on function notika.emit(text, jsonb) is
+  'Adds an event by hand, in the current transaction, with payload as its new, and returns its id.';
+
+create or replace function notika._published(workflow text)
+  returns integer
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer;
+begin
+  select w.workflow_id into v_workflow_id
+    from notika.workflow as w
+   where w.name = _published.workflow and w.unpublished_at is null;
+  if not found then
+    raise exception 'workflow "%" is not published', _published.workflow
+      using errcode = 'undefined_object',
+            hint = format('Publish it first: select notika.publish(%L, ''<schema>.<table>'');',
+                          _published.workflow);
+  end if;
+  return v_workflow_id;
+end;
+$$;
+
+comment on function notika._published(text) is 'The id of a published workflow, or an error.';
+
+create or replace function notika.pause(workflow text)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer := notika._published(pause.workflow);
+begin
+  update notika.workflow as w
+     set paused_at = clock_timestamp()
+   where w.workflow_id = v_workflow_id and w.paused_at is null;
+  perform notika._hold_jobs();
+end;
+$$;
+
+comment on function notika.pause(text) is
+  'Holds the runs of a workflow. Its changes are captured all the same; resume lets them run.';
+
+create or replace function notika.resume(workflow text)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer := notika._published(resume.workflow);
+  v_jobs bigint[];
+begin
+  update notika.workflow as w
+     set paused_at = null
+   where w.workflow_id = v_workflow_id;
+
+  select array_agg(j.id) into v_jobs
+    from notika_worker._private_jobs as j
+    join notika_worker._private_tasks as t on t.id = j.task_id
+   where t.identifier = resume.workflow and j.run_at = 'infinity';
+  if v_jobs is not null then
+    perform notika_worker.reschedule_jobs(v_jobs, run_at => now());
+  end if;
+end;
+$$;
+
+comment on function notika.resume(text) is 'Lets the runs go on that pause held, all at once.';
+
+create or replace function notika.retry(run_id bigint)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run notika.run_log;
+begin
+  -- The lock keeps two people from retrying the same run twice.
+  select l.* into v_run
+    from notika.run_log as l
+   where l.run_id = retry.run_id and l.retried_at is null
+     for update;
+  if not found then
+    perform notika._alive(retry.run_id);
+  end if;
+
+  v_run.event := coalesce(v_run.event, (
+    select r.event from notika.runs as r where r.run_id = retry.run_id
+  ));
+  if v_run.event is null then
+    raise exception 'the event of run % is gone', retry.run_id
+      using errcode = 'no_data_found',
+            detail = 'The run was done, and the ring has forgotten its event since.',
+            hint = format('Start a new run: select notika.emit(%L, ''{…}'');', v_run.workflow);
+  end if;
+
+  update notika.run_log as l
+     set retried_at = clock_timestamp()
+   where l.run_id = retry.run_id and l.retried_at is null;
+  perform notika_worker.add_job(
+    v_run.workflow, v_run.event, job_key => retry.run_id::text,
+    max_attempts => (select s.max_attempts from notika.setting as s)
+  );
+  perform notika._hold_jobs();
+end;
+$$;
+
+comment on function notika.retry(bigint) is 'Makes a run that has ended run again, from the start.';
+
+create or replace function notika._alive(run_id bigint)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_state text;
+begin
+  select r.state into v_state from notika.runs as r where r.run_id = _alive.run_id;
+  if found then
+    raise exception 'run % has not ended: it is %', _alive.run_id, v_state
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('Wait for it, or end it first: select notika.cancel(%s);', _alive.run_id);
+  end if;
+  raise exception 'there is no run %', _alive.run_id
+    using errcode = 'undefined_object',
+          hint = 'The ids are in: select * from notika.runs;';
+end;
+$$;
+
+comment on function notika._alive(bigint) is 'Says why a run cannot be retried, as an error.';
+
+create or replace function notika.cancel(run_id bigint)
+  returns boolean
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run notika.runs;
+  v_cancelled boolean;
+begin
+  select r.* into v_run from notika.runs as r where r.run_id = cancel.run_id;
+  if not found then
+    raise exception 'there is no run %', cancel.run_id
+      using errcode = 'undefined_object',
+            hint = 'The ids are in: select * from notika.runs;';
+  end if;
+  if v_run.state in ('done', 'failed', 'cancelled', 'expired') then
+    return false;
+  end if;
+
+  insert into notika.run_log
+    (run_id, workflow, state, attempts, event, error, created_at, started_at)
+  values
+    (v_run.run_id, v_run.workflow, 'cancelled', v_run.attempts, v_run.event, v_run.error,
+     v_run.created_at, v_run.started_at)
+  on conflict do nothing;
+  v_cancelled := found; -- or it has ended in this very moment
+  -- A running job is not stopped, but neither is it tried again, nor does its outcome count.
+  perform notika_worker.remove_job(cancel.run_id::text);
+  return v_cancelled;
+end;
+$$;
+
+comment on function notika.cancel(bigint) is
+  'Ends a run that has not ended: true; one that has is left alone: false.';
+
+create or replace function notika._finish(outcomes json)
+  returns void
+  language sql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  insert into notika.run_log
+    (run_id, workflow, state, attempts, event, error, stack, created_at, started_at)
+  select o.run_id, o.workflow, o.state, o.attempts, o.event, o.error, o.stack, o.created_at,
+         o.started_at
+    from json_to_recordset(_finish.outcomes) as o (
+           run_id bigint, workflow text, state text, attempts smallint, event json, error text,
+           stack text, created_at timestamptz, started_at timestamptz
+         )
+  on conflict do nothing;
+$$;
+
+comment on function notika._finish(json) is
+  'Appends the outcomes of runs, an array of objects with the columns of run_log.';
+
+create or replace function notika._beat(runner_id text, host text, pid integer, tasks text[])
+  returns void
+  language sql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  insert into notika.runner as r (runner_id, host, pid, tasks)
+  values (_beat.runner_id, _beat.host, _beat.pid, _beat.tasks)
+  on conflict (runner_id) do update
+    set seen_at = clock_timestamp(), tasks = excluded.tasks;
+$$;
+
+comment on function notika._beat(text, text, integer, text[]) is
+  'A runner''s sign of life; without one for a minute its jobs are given to others.';
+
+create or replace function notika._leave(runner_id text)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from notika.runner as r where r.runner_id = _leave.runner_id;
+  perform notika_worker.force_unlock_workers(array[_leave.runner_id]);
+end;
+$$;
+
+comment on function notika._leave(text) is 'A runner stops: what it still holds is free at once.';

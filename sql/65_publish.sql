@@ -1,0 +1,740 @@
+-- publish, plan, unpublish: the only functions that do DDL on somebody's table.
+-- plan and publish share everything up to the list of steps; publish then executes it, under a lock
+-- timeout.  The condition is text that becomes part of a statement, so it is taken apart first.
+
+create or replace function notika._call(spec notika.workflow)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select notika.publish(%L, %L%s%s%s%s%s%s);',
+    (spec).name,
+    (spec).table_name,
+    ', operations => ' || quote_literal((spec).operations::text),
+    ', columns => ' || quote_literal((spec).columns::text),
+    ', watch => ' || quote_literal((spec).watch::text),
+    ', condition => ' || quote_literal((spec).condition),
+    case when (spec).guard <> 'block' then ', guard => ' || quote_literal((spec).guard) end,
+    case when (spec).on_rename <> 'follow'
+         then ', on_rename => ' || quote_literal((spec).on_rename) end
+  );
+$$;
+
+comment on function notika._call(notika.workflow) is 'The call of publish that has this meaning.';
+
+create or replace function notika._find_table(spec notika.workflow)
+  returns regclass
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_parts text[];
+  v_class pg_class;
+  v_kind text;
+  v_instead text;
+  v_corrected notika.workflow := _find_table.spec;
+begin
+  begin
+    v_parts := parse_ident(spec.table_name);
+  exception when invalid_parameter_value or null_value_not_allowed then
+    v_parts := null;
+  end;
+
+  if cardinality(v_parts) = 2 then
+    select c.* into v_class
+      from pg_class as c
+      join pg_namespace as n on n.oid = c.relnamespace
+     where n.nspname = v_parts[1] and c.relname = v_parts[2];
+  end if;
+
+  if v_class.oid is null then
+    select notika._quoted(c.oid) into v_instead
+      from pg_class as c
+     where c.relkind in ('r', 'p')
+       and c.relpersistence <> 't'
+       and c.relnamespace::regnamespace::text !~ '^(pg_|information_schema$|notika)'
+       and left(translate(lower(c.relname), '_', ''), 4)
+           = left(translate(lower(v_parts[cardinality(v_parts)]), '_', ''), 4)
+     order by lower(c.relname) <> lower(v_parts[cardinality(v_parts)]),
+              abs(length(c.relname) - length(v_parts[cardinality(v_parts)])), c.relname
+     limit 1;
+    v_corrected.table_name := coalesce(v_instead, '<schema>.<table>');
+
+    if v_parts is null or cardinality(v_parts) <> 2 then
+      raise exception 'table name "%" does not name a schema and a table', spec.table_name
+        using errcode = 'invalid_name',
+              detail = 'Names are not looked up on the search path.',
+              hint = 'Write: ' || notika._call(v_corrected);
+    end if;
+    raise exception 'table "%" does not exist', spec.table_name
+      using errcode = 'undefined_table',
+            hint = case when v_instead is null
+                        then 'The tables of a schema: select * from pg_tables where schemaname = '
+                             || quote_literal(v_parts[1]) || ';'
+                        else 'Did you mean: ' || notika._call(v_corrected) end;
+  end if;
+
+  v_kind := case v_class.relkind
+              when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table'
+              when 'S' then 'sequence' when 'c' then 'composite type'
+              when 'i' then 'index' when 'I' then 'index'
+            end;
+  if v_kind is not null then
+    select notika._quoted(t.oid) into v_instead
+      from pg_rewrite as r
+      join pg_depend as d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+       and d.refclassid = 'pg_class'::regclass and d.refobjid <> v_class.oid
+      join pg_class as t on t.oid = d.refobjid and t.relkind in ('r', 'p')
+     where r.ev_class = v_class.oid
+     limit 1;
+    v_corrected.table_name := coalesce(v_instead, '<schema>.<table>');
+    raise exception 'cannot publish on % "%"', v_kind, spec.table_name
+      using errcode = 'wrong_object_type',
+            detail = 'Only the rows of a table have triggers for each row.',
+            hint = 'Publish on a table: ' || notika._call(v_corrected);
+  end if;
+
+  if v_class.relpersistence = 't'
+     or v_parts[1] in ('pg_catalog', 'information_schema', 'notika', 'notika_worker')
+  then
+    raise exception 'cannot publish on "%"', spec.table_name
+      using errcode = 'wrong_object_type',
+            detail = 'System tables, temporary tables and Notika''s own are not published.',
+            hint = 'Publish on a table of the application.';
+  end if;
+  return v_class.oid;
+end;
+$$;
+
+comment on function notika._find_table(notika.workflow) is 'The table to publish on, or an error.';
+
+create or replace function notika._check_columns(spec notika.workflow, what text, names text[])
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column text;
+  v_known text[];
+  v_corrected notika.workflow := _check_columns.spec;
+begin
+  select array_agg(a.attname order by a.attnum) into v_known
+    from pg_attribute as a
+   where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped;
+
+  foreach v_column in array coalesce(names, '{}') loop
+    continue when v_column = any (v_known);
+    names := array_remove(names, v_column);
+    if what = 'columns' then
+      v_corrected.columns := nullif(names, '{}');
+    else
+      v_corrected.watch := nullif(names, '{}');
+    end if;
+    raise exception 'column "%" of table % does not exist',
+      coalesce(v_column, 'null'), spec.table_name
+      using errcode = 'undefined_column',
+            detail = format('Its columns are %s.', array_to_string(v_known, ', ')),
+            hint = format('Correct %s, for instance: %s', what, notika._call(v_corrected));
+  end loop;
+
+  if names = '{}' then
+    v_corrected.columns := null;
+    v_corrected.watch := null;
+    raise exception '% is empty', what
+      using errcode = 'invalid_parameter_value',
+            hint = 'Leave it out for '
+                   || case what when 'columns' then 'the whole row: ' else 'any update: ' end
+                   || notika._call(v_corrected);
+  end if;
+
+  -- They are computed when they are read, and a trigger gets the row as it is stored: null.
+  if current_setting('server_version_num')::integer >= 180000 then
+    for v_column in
+      select a.attname
+        from pg_attribute as a
+       where a.attrelid = spec.relation and a.attname = any (names) and a.attgenerated = 'v'
+    loop
+      raise warning 'column "%" of table % is virtual and always null in events',
+        v_column, spec.table_name
+        using hint = 'Publish the columns it is computed from, or make it stored.';
+    end loop;
+  end if;
+end;
+$$;
+
+comment on function notika._check_columns(notika.workflow, text, text[]) is
+  'Refuses columns that the table does not have.';
+
+create or replace function notika._check_condition(spec notika.workflow)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+declare
+  v_bare text;
+  v_depth integer := 0;
+  v_sign text;
+  v_problem text;
+  v_rows text;
+  v_operation text;
+  v_message text;
+  v_hint text;
+  v_corrected notika.workflow := _check_condition.spec;
+begin
+  -- What is left without strings and quoted names must not end the expression it stands in.
+  v_bare := regexp_replace(spec.condition, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, ' s ', 'g');
+  for v_sign in select m[1] from regexp_matches(v_bare, '[()]', 'g') as m loop
+    v_depth := v_depth + case v_sign when '(' then 1 else -1 end;
+    exit when v_depth < 0;
+  end loop;
+
+  v_problem := case
+    when spec.condition !~ '\S' then 'it is empty'
+    when v_depth <> 0 then 'its parentheses do not match'
+    when v_bare ~ $re$['"]$re$ then 'a quote is not closed'
+    when v_bare ~ ';' then 'it is more than one expression'
+    when v_bare ~ '--|/\*' then 'it has a comment'
+    when v_bare ~ '\$' then 'it has a dollar sign outside of quotes'
+    when spec.condition ~* $re$(^|[^[:alnum:]_"])(e|u&)['"]$re$ then 'it has a string with escapes'
+    when v_bare ~* '\mselect\M' then 'it has a subquery, and a trigger''s WHEN cannot'
+  end;
+  if v_problem is not null then
+    v_corrected.condition := 'new.<column> is not null';
+    raise exception 'condition of workflow "%" is not valid: %', spec.name, v_problem
+      using errcode = 'syntax_error',
+            detail = format('The condition is: %s', spec.condition),
+            hint = 'Write one expression over new and old, for instance: '
+                   || notika._call(v_corrected);
+  end if;
+
+  -- Postgres judges it as an expression over two rows, then over those that the operation has.
+  foreach v_operation in array '{both}'::text[] || spec.operations loop
+    v_rows := case v_operation when 'insert' then 'new' when 'delete' then 'old' else 'both' end;
+    continue when v_rows = 'both' and v_operation <> 'both';
+    begin
+      execute format(
+        'create function notika._condition_%s() returns boolean language sql '
+        'begin atomic select (%s) from %s; end',
+        pg_backend_pid(),
+        spec.condition,
+        case v_rows when 'both' then format('%1$s as new, %1$s as old', notika._quoted(spec.relation))
+                    else format('%s as %s', notika._quoted(spec.relation), v_rows) end
+      );
+      raise exception 'undo' using errcode = 'NKUND';
+    exception
+      when sqlstate 'NKUND' then
+        null;
+      when others then
+        get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint;
+        if v_operation <> 'both' then
+          v_corrected.operations := coalesce(
+            nullif(array_remove(spec.operations, v_operation), '{}'), '{update}');
+          raise exception 'condition of workflow "%" refers to %, but % row', spec.name,
+            case v_rows when 'new' then 'old' else 'new' end,
+            case v_rows when 'new' then 'an insert has no old' else 'a delete has no new' end
+            using errcode = 'invalid_column_reference',
+                  detail = format('The condition is: %s', spec.condition),
+                  hint = format('Publish it without %s, and a second workflow for that: %s',
+                                v_operation, notika._call(v_corrected));
+        end if;
+        if sqlstate = '42P13' then
+          v_message := 'it is not of type boolean';
+        end if;
+        raise exception 'condition of workflow "%" is not valid: %', spec.name, v_message
+          using errcode = sqlstate,
+                detail = format('The condition is: %s', spec.condition),
+                hint = coalesce(
+                  nullif(v_hint, ''),
+                  case sqlstate
+                    when '42P01' then 'Columns are written new.<column> and old.<column>.'
+                    when '42702' then 'Write new.<column> or old.<column>.'
+                    when '42883' then 'Write functions with their schema, operators as operator(schema.=).'
+                    when '42P13' then 'Compare with something, as in: new.<column> = ''x''.'
+                    else 'Write one expression over new and old.'
+                  end
+                );
+    end;
+  end loop;
+end;
+$$;
+
+comment on function notika._check_condition(notika.workflow) is
+  'Refuses a condition that is not one boolean expression over the rows its operations have.';
+
+create or replace function notika._family(relation regclass)
+  returns setof regclass
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Partitions get their parent's triggers from Postgres, inheritance children do not.
+  with recursive family as (
+    select _family.relation::oid as oid
+    union
+    select i.inhrelid
+      from family as f
+      join pg_inherits as i on i.inhparent = f.oid
+      join pg_class as c on c.oid = i.inhrelid and not c.relispartition
+  )
+  select f.oid::regclass from family as f;
+$$;
+
+comment on function notika._family(regclass) is
+  'A table and its inheritance children: those that need triggers of their own.';
+
+create or replace function notika._check_rights(spec notika.workflow)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_caller name := notika._caller();
+  v_role name;
+  v_table regclass;
+  v_columns text;
+begin
+  foreach v_role in array array[current_user, v_caller] loop
+    if not has_schema_privilege(v_role, (
+      select c.relnamespace from pg_class as c where c.oid = spec.relation
+    ), 'usage') then
+      raise exception 'role "%" may not use the schema of table %', v_role, spec.table_name
+        using errcode = 'insufficient_privilege',
+              hint = format('Run: grant usage on schema %I to %I;',
+                            (parse_ident(spec.table_name))[1], v_role);
+    end if;
+
+    for v_table in
+      select f from notika._family(spec.relation) as f
+      union
+      select p.relid from pg_partition_tree(spec.relation) as p
+    loop
+      if not has_table_privilege(v_role, v_table, 'trigger') then
+        raise exception 'role "%" may not create triggers on table %', v_role, notika._quoted(v_table)
+          using errcode = 'insufficient_privilege',
+                hint = format('Run: grant trigger on %s to %I;', notika._quoted(v_table), v_role);
+      end if;
+      exit when v_role = v_caller; -- the caller's right is to the table, the rest is its owner's
+    end loop;
+  end loop;
+
+  -- Publishing shows the rows to whoever reads events: only for those who may read them anyway.
+  if spec.columns is null then
+    if not has_table_privilege(v_caller, spec.relation, 'select') then
+      raise exception 'role "%" may not read table %', v_caller, spec.table_name
+        using errcode = 'insufficient_privilege',
+              hint = format('Run: grant select on %s to %I;', spec.table_name, v_caller);
+    end if;
+  else
+    select string_agg(format('%I', k.name), ', ') into v_columns
+      from unnest(spec.columns || spec.watch) as k (name)
+     where not has_column_privilege(v_caller, spec.relation, k.name, 'select');
+    if v_columns is not null then
+      raise exception 'role "%" may not read % of table %', v_caller, v_columns, spec.table_name
+        using errcode = 'insufficient_privilege',
+              hint = format('Run: grant select (%s) on %s to %I;', v_columns, spec.table_name,
+                            v_caller);
+    end if;
+  end if;
+end;
+$$;
+
+comment on function notika._check_rights(notika.workflow) is
+  'Refuses to publish a table for a caller who could not attach a trigger to it, or read it.';
+
+create or replace function notika._specify(
+  workflow text,
+  table_name text,
+  operations text[],
+  columns text[],
+  watch text[],
+  condition text,
+  guard text,
+  on_rename text
+)
+  returns notika.workflow
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+  v_corrected notika.workflow;
+begin
+  v_spec.name := _specify.workflow;
+  v_spec.table_name := _specify.table_name;
+  v_spec.condition := nullif(btrim(_specify.condition), '');
+  v_spec.guard := _specify.guard;
+  v_spec.on_rename := _specify.on_rename;
+  v_spec.capture := 'row';
+  select array_agg(k.name order by k.place) into v_spec.columns
+    from (
+      select u.name, min(u.place) as place
+        from unnest(_specify.columns) with ordinality as u (name, place)
+       group by u.name
+    ) as k;
+  select array_agg(distinct u.name) into v_spec.watch from unnest(_specify.watch) as u (name);
+  select array_agg(o.name order by o.place) into v_spec.operations
+    from unnest('{insert,update,delete}'::text[]) with ordinality as o (name, place)
+   where o.name = any (select lower(btrim(u)) from unnest(_specify.operations) as u);
+
+  v_corrected := v_spec;
+  if v_spec.name is null or v_spec.name !~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$' then
+    v_corrected.name := coalesce(
+      nullif(btrim(regexp_replace(left(v_spec.name, 63), '[^A-Za-z0-9_-]+', '_', 'g'), '_'), ''),
+      'my_workflow');
+    if v_corrected.name ~ '^[^A-Za-z_]' then
+      v_corrected.name := left('w' || v_corrected.name, 63);
+    end if;
+    raise exception 'workflow name "%" is not valid', coalesce(v_spec.name, 'null')
+      using errcode = 'invalid_name',
+            detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
+                     'of which the first is a letter or _.',
+            hint = 'For instance: ' || notika._call(v_corrected);
+  end if;
+
+  if v_spec.operations is null
+     or exists (
+       select from unnest(_specify.operations) as u
+        where coalesce(lower(btrim(u)) <> all ('{insert,update,delete}'), true)
+     )
+  then
+    v_corrected.operations := coalesce(v_spec.operations, '{insert}');
+    raise exception 'operations % of workflow "%" are not valid',
+      coalesce(_specify.operations::text, 'null'), v_spec.name
+      using errcode = 'invalid_parameter_value',
+            detail = 'At least one of insert, update and delete is needed; truncate has no rows.',
+            hint = 'For instance: ' || notika._call(v_corrected);
+  end if;
+  if v_spec.guard is null or v_spec.guard not in ('block', 'warn', 'off') then
+    v_corrected.guard := 'block';
+    raise exception 'guard "%" is not block, warn or off', coalesce(v_spec.guard, 'null')
+      using errcode = 'invalid_parameter_value',
+            hint = 'For instance: ' || notika._call(v_corrected);
+  end if;
+  if v_spec.on_rename is null or v_spec.on_rename not in ('follow', 'block') then
+    v_corrected.on_rename := 'follow';
+    raise exception 'on_rename "%" is not follow or block', coalesce(v_spec.on_rename, 'null')
+      using errcode = 'invalid_parameter_value',
+            hint = 'For instance: ' || notika._call(v_corrected);
+  end if;
+
+  v_spec.relation := notika._find_table(v_spec);
+  v_spec.table_name := notika._quoted(v_spec.relation);
+
+  perform notika._check_columns(v_spec, 'columns', coalesce(v_spec.columns, _specify.columns));
+  perform notika._check_columns(v_spec, 'watch', coalesce(v_spec.watch, _specify.watch));
+  if v_spec.watch is not null and 'update' <> all (v_spec.operations) then
+    v_corrected := v_spec;
+    v_corrected.operations := v_spec.operations || '{update}';
+    raise exception 'watch of workflow "%" has no meaning without update', v_spec.name
+      using errcode = 'invalid_parameter_value',
+            hint = 'Add update, or leave watch out: ' || notika._call(v_corrected);
+  end if;
+  perform notika._check_rights(v_spec);
+  if v_spec.condition is not null then
+    perform notika._check_condition(v_spec);
+  end if;
+  return v_spec;
+end;
+$$;
+
+comment on function
+  notika._specify(text, text, text[], text[], text[], text, text, text) is
+  'Makes a workflow''s row of what publish is given, or says what is wrong and how it would be right.';
+
+create or replace function notika._definition(spec notika.workflow)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(d.statement order by d.place, d.relation, d.statement)
+    from (
+      select 1 as place, null::text as relation,
+             notika._payload_definition((spec).workflow_id, (spec).relation, (spec).columns)
+               as statement
+       where (spec).columns is not null
+      union all
+      select 2, null, format('revoke execute on function notika.payload_%s(%s) from public',
+                             (spec).workflow_id, notika._quoted((spec).relation))
+       where (spec).columns is not null
+      union all
+      select 3, null,
+             notika._capture_definition((spec).workflow_id, (spec).relation, (spec).columns)
+      union all
+      select 4, null, format('revoke execute on function notika._capture_%s() from public',
+                             (spec).workflow_id)
+      union all
+      select 5, notika._quoted(f.relation),
+             notika._trigger_definition((spec).workflow_id, f.relation, o.name, (spec).columns,
+                                        (spec).watch, (spec).condition)
+        from notika._family((spec).relation) as f (relation)
+       cross join unnest((spec).operations) as o (name)
+    ) as d;
+$$;
+
+comment on function notika._definition(notika.workflow) is
+  'The statements that make what a workflow consists of.';
+
+create or replace function notika._captures(spec notika.workflow)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(bool_and(exists (
+           select from pg_trigger as t
+            where t.tgrelid = f.relation
+              and t.tgname = format('notika_%s_%s', (spec).workflow_id, o.name)
+              and t.tgfoid = to_regprocedure(format('notika._capture_%s()', (spec).workflow_id))
+              and t.tgenabled in ('O', 'A')
+         )), false)
+    from notika._family((spec).relation) as f (relation)
+   cross join unnest((spec).operations) as o (name);
+$$;
+
+comment on function notika._captures(notika.workflow) is
+  'Whether all triggers of a workflow are there and enabled.';
+
+create or replace function notika._steps(before notika.workflow, after notika.workflow)
+  returns table (statement text, lock text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_statement text;
+  v_function regprocedure;
+begin
+  if before.definition = after.definition and notika._captures(before) then
+    return;
+  end if;
+
+  -- Only the owner of a table may drop a trigger on it, but whoever owns a trigger's function may
+  -- drop that with its triggers.
+  if before.relation <> after.relation or not before.operations <@ after.operations then
+    for v_function in
+      select p.oid
+        from pg_proc as p
+       where p.pronamespace = 'notika'::regnamespace
+         and p.proname in (format('_capture_%s', before.workflow_id),
+                           format('payload_%s', before.workflow_id))
+       order by p.proname
+    loop
+      return query select format('drop function %s cascade', v_function),
+                          format('access exclusive on %s', before.table_name);
+    end loop;
+  end if;
+
+  foreach v_statement in array after.definition loop
+    return query select v_statement,
+      case when v_statement like 'create or replace trigger%'
+           then format('share row exclusive on %s', after.table_name)
+           when v_statement like 'create or replace function notika.payload%'
+           then format('access share on %s', after.table_name) end;
+  end loop;
+
+  if before.relation = after.relation and before.columns is not null and after.columns is null
+     and before.operations <@ after.operations
+  then
+    return query select format('drop function notika.payload_%s(%s)', before.workflow_id,
+                               notika._quoted(before.relation)), null::text;
+  end if;
+end;
+$$;
+
+comment on function notika._steps(notika.workflow, notika.workflow) is
+  'The statements that lead from one definition of a workflow to another; none if they are equal.';
+
+create or replace function notika.plan(
+  workflow text,
+  table_name text,
+  operations text[] default '{insert}',
+  columns text[] default null,
+  watch text[] default null,
+  condition text default null,
+  guard text default 'block',
+  on_rename text default 'follow'
+)
+  returns table (statement text, lock text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '3s'
+as $$
+declare
+  v_before notika.workflow;
+  v_after notika.workflow;
+begin
+  v_after := notika._specify(
+    plan.workflow, plan.table_name, plan.operations, plan.columns, plan.watch, plan.condition,
+    plan.guard, plan.on_rename
+  );
+  select w.* into v_before from notika.workflow as w where w.name = plan.workflow;
+  v_after.workflow_id := coalesce(
+    v_before.workflow_id,
+    -- The id that publish would draw now.
+    coalesce(pg_sequence_last_value(
+      pg_get_serial_sequence('notika.workflow', 'workflow_id')::regclass), 0) + 1
+  );
+  v_after.definition := notika._definition(v_after);
+  return query select s.statement || ';', s.lock from notika._steps(v_before, v_after) as s;
+end;
+$$;
+
+comment on function
+  notika.plan(text, text, text[], text[], text[], text, text, text) is
+  'What publish would do with the same arguments: its statements and the locks they take. '
+  'Changes nothing; no rows: publish would have nothing to do.';
+
+create or replace function notika.publish(
+  workflow text,
+  table_name text,
+  operations text[] default '{insert}',
+  columns text[] default null,
+  watch text[] default null,
+  condition text default null,
+  guard text default 'block',
+  on_rename text default 'follow'
+)
+  returns text
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '3s'
+as $$
+declare
+  v_before notika.workflow;
+  v_after notika.workflow;
+  v_statement text;
+  v_changed boolean := false;
+  v_message text;
+  v_detail text;
+  v_hint text;
+begin
+  v_after := notika._specify(
+    publish.workflow, publish.table_name, publish.operations, publish.columns, publish.watch,
+    publish.condition, publish.guard, publish.on_rename
+  );
+
+  -- One publisher of a workflow at a time; the row also hands out the id.
+  insert into notika.workflow
+    (name, table_name, operations, guard, on_rename, definition, unpublished_at)
+  select v_after.name, v_after.table_name, v_after.operations, v_after.guard, v_after.on_rename,
+         '{}', clock_timestamp()
+   where not exists (select from notika.workflow as w where w.name = publish.workflow)
+  on conflict (name) do nothing;
+  select w.* into v_before from notika.workflow as w where w.name = publish.workflow for update;
+  v_after.workflow_id := v_before.workflow_id;
+  v_after.definition := notika._definition(v_after);
+
+  begin
+    for v_statement in select s.statement from notika._steps(v_before, v_after) as s loop
+      execute v_statement;
+      v_changed := true;
+    end loop;
+  exception
+    when lock_not_available then
+      raise exception 'cannot publish workflow "%": table % is locked', v_after.name,
+        v_after.table_name
+        using errcode = 'lock_not_available',
+              detail = 'It was waited for three seconds; longer would hold up the application.',
+              hint = 'Try again. Who holds it: select pid, mode from pg_locks where relation = '
+                     || quote_literal(v_after.table_name) || '::regclass;';
+    when others then
+      get stacked diagnostics
+        v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+      raise exception 'cannot publish workflow "%" on %: %', v_after.name, v_after.table_name,
+        v_message
+        using errcode = sqlstate, detail = concat(v_detail, E'\nStatement: ', v_statement),
+              hint = coalesce(nullif(v_hint, ''), 'See what it would do: select * from notika.plan(…);');
+  end;
+
+  update notika.workflow as w
+     set relation = v_after.relation,
+         table_name = v_after.table_name,
+         operations = v_after.operations,
+         columns = v_after.columns,
+         watch = v_after.watch,
+         condition = v_after.condition,
+         guard = v_after.guard,
+         on_rename = v_after.on_rename,
+         definition = v_after.definition,
+         broken_reason = null,
+         unpublished_at = null,
+         published_at = clock_timestamp(),
+         published_by = notika._caller()
+   where w.workflow_id = v_after.workflow_id
+     and (w.definition, w.guard, w.on_rename, w.table_name, w.columns, w.watch, w.condition)
+         is distinct from
+         (v_after.definition, v_after.guard, v_after.on_rename, v_after.table_name,
+          v_after.columns, v_after.watch, v_after.condition);
+
+  return case
+    when v_before.unpublished_at is not null then 'published'
+    when v_changed or found then 'changed'
+    else 'unchanged'
+  end;
+end;
+$$;
+
+comment on function
+  notika.publish(text, text, text[], text[], text[], text, text, text) is
+  'Wakes workflow on changes of table_name (schema.table). operations: of insert, update, delete; '
+  'columns: what an event carries, null for the whole row; watch: an update counts when one of '
+  'these changes; condition: SQL over new and old; guard: block, warn, off; on_rename: follow, '
+  'block. Says published, changed or unchanged. Waits three seconds for its locks.';
+
+create or replace function notika.unpublish(workflow text)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '3s'
+as $$
+declare
+  v_workflow_id integer := notika._published(unpublish.workflow);
+  v_workflow notika.workflow;
+  v_function regprocedure;
+begin
+  select w.* into v_workflow from notika.workflow as w where w.workflow_id = v_workflow_id for update;
+  perform notika.resume(unpublish.workflow);
+
+  begin
+    for v_function in
+      select p.oid
+        from pg_proc as p
+       where p.pronamespace = 'notika'::regnamespace
+         and p.proname in (format('_capture_%s', v_workflow_id), format('payload_%s', v_workflow_id))
+       order by p.proname
+    loop
+      execute format('drop function %s cascade', v_function);
+    end loop;
+  exception when lock_not_available then
+    raise exception 'cannot unpublish workflow "%": table % is locked', unpublish.workflow,
+      v_workflow.table_name
+      using errcode = 'lock_not_available',
+            detail = 'It was waited for three seconds; longer would hold up the application.',
+            hint = 'Try again. Who holds it: select pid, mode from pg_locks where relation = '
+                   || quote_literal(v_workflow.table_name) || '::regclass;';
+  end;
+
+  update notika.workflow as w
+     set relation = null, definition = '{}', broken_reason = null,
+         unpublished_at = clock_timestamp()
+   where w.workflow_id = v_workflow_id;
+end;
+$$;
+
+comment on function notika.unpublish(text) is
+  'Takes the triggers and functions of a workflow away. What was captured before still runs.';
