@@ -67,7 +67,8 @@ select j.key::bigint,
        j.attempts::integer,
        j.payload,
        j.last_error,
-       (j.payload ->> 'at')::timestamptz,
+       -- Not with ->>, which refuses a payload that holds \u0000.
+       substring(j.payload::text from '"at" : "([^"]+)"')::timestamptz,
        case when j.run_at > clock_timestamp() then j.run_at end,
        j.locked_at,
        null::timestamptz
@@ -363,11 +364,15 @@ create or replace function notika._finish(outcomes json)
 as $$
   insert into notika.run_log
     (run_id, workflow, state, attempts, event, error, stack, created_at, started_at)
-  select o.run_id, o.workflow, o.state, o.attempts, o.event, o.error, o.stack, o.created_at,
-         o.started_at
+  select o.run_id, o.workflow, o.state, o.attempts,
+         -- The ring forgets it; the job still has it.
+         case when o.state <> 'done' then (
+           select j.payload from notika_worker._private_jobs as j where j.key = o.run_id::text
+         ) end,
+         o.error, o.stack, o.created_at, o.started_at
     from json_to_recordset(_finish.outcomes) as o (
-           run_id bigint, workflow text, state text, attempts smallint, event json, error text,
-           stack text, created_at timestamptz, started_at timestamptz
+           run_id bigint, workflow text, state text, attempts smallint, error text, stack text,
+           created_at timestamptz, started_at timestamptz
          )
   on conflict do nothing;
 $$;

@@ -187,30 +187,45 @@ $$;
 comment on function notika._key_columns(regclass) is
   'The columns of the primary key, or else of the replica identity; null: there is neither.';
 
-create or replace function notika._key(changed anyelement, relation regclass)
+create or replace function notika._pick(changed anyelement, relation regclass, columns smallint[])
   returns json
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_key json;
+  v_picked json;
   v_pairs text;
 begin
   select string_agg(
            format('%L, %s', a.attname,
              notika._json_expression(format('($1).%I', a.attname), a.atttypid)),
-           ', ' order by k.place
+           ', ' order by array_position(_pick.columns, a.attnum), a.attnum
          )
     into v_pairs
-    from unnest(notika._key_columns(_key.relation)) with ordinality as k (attnum, place)
-    join pg_attribute as a on a.attrelid = _key.relation and a.attnum = k.attnum;
+    from pg_attribute as a
+   where a.attrelid = _pick.relation and a.attnum > 0 and not a.attisdropped
+     and (_pick.columns is null or a.attnum = any (_pick.columns));
 
   execute format('select pg_catalog.json_build_object(%s)', v_pairs)
-    into v_key
-    using _key.changed;
-  return v_key;
+    into v_picked
+    using _pick.changed;
+  return v_picked;
 end;
+$$;
+
+comment on function notika._pick(anyelement, regclass, smallint[]) is
+  'Some columns of a row as json, or all: slow, and right whatever they hold.';
+
+create or replace function notika._key(changed anyelement, relation regclass)
+  returns json
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select notika._pick(
+    _key.changed, _key.relation, coalesce(notika._key_columns(_key.relation), '{}')
+  );
 $$;
 
 comment on function notika._key(anyelement, regclass) is
@@ -278,7 +293,27 @@ as $$
 $$;
 
 comment on function notika._row(json, regclass) is
-  'A whole row as to_json gives it, with its int8 and numeric numbers as strings.';
+  'A row as to_json gives it, with its int8 and numeric numbers as strings.';
+
+create or replace function notika._whole_row(changed anyelement, relation regclass)
+  returns json
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row json := to_json(_whole_row.changed);
+begin
+  -- json columns may hold escapes, such as \u0000, that Postgres keeps but refuses to read.
+  if strpos(v_row::text, '\u') > 0 then
+    return notika._pick(_whole_row.changed, _whole_row.relation, null);
+  end if;
+  return notika._row(v_row, _whole_row.relation);
+end;
+$$;
+
+comment on function notika._whole_row(anyelement, regclass) is
+  'A whole row as json, its int8 and numeric numbers as strings.';
 
 create or replace function notika._quoted(relation regclass)
   returns text
@@ -364,7 +399,7 @@ begin
     v_settings := notika._settings(array['interval'::regtype]);
     v_image := format($$
     if pg_column_size(%%1$s) <= %1$s then
-      v_%%1$s := notika._row(to_json(%%1$s), tg_relid);
+      v_%%1$s := notika._whole_row(%%1$s, tg_relid);
     end if;$$, v_limit);
   else
     select notika._settings(array_agg(a.atttypid)) into v_settings
