@@ -75,8 +75,8 @@ function linkLibraries(native: string) {
 async function reachable(bin: string): Promise<string> {
   if (versionIn(bin)) return bin;
   const native = path.dirname(bin);
-  const version = path.basename(path.resolve(native, "../../../.."));
-  const copy = path.join(tmpdir(), `notika-${version}`);
+  const name = path.basename(path.resolve(native, "../../../.."));
+  const copy = path.join(tmpdir(), `notika-${name}`);
   if (!existsSync(copy)) {
     await putInPlace(copy, (aside) => cpSync(native, aside, { recursive: true, verbatimSymlinks: true }));
   }

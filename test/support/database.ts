@@ -1,0 +1,127 @@
+import { raw, type Sql } from "sql-template-tag";
+import { test as base } from "vitest";
+import { installVersion } from "../../runner/bundle.ts";
+import { type Database, openDatabase } from "../../runner/database.ts";
+import { install } from "../../runner/install.ts";
+import { type Embedded, openEmbedded } from "../../runner/pglite/embedded.ts";
+import type { Major } from "./binaries.ts";
+import { startPostgres } from "./postgres.ts";
+
+/** One session with its own transaction. */
+export interface Connection {
+  query<Row extends object = Record<string, unknown>>(text: string, values?: unknown[]): Promise<Row[]>;
+  close(): Promise<void>;
+}
+
+/** A database with Notika installed and nothing else. */
+export interface TestDatabase {
+  engine: Engine;
+  query: Connection["query"];
+  /** Runs several statements. */
+  script(text: string): Promise<void>;
+  database: Database;
+  /** A further session; only a real server has more than one. */
+  connect(): Promise<Connection>;
+}
+
+export type Engine = "pglite" | `${Major}`;
+
+/** What the tests run on. */
+export const engine = (process.env.NOTIKA_TEST_POSTGRES ?? "pglite") as Engine;
+
+/** A test that is given `db`. */
+export const test = base
+  // One a worker: starting it takes longer than most tests.
+  .extend("server", { scope: "worker" }, async ({}, { onCleanup }) => {
+    const server = await (engine === "pglite" ? startEmbedded() : startServer(Number(engine) as Major));
+    onCleanup(server.stop);
+    return server;
+  })
+  .extend("db", async ({ server }, { onCleanup }): Promise<TestDatabase> => {
+    const { db, release } = await server.cleanDatabase();
+    onCleanup(release);
+    return db;
+  });
+
+interface Server {
+  cleanDatabase(): Promise<{ db: TestDatabase; release(): Promise<void> }>;
+  stop(): Promise<void>;
+}
+
+async function startEmbedded(): Promise<Server> {
+  let embedded = await openInstalled();
+  let isUsed = false;
+  return {
+    async cleanDatabase() {
+      if (isUsed) embedded = await reset(embedded);
+      isUsed = true;
+      const connect = async () => {
+        throw new Error("PGlite has one session: a test that needs two belongs in test/server");
+      };
+      return { db: testDatabase(embedded.database, connect), async release() {} };
+    },
+    stop: () => embedded.close(),
+  };
+}
+
+/** Undoes whatever a test did to its database. */
+async function reset(used: Embedded): Promise<Embedded> {
+  await used.close();
+  return openInstalled();
+}
+
+async function openInstalled(): Promise<Embedded> {
+  return openEmbedded({ prepare: install, version: await installVersion() });
+}
+
+async function startServer(major: Major): Promise<Server> {
+  const postgres = await startPostgres({ major });
+  const admin = openDatabase({ connect: postgres.url, connections: 1 });
+  const template = "notika_template";
+  const model = openDatabase({ connect: await postgres.createDatabase(template) });
+  await install(model).finally(model.close);
+  const roles = new Set(await roleNames(admin));
+
+  return {
+    async cleanDatabase() {
+      const url = await postgres.createDatabase(undefined, template);
+      const open: { close(): Promise<void> }[] = [];
+      const opened = (connections?: number) => {
+        const database = openDatabase({ connect: url, ...(connections && { connections }) });
+        open.push(database);
+        return database;
+      };
+      const connect = async () => {
+        const { execute, close } = opened(1);
+        return { query: queryOn(execute), close };
+      };
+      return {
+        db: testDatabase(opened(), connect),
+        async release() {
+          await Promise.all(open.map((it) => it.close()));
+          await admin.execute(raw(`drop database "${url.split("/").at(-1)}" with (force)`));
+          // Roles belong to all databases.
+          for (const name of await roleNames(admin)) {
+            if (!roles.has(name)) await admin.execute(raw(`drop role "${name}"`));
+          }
+        },
+      };
+    },
+    async stop() {
+      await admin.close();
+      await postgres.stop();
+    },
+  };
+}
+
+function testDatabase(database: Database, connect: TestDatabase["connect"]): TestDatabase {
+  return { engine, database, connect, query: queryOn(database.execute), script: database.script };
+}
+
+function queryOn(execute: Database["execute"]): Connection["query"] {
+  return (text, values = []) => execute({ text, values } as Sql);
+}
+
+async function roleNames({ execute }: Database): Promise<string[]> {
+  return (await execute<{ name: string }>(raw("select rolname as name from pg_roles"))).map(({ name }) => name);
+}
