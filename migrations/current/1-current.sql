@@ -5,3 +5,6 @@
 --!include 45_maintain.sql
 --!include 50_run.sql
 --!include 60_capture.sql
+--!include 65_publish.sql
+--!include 80_install.sql
+--!include 90_grants.sql

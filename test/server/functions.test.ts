@@ -1,0 +1,48 @@
+import { execFileSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import sql from "sql-template-tag";
+import { expect, test } from "vitest";
+import { openDatabase } from "../../runner/database.ts";
+import { install } from "../../runner/install.ts";
+import { type PostgresOptions, startPostgres } from "../support/postgres.ts";
+
+const checker = plpgsqlCheck();
+
+test("plpgsql_check finds nothing wrong inside the functions", async ({ skip, onTestFinished }) => {
+  if (!checker) return skip("this machine has no plpgsql_check (on Debian: postgresql-15-plpgsql-check)");
+  const server = await startPostgres({ major: checker.major });
+  onTestFinished(() => server.stop());
+  const database = openDatabase({ connect: await server.createDatabase() });
+  onTestFinished(() => database.close());
+  await install(database);
+  await database.script(checker.script);
+
+  const findings = await database.execute(sql`
+    select distinct function.oid::regprocedure::text as function, lineno, level, message, context
+      from pg_proc as function
+      join pg_language as language on language.oid = prolang and lanname = 'plpgsql'
+      left join pg_trigger as trigger on tgfoid = function.oid,
+           plpgsql_check_function_tb(function.oid, coalesce(tgrelid, 0), performance_warnings => false) as finding
+     where pronamespace = 'notika'::regnamespace
+       and (prorettype <> 'trigger'::regtype or tgrelid is not null)
+     order by function, lineno`);
+
+  expect(findings).toEqual([]);
+});
+
+/** The plpgsql_check of this machine's own Postgres, as SQL that any server of the same version can run. */
+function plpgsqlCheck(): { major: PostgresOptions["major"]; script: string } | undefined {
+  const configured = (flag: string) => execFileSync("pg_config", [flag], { encoding: "utf8", stdio: "pipe" }).trim();
+  try {
+    const major = Number(configured("--version").match(/\d+/)?.[0]) as PostgresOptions["major"];
+    const folder = join(configured("--sharedir"), "extension");
+    const file = readdirSync(folder).find((name) => /^plpgsql_check--[\d.]+\.sql$/.test(name));
+    const library = join(configured("--pkglibdir"), "plpgsql_check.so");
+    if (!file || !existsSync(library)) return undefined;
+    const script = readFileSync(join(folder, file), "utf8").replace(/^\\echo.*$/m, "");
+    return { major, script: script.replaceAll("MODULE_PATHNAME", library).replaceAll("@extschema@", "public") };
+  } catch {
+    return undefined; // there is no Postgres
+  }
+}
