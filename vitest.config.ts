@@ -1,6 +1,6 @@
 import { defineConfig } from "vitest/config";
 
-const serverTimeout = 120_000;
+const onAnyEngine = ["test/sql/**/*.test.ts", "test/support/database.test.ts"];
 
 export default defineConfig({
   test: {
@@ -12,7 +12,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "pglite",
-          include: ["test/{sql,runner,migrations}/**/*.test.ts"],
+          include: [...onAnyEngine, "test/{runner,migrations}/**/*.test.ts"],
           pool: "threads",
           env: { NOTIKA_TEST_POSTGRES: "pglite" },
         },
@@ -21,7 +21,7 @@ export default defineConfig({
         extends: true as const,
         test: {
           name: `postgres-${major}`,
-          include: ["test/sql/**/*.test.ts"],
+          include: onAnyEngine,
           env: { NOTIKA_TEST_POSTGRES: major },
         },
       })),
@@ -29,11 +29,11 @@ export default defineConfig({
         extends: true,
         test: {
           name: "server",
-          include: ["test/server/**/*.test.ts"],
+          include: ["test/server/**/*.test.ts", "test/support/postgres.test.ts"],
           pool: "forks",
           fileParallelism: false,
-          testTimeout: serverTimeout,
-          hookTimeout: serverTimeout,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
         },
       },
     ],
