@@ -40,13 +40,18 @@ export function openDatabase({ connect, connections = 4, onNotice }: DatabaseOpt
     prepare: false, // a transaction-mode pooler hands each statement to another server connection
     connect_timeout: 10,
     connection: { application_name: "notika" },
-    onnotice: (notice: postgres.Notice) => onNotice?.(notice["message"] ?? ""),
+    onnotice: (notice: postgres.Notice) => onNotice?.(notice.message ?? ""),
   } satisfies postgres.Options<Record<string, never>>;
   const client =
     typeof connect === "string"
       ? postgres(connect, settings)
       : // `socket` works but is missing from the type file.
-        postgres({ ...settings, socket: async () => connect(), user: "postgres", database: "postgres" } as typeof settings);
+        postgres({
+          ...settings,
+          socket: async () => connect(),
+          user: "postgres",
+          database: "postgres",
+        } as typeof settings);
 
   const executeOn =
     (on: postgres.Sql | postgres.TransactionSql): Execute =>

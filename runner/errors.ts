@@ -18,20 +18,7 @@ export class UsageError extends NotikaError {
   }
 }
 
-/** Thrown by a task that would fail again however often it were tried: the run ends as `failed` at once. */
+/** Thrown by a task that would fail again however often it were tried: its run ends as `failed` at once. */
 export class NonRetriable extends Error {
   override readonly name = "NonRetriable";
-}
-
-/** Thrown by a task that knows when to try again: at a date, or after some milliseconds. */
-export class RetryAfter extends Error {
-  override readonly name = "RetryAfter";
-  readonly at: Date;
-
-  constructor(when: Date | number, message?: string, options?: ErrorOptions) {
-    const at = when instanceof Date ? when : new Date(Date.now() + when);
-    if (Number.isNaN(at.getTime())) throw new TypeError("RetryAfter needs a date or a number of milliseconds");
-    super(message ?? `try again at ${at.toISOString()}`, options);
-    this.at = at;
-  }
 }

@@ -40,6 +40,7 @@ export function readText(path: string): Promise<string> {
 
 const packageJson = pathToFileURL(createRequire(import.meta.url).resolve("notika/package.json"));
 
-function inPackage(path: string): URL {
+/** Where a file of this package is. */
+export function inPackage(path: string): URL {
   return new URL(path, packageJson);
 }

@@ -15,6 +15,7 @@ export interface PgliteWireOptions {
  *
  * A session owns the backend from its first message until the backend is idle, so a transaction has it to itself.
  * What Postgres keeps for a session is shared all the same: SET, temporary tables, session-level advisory locks.
+ * What is given to the PGlite directly joins whatever transaction is open.
  */
 export class PgliteWire {
   readonly #db: PGlite;

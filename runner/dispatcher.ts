@@ -1,0 +1,111 @@
+import sql from "sql-template-tag";
+import type { Database } from "./database.ts";
+import type { Log } from "./log.ts";
+
+export interface Dispatcher {
+  /** Resolves when the dispatcher has stopped. */
+  stop(): Promise<void>;
+}
+
+interface Setting {
+  database: Database;
+  log: Log;
+  /** Is told how many events became jobs. */
+  onDispatch: (events: number) => void;
+}
+
+const batch = 1000;
+const pause = { few: 5, first: 50, longest: 1000, failed: 100, failedLongest: 10_000 }; // milliseconds
+
+/**
+ * Hands events over as they come: at once while there are more, then at longer and longer intervals, unless a writer
+ * notifies.  Any number of dispatchers may run; the database lets one at a time.
+ */
+export function startDispatcher({ database, log, onDispatch }: Setting): Dispatcher {
+  const bell = openBell();
+  let stopping = false;
+  let listening = false;
+
+  const unlisten = database
+    .listen("notika", bell.ring)
+    .then((unlisten) => {
+      listening = true;
+      return unlisten;
+    })
+    .catch((error: Error) => {
+      log.warn("cannot listen: new events are found by polling", { error: error.message });
+      return async () => {};
+    });
+
+  async function loop() {
+    let idle = pause.first;
+    let asleep = false;
+    let failures = 0;
+    while (!stopping) {
+      try {
+        const events = await dispatch(database);
+        if (failures > 0) log.info("the database is back");
+        failures = 0;
+        if (events) {
+          onDispatch(events);
+          idle = pause.first;
+          asleep = false;
+          if (events < batch) await bell.wait(pause.few);
+        } else if (events === 0 && listening && !asleep) {
+          // Then look once more: somebody may have written in between, unseen.
+          await database.execute(sql`select notika._doze()`);
+          asleep = true;
+        } else {
+          await bell.wait(idle);
+          idle = Math.min(idle * 2, pause.longest);
+        }
+      } catch (error) {
+        if (failures === 0) log.error("cannot dispatch, trying again", { error: (error as Error).message });
+        asleep = false;
+        await bell.wait(Math.min(pause.failed * 2 ** failures++, pause.failedLongest));
+      }
+    }
+  }
+
+  const stopped = loop();
+  return {
+    async stop() {
+      stopping = true;
+      bell.ring();
+      await stopped;
+      await (await unlisten)().catch(() => {});
+    },
+  };
+}
+
+/** How many events were handed over; null: somebody else is at it. */
+async function dispatch(database: Database): Promise<number | null> {
+  // In a transaction of its own, which is READ COMMITTED whatever the database's default is.
+  const [row] = await database.transaction((execute) =>
+    execute<{ events: number | null }>(sql`select notika.dispatch(${batch}::int) as events`),
+  );
+  return row?.events ?? null;
+}
+
+/** A wait that ends early when the bell rings, also when it rang just before. */
+function openBell() {
+  let rang = false;
+  let wake = () => {};
+  return {
+    ring() {
+      rang = true;
+      wake();
+    },
+    async wait(ms: number) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, rang ? 0 : ms);
+        wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      rang = false;
+      wake = () => {};
+    },
+  };
+}

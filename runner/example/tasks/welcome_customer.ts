@@ -1,0 +1,14 @@
+import { workflow } from "notika";
+
+/** Greets each new customer that has an address. */
+export default workflow({
+  on: {
+    table: "shop.customers",
+    operations: ["insert"],
+    columns: ["id", "name", "email"],
+    condition: "new.email is not null",
+  },
+  async run({ event, log }) {
+    log.info(`Dear ${event.new.name}, welcome!`, { to: event.new.email });
+  },
+});

@@ -1,0 +1,15 @@
+export { default as sql } from "sql-template-tag";
+export type { Execute } from "./database.ts";
+export { NonRetriable, NotikaError } from "./errors.ts";
+export type { Log } from "./log.ts";
+export { createRunner, type Runner, type RunnerOptions } from "./runner.ts";
+export {
+  type Context,
+  type Definition,
+  type Event,
+  type Operation,
+  type Row,
+  type Trigger,
+  type Workflow,
+  workflow,
+} from "./workflow.ts";

@@ -1,0 +1,49 @@
+import { styleText } from "node:util";
+
+type Level = "info" | "warn" | "error";
+type Fields = Record<string, unknown>;
+
+/** Says what happens, for people or for machines. */
+export interface Log {
+  info(message: string, fields?: Fields): void;
+  warn(message: string, fields?: Fields): void;
+  error(message: string, fields?: Fields): void;
+}
+
+/** Lines for people on stderr: time, message, fields. */
+export const textLog: Log = makeLog((level, message, fields) => {
+  const color = { info: "reset", warn: "yellow", error: "red" } as const;
+  const time = new Date().toISOString().slice(11, 19);
+  const rest = Object.entries(fields).map(([name, value]) => styleText("dim", ` ${name}=${plain(value)}`));
+  return `${styleText("dim", time)} ${styleText(color[level], message)}${rest.join("")}`;
+});
+
+/** One JSON object a line, on stderr. */
+export const jsonLog: Log = makeLog((level, message, fields) =>
+  JSON.stringify({ at: new Date().toISOString(), level, message, ...fields }),
+);
+
+/** Says nothing. */
+export const silentLog: Log = { info() {}, warn() {}, error() {} };
+
+/** A log that adds these fields to each line. */
+export function withFields(log: Log, fields: Fields): Log {
+  return {
+    info: (message, more) => log.info(message, { ...fields, ...more }),
+    warn: (message, more) => log.warn(message, { ...fields, ...more }),
+    error: (message, more) => log.error(message, { ...fields, ...more }),
+  };
+}
+
+function makeLog(line: (level: Level, message: string, fields: Fields) => string): Log {
+  const at =
+    (level: Level) =>
+    (message: string, fields: Fields = {}) => {
+      process.stderr.write(`${line(level, message, fields)}\n`);
+    };
+  return { info: at("info"), warn: at("warn"), error: at("error") };
+}
+
+function plain(value: unknown): string {
+  return typeof value === "string" && /^[^\s"]*$/.test(value) ? value : (JSON.stringify(value) ?? "undefined");
+}

@@ -1,0 +1,147 @@
+import { hostname } from "node:os";
+import sql from "sql-template-tag";
+import { type Database, openDatabase } from "./database.ts";
+import { startDispatcher } from "./dispatcher.ts";
+import { NotikaError } from "./errors.ts";
+import { type Log, textLog } from "./log.ts";
+import { openOutcomes } from "./outcomes.ts";
+import { makeTask, type RunObserver } from "./run.ts";
+import { loadTasks, type Tasks } from "./tasks.ts";
+import { version } from "./version.ts";
+import { startWorker } from "./worker.ts";
+import { asWorkflow } from "./workflow.ts";
+
+/** Runs workflows until it is stopped. */
+export interface Runner {
+  /** Stops: what runs may finish for so many milliseconds (default 10,000), then it is aborted and given to others. */
+  stop(deadline?: number): Promise<void>;
+}
+
+export interface RunnerOptions {
+  /** Default: the environment's DATABASE_URL. */
+  url?: string;
+  /** The folder of the task modules, or what they export, by name. */
+  tasks: string | Record<string, unknown>;
+  /** How many runs at a time; default 10. */
+  concurrency?: number;
+  log?: Log;
+}
+
+/** Starts a runner for the database at `url`.  Any number of them may run side by side. */
+export async function createRunner({ url, tasks, ...options }: RunnerOptions): Promise<Runner> {
+  const connect = url ?? process.env.DATABASE_URL;
+  if (!connect) {
+    throw new NotikaError("NOTIKA_NO_DATABASE", "no database was named", {
+      hint: "Give createRunner a url, or set DATABASE_URL.",
+    });
+  }
+  const loaded =
+    typeof tasks === "string"
+      ? await loadTasks(tasks)
+      : Object.fromEntries(Object.entries(tasks).map(([name, task]) => [name, asWorkflow(task)]));
+  const database = openDatabase({ connect, connections: (options.concurrency ?? 10) + 2 });
+  try {
+    const runner = await startRunner({ database, tasks: loaded, ...options });
+    return { stop: (deadline) => runner.stop(deadline).finally(() => database.close()) };
+  } catch (error) {
+    await database.close();
+    throw error;
+  }
+}
+
+/** Starts a runner on an open database, which stays open. */
+export async function startRunner({
+  database,
+  tasks,
+  concurrency = 10,
+  log = textLog,
+  observe = logRuns(log),
+}: {
+  database: Database;
+  tasks: Tasks;
+  concurrency?: number;
+  log?: Log;
+  observe?: RunObserver;
+}): Promise<Runner> {
+  await checkVersion(database);
+  await warnOfUnpublished(database, tasks, log);
+
+  const outcomes = openOutcomes(database);
+  const worker = startWorker({
+    database,
+    concurrency,
+    log,
+    tasks: Object.fromEntries(
+      Object.entries(tasks).map(([name, task]) => [
+        name,
+        makeTask(task, { database, finish: outcomes.add, log, observe }),
+      ]),
+    ),
+  });
+  const dispatcher = startDispatcher({ database, log, onDispatch: worker.nudge });
+  const heartbeat = startHeartbeat(async () => {
+    if (!worker.id) return;
+    const names = JSON.stringify(Object.keys(tasks));
+    await database.execute(sql`
+      select notika._beat(${worker.id}, ${hostname()}, ${process.pid}::int,
+               array(select json_array_elements_text(${names}::text::json)))`);
+    for (const { did } of await database.execute<{ did: string }>(sql`select notika.maintain() as did`)) log.info(did);
+  }, log);
+
+  return {
+    async stop(deadline = 10_000) {
+      heartbeat.stop();
+      await Promise.all([dispatcher.stop(), worker.stop(deadline)]);
+    },
+  };
+}
+
+async function checkVersion(database: Database) {
+  const expected = await version();
+  const [installed] = await database
+    .execute<{ version: string }>(sql`select notika.version()`)
+    .catch((error: { code?: string }) => {
+      if (error.code === "3F000" || error.code === "42883") return [];
+      throw error;
+    });
+  if (installed?.version === expected) return;
+  throw new NotikaError(
+    "NOTIKA_VERSION",
+    installed
+      ? `the database has notika ${installed.version}, this is notika ${expected}`
+      : "notika is not installed in this database",
+    { hint: installed ? "Run: npx notika upgrade" : "Run: npx notika install" },
+  );
+}
+
+async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {
+  const published = await database.execute<{ workflow: string }>(sql`select workflow from notika.workflows`);
+  const names = new Set(published.map(({ workflow }) => workflow));
+  for (const name of Object.keys(tasks).filter((name) => !names.has(name))) {
+    log.warn(`task ${name} is not published, so nothing wakes it`, { hint: `npx notika publish ${name}` });
+  }
+}
+
+function startHeartbeat(beat: () => Promise<void>, log: Log) {
+  let ended = false;
+  let timer = setTimeout(next, 100);
+  async function next() {
+    await beat().catch((error: Error) => log.warn("no sign of life could be given", { error: error.message }));
+    if (!ended) timer = setTimeout(next, 10_000);
+  }
+  return {
+    stop() {
+      ended = true;
+      clearTimeout(timer);
+    },
+  };
+}
+
+function logRuns(log: Log): RunObserver {
+  return (event, { ms, attempt, error, last }) => {
+    const fields = { workflow: event.workflow, run: event.id, ms, attempt };
+    if (!error) log.info("done", fields);
+    else if (last) log.error("failed", { ...fields, error: error.message });
+    else log.warn("failed, will be tried again", { ...fields, error: error.message });
+  };
+}
