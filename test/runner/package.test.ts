@@ -1,0 +1,78 @@
+import { execFile } from "node:child_process";
+import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import packageJson from "../../package.json" with { type: "json" };
+import { committedMigrations } from "../../runner/migrations.ts";
+
+let folder: string;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "notika-package-"));
+  await promisify(execFile)("npm", ["run", "build"]);
+  await promisify(execFile)("npm", ["pack", "--ignore-scripts", "--pack-destination", folder]);
+  await writeFile(join(folder, "package.json"), JSON.stringify({ private: true, type: "module" }));
+  await inFolder(
+    "npm",
+    "install",
+    `./notika-${packageJson.version}.tgz`,
+    "--prefer-offline",
+    "--no-audit",
+    "--no-fund",
+  );
+}, 180_000);
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+test("the package holds neither tests nor what is not released", async () => {
+  const files = await readdir(join(folder, "node_modules/notika"), { recursive: true });
+
+  expect(files).toContain("migrations/prepare.sql");
+  expect(files.filter((file) => /^test\/|\.test\.|^migrations\/(current|fixtures|commit\.)/.test(file))).toEqual([]);
+});
+
+test("the command runs from the package", async () => {
+  const version = await inFolder("npx", "--no-install", "notika", "--version");
+  const script = await inFolder("npx", "--no-install", "notika", "sql");
+
+  expect(version.trim()).toBe(packageJson.version);
+  expect(script).toContain(`-- Notika ${packageJson.version}, graphile-worker `);
+  for (const { name, hash } of await committedMigrations()) expect(script).toContain(`('${name}', '${hash}')`);
+});
+
+test("both entries load and have types", async () => {
+  await writeFile(
+    join(folder, "entries.ts"),
+    `import { createRunner, NonRetriable, NotikaError, sql, workflow } from "notika";
+import { createTestNotika } from "notika/test";
+
+for (const entry of [createRunner, NonRetriable, NotikaError, sql, workflow, createTestNotika]) {
+  console.log(typeof entry);
+}
+// @ts-expect-error: it is not any
+const one: number = workflow;
+// @ts-expect-error: it is not any
+const two: number = createTestNotika;
+`,
+  );
+  const options = [
+    "--strict",
+    "--noEmit",
+    "--module",
+    "nodenext",
+    "--target",
+    "es2023",
+    "--lib",
+    "es2023,esnext.disposable",
+  ];
+
+  await inFolder(resolve("node_modules/.bin/tsc"), ...options, "entries.ts");
+  const output = await inFolder(resolve("node_modules/.bin/tsx"), "entries.ts");
+
+  expect(output.trim().split("\n")).toEqual(Array(6).fill("function"));
+});
+
+async function inFolder(command: string, ...args: string[]): Promise<string> {
+  return (await promisify(execFile)(command, args, { cwd: folder })).stdout;
+}
