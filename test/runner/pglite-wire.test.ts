@@ -3,6 +3,7 @@ import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { PGlite } from "@electric-sql/pglite";
+import type { PoolClient } from "pg";
 import sql, { raw } from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { type Database, openDatabase } from "../../runner/database.ts";
@@ -15,6 +16,7 @@ const psql = findProgram("psql");
 let db: PGlite;
 let wire: PgliteWire;
 let database: Database;
+const clients: PoolClient[] = [];
 
 beforeAll(async () => {
   db = await PGlite.create();
@@ -30,6 +32,7 @@ beforeEach(async () => {
 
 afterEach(async () => {
   vi.useRealTimers();
+  release();
   await database.close();
   wire.close();
 });
@@ -101,7 +104,7 @@ describe("postgres.js over the wire", () => {
 
 describe("pg over the wire", () => {
   test("a savepoint undoes only what came after it", async () => {
-    const client = await database.pool.connect();
+    const client = await checkOut();
     await client.query("begin");
     await client.query("insert into account values (1, 100)");
     await client.query("savepoint here");
@@ -109,13 +112,12 @@ describe("pg over the wire", () => {
     await client.query("rollback to savepoint here");
     await client.query("insert into account values (2, 200)");
     await client.query("commit");
-    client.release();
 
     expect(await database.execute(sql`select id from account order by id`)).toEqual([{ id: 1 }, { id: 2 }]);
   });
 
   test("two connections prepare different statements under one name", async () => {
-    const [one, two] = await Promise.all([database.pool.connect(), database.pool.connect()]);
+    const [one, two] = await Promise.all([checkOut(), checkOut()]);
 
     for (const _ of [1, 2]) {
       const answers = await Promise.all([
@@ -125,13 +127,12 @@ describe("pg over the wire", () => {
       expect(answers.map(({ rows }) => rows)).toEqual([[{ who: "one" }], [{ who: "two", n: 2 }]]);
     }
 
-    one.release(true);
-    two.release(true);
+    release();
     expect(await database.execute(sql`select name from pg_prepared_statements`)).toEqual([]);
   });
 
   test("one connection that stops listening does not deafen another, nor a direct NOTIFY", async () => {
-    const [one, two] = await Promise.all([database.pool.connect(), database.pool.connect()]);
+    const [one, two] = await Promise.all([checkOut(), checkOut()]);
     const heard: string[] = [];
     one.on("notification", ({ payload }) => heard.push(`one ${payload}`));
     two.on("notification", ({ payload }) => heard.push(`two ${payload}`));
@@ -144,8 +145,6 @@ describe("pg over the wire", () => {
     await db.query(`notify "Big News", 'third'`);
 
     await vi.waitFor(() => expect(heard).toEqual(["one first", "two first", "two second", "two third"]));
-    one.release(true);
-    two.release(true);
   });
 
   test("a connection that breaks inside a transaction leaves the backend clean", async () => {
@@ -189,31 +188,28 @@ describe("pg over the wire", () => {
   });
 
   test("timers that a test fakes do not stop it", async () => {
-    const client = await database.pool.connect();
+    const client = await checkOut();
     vi.useFakeTimers();
 
     for (const n of [1, 2, 3, 4, 5]) {
       expect((await client.query("select $1::int as n", [n])).rows).toEqual([{ n }]);
     }
-
-    client.release();
   });
 
   test("a wire that is closed ends its clients and takes no new ones", async () => {
-    const client = await database.pool.connect();
+    const client = await checkOut();
     const ended = new Promise((resolve) => client.once("error", resolve));
 
     wire.close();
 
     await expect(ended).resolves.toMatchObject({ message: "Connection terminated unexpectedly" });
     await expect(database.pool.query("select 1")).rejects.toThrow("this Postgres is closed");
-    client.release(true);
   });
 });
 
 describe("a transaction that sits idle while others wait", () => {
   test("is rolled back, and its owner is told until it ends it", async () => {
-    const idler = await database.pool.connect();
+    const idler = await checkOut();
     await idler.query("begin");
     await idler.query("insert into account values (1, 100)");
 
@@ -228,11 +224,10 @@ describe("a transaction that sits idle while others wait", () => {
     await expect(idler.query("insert into account values ($1, 100)", [3])).rejects.toMatchObject(refused);
     await idler.query("rollback");
     expect((await idler.query("select * from account")).rows).toEqual([]);
-    idler.release();
   });
 
   test("cannot be committed", async () => {
-    const idler = await database.pool.connect();
+    const idler = await checkOut();
     await idler.query("begin");
     await idler.query("insert into account values (1, 100)");
     await database.execute(sql`select 1`);
@@ -240,7 +235,6 @@ describe("a transaction that sits idle while others wait", () => {
     await expect(idler.query("commit")).rejects.toMatchObject({ code: "25P03" });
 
     expect((await idler.query("select * from account")).rows).toEqual([]);
-    idler.release();
   });
 
   test("is left alone when nobody waits", async () => {
@@ -278,31 +272,36 @@ describe("COPY FROM STDIN", () => {
   );
 
   test("fails the transaction it is in", async () => {
-    const client = await database.pool.connect();
+    const client = await checkOut();
     await client.query("begin");
 
     await expect(client.query("copy account from stdin")).rejects.toMatchObject({ code: "0A000" });
 
     await expect(client.query("insert into account values (1, 100)")).rejects.toMatchObject({ code: "25P02" });
     await client.query("rollback");
-    client.release();
   });
 });
 
 describe("over TCP", () => {
   test("any client connects, and its broken connection harms nobody", async () => {
-    const server = await listenTcp(wire, 0, "127.0.0.1");
+    const patient = new PgliteWire(db, { patience: 60_000 });
+    const local = openDatabase({ connect: () => patient.connect() });
+    const server = await listenTcp(patient, 0, "127.0.0.1");
     const remote = openDatabase({ connect: `postgres://anybody@127.0.0.1:${server.port}/anything` });
 
     const client = await remote.pool.connect();
     client.on("error", () => {});
     await client.query("begin");
     await client.query("insert into account values (1, 100)");
+    const { rows } = await client.query("select length($1) as length", ["é".repeat(1_000_000)]); // comes in pieces
     await server.close();
 
-    expect(await database.execute(sql`select * from account`)).toEqual([]);
+    expect(rows).toEqual([{ length: 1_000_000 }]);
+    expect(await local.execute(sql`select * from account`)).toEqual([]);
     client.release(true);
     await remote.close();
+    await local.close();
+    patient.close();
   });
 
   test.skipIf(!psql)("psql runs a script with a transaction and a table of results", async () => {
@@ -323,3 +322,14 @@ describe("over TCP", () => {
     await server.close();
   });
 });
+
+/** A session of its own, for the length of the test. */
+async function checkOut(): Promise<PoolClient> {
+  const client = await database.pool.connect();
+  clients.push(client);
+  return client;
+}
+
+function release() {
+  for (const client of clients.splice(0)) client.release(true);
+}

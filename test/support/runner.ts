@@ -1,0 +1,51 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import path from "node:path";
+
+export interface RunnerProcess {
+  child: ChildProcess;
+  /** What it has said, a JSON object a line. */
+  said: () => { message: string }[];
+  /** Waits until it says something. */
+  says(message: string): Promise<void>;
+  /** Sends a signal, waits for the end and gives the exit code; null: a signal ended it. */
+  end(signal: NodeJS.Signals): Promise<number | null>;
+}
+
+/** Starts `notika run` as a process of its own. */
+export function spawnRunner(url: string, tasks: string, ...options: string[]): RunnerProcess {
+  const root = path.resolve(import.meta.dirname, "../..");
+  const child = spawn(
+    process.execPath,
+    ["--import", "tsx", path.join(root, "runner/cli.ts"), "run", "--json", "--tasks", tasks, ...options],
+    { cwd: root, env: { ...process.env, DATABASE_URL: url }, stdio: ["ignore", "ignore", "pipe"] },
+  );
+  let text = "";
+  child.stderr.on("data", (chunk) => {
+    text += chunk;
+  });
+  const ended = once(child, "exit");
+  process.once("exit", () => child.kill("SIGKILL"));
+
+  const said = () =>
+    text
+      .split("\n")
+      .slice(0, -1)
+      .map((line) => (line.startsWith("{") ? JSON.parse(line) : { message: line }));
+  return {
+    child,
+    said,
+    async says(message) {
+      for (;;) {
+        if (said().some((line) => line.message === message)) return;
+        if (child.exitCode !== null) throw new Error(`the runner ended with ${child.exitCode}: ${text}`);
+        await once(child.stderr, "data");
+      }
+    },
+    async end(signal) {
+      child.kill(signal);
+      const [code] = await ended;
+      return code;
+    },
+  };
+}
