@@ -112,7 +112,7 @@ async function startServer(bin: string, data: string, port: number, settings: Re
   for await (const chunk of server.stderr.iterator({ destroyOnReturn: false })) {
     said += chunk;
     if (!said.includes("ready to accept connections")) continue;
-    server.stderr.resume();
+    server.stderr.on("data", () => {}); // resume() alone does not drain it after the iterator
     return server;
   }
   if (!said.includes("pre-existing shared memory")) throw new Error(`PostgreSQL did not start: ${said}`);
