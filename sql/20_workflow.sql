@@ -1,5 +1,5 @@
 -- Workflows, what became of their runs, and the runners that are alive.
--- A workflow keeps its row, and with it its id, when it is unpublished: events and runs go on naming it.
+-- A workflow keeps its row, and with it its id, when it is unpublished: events and runs name it.
 
 create table if not exists notika.workflow (
   workflow_id integer generated always as identity,
@@ -48,12 +48,14 @@ comment on column notika.workflow.definition is
 comment on column notika.workflow.broken_reason is 'Why it cannot capture; null: it can.';
 comment on column notika.workflow.published_at is 'When it was last published or changed.';
 comment on column notika.workflow.published_by is 'Who published it.';
-comment on column notika.workflow.unpublished_at is 'When it was unpublished; null: it is published.';
+comment on column notika.workflow.unpublished_at is
+  'When it was unpublished; null: it is published.';
 comment on column notika.workflow.paused_at is 'Since when its runs are held; null: they are not.';
 
 create or replace view notika.workflows as
 select w.name as workflow,
-       coalesce(format('%I.%I', n.nspname, c.relname), w.table_name) as table_name,
+       case when c.oid is null then w.table_name
+            else format('%I.%I', n.nspname, c.relname) end as table_name,
        w.operations,
        w.columns,
        w.watch,

@@ -45,7 +45,8 @@ comment on column notika.event_log_0.xid is 'The transaction that made the chang
 comment on column notika.event_log_0.captured_at is 'When the change was captured.';
 comment on column notika.event_log_0.cause_id is 'The run whose write this is; null: not a run''s.';
 comment on column notika.event_log_0.workflow_id is 'The workflow it is addressed to.';
-comment on column notika.event_log_0.depth is 'How many runs stand between it and a write of no run.';
+comment on column notika.event_log_0.depth is
+  'How many runs stand between it and a write of no run.';
 comment on column notika.event_log_0.truncated is 'Whether old and new were cut down to the key.';
 comment on column notika.event_log_0.operation is 'insert, update, delete, or another start.';
 comment on column notika.event_log_0.new is 'The row after the change; null after a delete.';
@@ -87,13 +88,22 @@ create or replace function notika._append(workflow_id integer, operation text, n
 as $$
 declare
   v_event_id bigint;
+  v_run text;
 begin
+  -- As in a capture function: whoever sets it must be a member of the owner.
+  if current_setting('notika.run', true) <> '' and pg_has_role(session_user, current_user, 'member')
+  then
+    v_run := substring(current_setting('notika.run', true) from '^[0-9]{1,18}/[0-9]{1,4}$');
+  end if;
+
   perform pg_current_xact_id(); -- before the id is drawn and the segment read: see above
   v_event_id := nextval('notika.event_id_seq');
 
-  execute format('insert into notika.event_log_%s (event_id, workflow_id, operation, new)
-                  values ($1, $2, $3, $4)', notika._segment(0))
-    using v_event_id, _append.workflow_id, _append.operation, _append.new;
+  execute format('insert into notika.event_log_%s
+                    (event_id, workflow_id, operation, new, cause_id, depth)
+                  values ($1, $2, $3, $4, $5, $6)', notika._segment(0))
+    using v_event_id, _append.workflow_id, _append.operation, _append.new,
+          split_part(v_run, '/', 1)::bigint, coalesce(split_part(v_run, '/', 2)::smallint + 1, 0);
 
   perform notika._wake();
   return v_event_id;

@@ -57,31 +57,109 @@ create or replace function notika._settings(types oid[])
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Each setting costs every row a little, so only those that the types need.
-  select case max(
-           case
-             when t.typtype = 'e' then 0
-             when l.type = any (
-               '{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,uuid,json,jsonb,xml,date,
-                 time,timetz,timestamp,inet,cidr,macaddr,macaddr8,bit,varbit,oid}'::regtype[]
-             ) then 0
-             when l.type = 'timestamptz'::regtype then 1
-             else 2
-           end
-         )
-           when 2 then E'\n  set timezone = ''UTC''\n  set datestyle = ''ISO, YMD'''
-             || E'\n  set intervalstyle = ''iso_8601''\n  set bytea_output = ''hex'''
-             || E'\n  set extra_float_digits = ''1''\n  set lc_monetary = ''C'''
-           when 1 then E'\n  set timezone = ''UTC'''
-           else ''
-         end
-    from unnest(_settings.types) as given (type)
-   cross join lateral notika._leaf_types(given.type) as l (type)
-    join pg_type as t on t.oid = l.type;
+  -- Each setting costs every row a little, so only those that the types need; a type that is not
+  -- listed may hold any of the others.
+  with plain (type) as (
+    select unnest(
+      '{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,uuid,json,jsonb,xml,date,time,timetz,
+        timestamp,inet,cidr,macaddr,macaddr8,bit,varbit,oid,tsvector}'::regtype[]
+    )
+  ), dependent (type, setting) as (
+    values ('timestamptz'::regtype, 'timezone = ''UTC'''),
+           (null, 'datestyle = ''ISO, YMD'''),
+           ('interval', 'intervalstyle = ''iso_8601'''),
+           ('bytea', 'bytea_output = ''hex'''),
+           ('float4', 'extra_float_digits = ''1'''),
+           ('float8', 'extra_float_digits = ''1'''),
+           ('money', 'lc_monetary = ''C'''),
+           (null, 'quote_all_identifiers = off')
+  ), leaf (type) as (
+    select distinct l.type
+      from unnest(_settings.types) as given (type)
+     cross join lateral notika._leaf_types(given.type) as l (type)
+      join pg_type as t on t.oid = l.type and t.typtype <> 'e'
+  )
+  select coalesce(string_agg(distinct format(E'\n  set %s', d.setting), ''), '')
+    from leaf as l
+    join dependent as d
+      on d.type = l.type
+      or l.type not in (select p.type from plain as p)
+     and l.type not in (select k.type from dependent as k where k.type is not null);
 $$;
 
 comment on function notika._settings(oid[]) is
   'The SET clauses under which values of these types look the same in every session.';
+
+create or replace function notika._object_expression(names text[], expressions text[])
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+           when count(*) <= 50 then format(
+             'pg_catalog.json_build_object(%s)',
+             string_agg(format('%L, %s', u.name, u.expression), ', ' order by u.place)
+           )
+           -- A function has at most a hundred arguments.
+           else format(
+             '(select pg_catalog.row_to_json(o) from (select %s) as o)',
+             string_agg(format('%s as %I', u.expression, u.name), ', ' order by u.place)
+           )
+         end
+    from unnest(_object_expression.names, _object_expression.expressions)
+         with ordinality as u (name, expression, place);
+$$;
+
+comment on function notika._object_expression(text[], text[]) is
+  'An SQL expression for a json object with these keys and values.';
+
+create or replace function notika._fold(elements json[], shape anyarray)
+  returns json
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_parts text[] := array(
+    select coalesce(e.value::text, 'null')
+      from unnest(elements) with ordinality as e (value, place)
+     order by e.place
+  );
+begin
+  -- The innermost dimension first; what remains at the end is one array.
+  for v_dimension in reverse coalesce(array_ndims(shape), 0)..1 loop
+    v_parts := array(
+      select format('[%s]', string_agg(p.part, ', ' order by p.place))
+        from unnest(v_parts) with ordinality as p (part, place)
+       group by (p.place - 1) / array_length(shape, v_dimension)
+       order by (p.place - 1) / array_length(shape, v_dimension)
+    );
+  end loop;
+  return coalesce(v_parts[1], '[]')::json;
+end;
+$$;
+
+comment on function notika._fold(json[], anyarray) is
+  'The elements of an array as a json array that is nested as deep as the array is.';
+
+create or replace function notika._has_json_cast(type oid)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Only a superuser makes functions in C; anybody else's would run with the owner's rights.
+  select exists (
+    select from pg_cast as c
+      join pg_proc as p on p.oid = c.castfunc
+      join pg_language as l on l.oid = p.prolang and l.lanname in ('c', 'internal')
+     where c.castsource = _has_json_cast.type and c.casttarget = 'json'::regtype
+  );
+$$;
+
+comment on function notika._has_json_cast(oid) is
+  'Whether an extension says how values of its type look as json.';
 
 create or replace function notika._json_expression(path text, type oid, depth integer default 0)
   returns text
@@ -91,6 +169,7 @@ create or replace function notika._json_expression(path text, type oid, depth in
 as $$
 declare
   v_base pg_type;
+  v_array text := format('a%s', _json_expression.depth);
   v_index text := format('i%s', _json_expression.depth);
 begin
   select t.* into v_base from pg_type as t where t.oid = notika._base_type(_json_expression.type);
@@ -104,11 +183,15 @@ begin
   end if;
 
   if v_base.typcategory = 'A' and v_base.typelem >= 16384 then
+    -- Postgres would call the casts of the elements' type.
     return format(
-      'case when %1$s is not null then coalesce((select pg_catalog.json_agg(%2$s order by %3$s)'
-      ' from pg_catalog.generate_subscripts(%1$s, 1) as %3$s), ''[]''::pg_catalog.json) end',
+      'case when %1$s is not null then notika._fold(array(select pg_catalog.to_json(%2$s)'
+      ' from (select array(select pg_catalog.unnest(%1$s))) as %3$s (elements),'
+      ' pg_catalog.generate_subscripts(%3$s.elements, 1) as %4$s order by %4$s), %1$s) end',
       path,
-      notika._json_expression(format('((%s)[%s])', path, v_index), v_base.typelem, depth + 1),
+      notika._json_expression(format('(%s.elements[%s])', v_array, v_index), v_base.typelem,
+                              depth + 1),
+      v_array,
       v_index
     );
   end if;
@@ -119,13 +202,14 @@ begin
   if v_base.typtype = 'c' then
     return (
       select format(
-               'case when pg_catalog.num_nonnulls(%s) = 1'
-               ' then pg_catalog.json_build_object(%s) end',
+               'case when pg_catalog.num_nonnulls(%s) = 1 then %s end',
                path,
-               string_agg(
-                 format('%L, %s', a.attname,
-                   notika._json_expression(format('(%s).%I', path, a.attname), a.atttypid, depth)),
-                 ', ' order by a.attnum
+               notika._object_expression(
+                 array_agg(a.attname::text order by a.attnum),
+                 array_agg(
+                   notika._json_expression(format('(%s).%I', path, a.attname), a.atttypid, depth)
+                   order by a.attnum
+                 )
                )
              )
         from pg_attribute as a
@@ -133,13 +217,7 @@ begin
     );
   end if;
 
-  -- An extension knows how its type looks as json; anybody else's cast is not called.
-  if exists (
-    select from pg_cast as c
-      join pg_depend as d
-        on d.classid = 'pg_proc'::regclass and d.objid = c.castfunc and d.deptype = 'e'
-     where c.castsource = v_base.oid and c.casttarget = 'json'::regtype
-  ) then
+  if notika._has_json_cast(v_base.oid) then
     return format('%s::pg_catalog.json', path);
   end if;
   return format('case when %1$s is not null then pg_catalog.format(''%%s'', %1$s) end', path);
@@ -177,7 +255,12 @@ create or replace function notika._key_columns(relation regclass)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select i.indkey::smallint[]
+  select array(
+           select k.attnum
+             from unnest(i.indkey) with ordinality as k (attnum, place)
+            where k.place <= i.indnkeyatts -- the others are included columns
+            order by k.place
+         )
     from pg_index as i
    where i.indrelid = _key_columns.relation and (i.indisprimary or i.indisreplident)
    order by i.indisprimary desc
@@ -195,19 +278,24 @@ create or replace function notika._pick(changed anyelement, relation regclass, c
 as $$
 declare
   v_picked json;
-  v_pairs text;
+  v_object text;
 begin
-  select string_agg(
-           format('%L, %s', a.attname,
-             notika._json_expression(format('($1).%I', a.attname), a.atttypid)),
-           ', ' order by array_position(_pick.columns, a.attnum), a.attnum
+  select notika._object_expression(
+           array_agg(a.attname::text order by a.place, a.attnum),
+           array_agg(
+             notika._json_expression(format('($1).%I', a.attname), a.atttypid)
+             order by a.place, a.attnum
+           )
          )
-    into v_pairs
-    from pg_attribute as a
-   where a.attrelid = _pick.relation and a.attnum > 0 and not a.attisdropped
-     and (_pick.columns is null or a.attnum = any (_pick.columns));
+    into v_object
+    from (
+      select t.*, array_position(_pick.columns, t.attnum) as place
+        from pg_attribute as t
+       where t.attrelid = _pick.relation and t.attnum > 0 and not t.attisdropped
+    ) as a
+   where _pick.columns is null or a.place is not null;
 
-  execute format('select pg_catalog.json_build_object(%s)', v_pairs)
+  execute format('select %s', v_object)
     into v_picked
     using _pick.changed;
   return v_picked;
@@ -258,6 +346,8 @@ begin
                )
           from json_array_elements(_exact.value) with ordinality as e (value, place)
       );
+    when v_base.typcategory = 'A' and json_typeof(value) <> 'null' then
+      return notika._exact(value, v_base.typelem); -- an array whose elements are arrays
     when v_base.typtype = 'c' and json_typeof(value) = 'object' then
       return notika._row(value, v_base.typrelid);
     when v_base.oid in ('int8'::regtype, 'numeric'::regtype) and json_typeof(value) = 'number' then
@@ -278,10 +368,13 @@ create or replace function notika._row(changed json, relation regclass)
   set search_path = pg_catalog, pg_temp
 as $$
   -- Looked up for each row, so that it is right after any DDL.
-  select json_object_agg(
-           f.key,
-           case when a.atttypid is null then f.value else notika._exact(f.value, a.atttypid) end
-           order by f.place
+  select coalesce(
+           json_object_agg(
+             f.key,
+             case when a.atttypid is null then f.value else notika._exact(f.value, a.atttypid) end
+             order by f.place
+           ),
+           '{}'
          )
     from json_each(_row.changed) with ordinality as f (key, value, place)
     left join pg_attribute as a
@@ -302,13 +395,22 @@ create or replace function notika._whole_row(changed anyelement, relation regcla
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_row json := to_json(_whole_row.changed);
+  v_row json;
 begin
-  -- json columns may hold escapes, such as \u0000, that Postgres keeps but refuses to read.
-  if strpos(v_row::text, '\u') > 0 then
-    return notika._pick(_whole_row.changed, _whole_row.relation, null);
+  -- to_json would call a cast to json that somebody wrote, with the owner's rights.
+  if not exists (
+    select from pg_cast as c
+     where c.casttarget = 'json'::regtype
+       and c.castfunc <> 0
+       and not notika._has_json_cast(c.castsource)
+  ) then
+    v_row := to_json(_whole_row.changed);
+    -- json columns may hold escapes that Postgres keeps but refuses to read.
+    if strpos(v_row::text, '\u') = 0 or v_row::text !~* '\\u(0000|d[89a-f])' then
+      return notika._row(v_row, _whole_row.relation);
+    end if;
   end if;
-  return notika._row(v_row, _whole_row.relation);
+  return notika._pick(_whole_row.changed, _whole_row.relation, null);
 end;
 $$;
 
@@ -320,6 +422,7 @@ create or replace function notika._quoted(relation regclass)
   language sql
   stable
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
   select format('%I.%I', n.nspname, c.relname)
     from pg_class as c
@@ -328,6 +431,35 @@ as $$
 $$;
 
 comment on function notika._quoted(regclass) is 'The name of a table with its schema.';
+
+create or replace function notika._expect_columns(relation regclass, names text[])
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column text;
+begin
+  select k.name into v_column
+    from unnest(_expect_columns.names) as k (name)
+   where not exists (
+     select from pg_attribute as a
+      where a.attrelid = _expect_columns.relation
+        and a.attname = k.name and a.attnum > 0 and not a.attisdropped
+   );
+  if found then
+    raise exception 'column "%" of table % is not there any more',
+      v_column, notika._quoted(_expect_columns.relation)
+      using errcode = 'undefined_column',
+            detail = 'It was dropped or renamed since the workflow was published.',
+            hint = 'Publish the workflow again with the columns that the table has now.';
+  end if;
+end;
+$$;
+
+comment on function notika._expect_columns(regclass, text[]) is
+  'Refuses to generate code that would leave out a published column in silence.';
 
 create or replace function notika._payload_definition(
   workflow_id integer,
@@ -340,19 +472,22 @@ create or replace function notika._payload_definition(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_pairs text;
+  v_object text;
   v_size text;
 begin
-  select string_agg(
-           format('%L, %s', k.name,
-             notika._json_expression(format('(r).%I', k.name), a.atttypid)),
-           ', ' order by k.place
+  perform notika._expect_columns(_payload_definition.relation, _payload_definition.columns);
+
+  select notika._object_expression(
+           array_agg(k.name order by k.place),
+           array_agg(
+             notika._json_expression(format('(r).%I', k.name), a.atttypid) order by k.place
+           )
          ),
          string_agg(
            notika._size_expression(format('(r).%I', k.name), a.atttypid, a.atttypmod),
            ' + ' order by k.place
          )
-    into v_pairs, v_size
+    into v_object, v_size
     from unnest(_payload_definition.columns) with ordinality as k (name, place)
     join pg_attribute as a
       on a.attrelid = _payload_definition.relation and a.attname = k.name;
@@ -363,13 +498,16 @@ begin
     '  language sql\n'
     '  stable\n'
     'begin atomic\n'
-    '  select case when %s <= %s then pg_catalog.json_build_object(%s) end;\n'
+    '  select %s;\n'
     'end',
     _payload_definition.workflow_id,
     notika._quoted(_payload_definition.relation),
-    coalesce(v_size, '0'),
-    (select s.payload_bytes from notika.setting as s),
-    v_pairs
+    case
+      when v_size is null then v_object
+      -- A few big values are more than an integer holds.
+      else format('case when 0::pg_catalog.int8 + %s <= %s then %s end',
+                  v_size, (select s.payload_bytes from notika.setting as s), v_object)
+    end
   );
 end;
 $$;
@@ -396,7 +534,7 @@ declare
 begin
   if _capture_definition.columns is null then
     -- Any type may be added later.
-    v_settings := notika._settings(array['interval'::regtype]);
+    v_settings := notika._settings(array['point'::regtype]);
     v_image := format($$
     if pg_column_size(%%1$s) <= %1$s then
       v_%%1$s := notika._whole_row(%%1$s, tg_relid);
@@ -432,6 +570,7 @@ declare
   v_new json;
   v_old json;
   v_truncated boolean := false;
+  v_run text;
   v_cause_id bigint;
   v_depth smallint := 0;
   v_segment integer;
@@ -443,10 +582,9 @@ begin
     if current_setting('notika.mute', true) in ('on', 'true', '1', 'yes') then
       return null;
     end if;
-    v_cause_id := substring(current_setting('notika.run', true) from '^(\d{1,18})/\d{1,4}$');
-    v_depth := coalesce(
-      substring(current_setting('notika.run', true) from '^\d{1,18}/(\d{1,4})$')::smallint + 1, 0
-    );
+    v_run := substring(current_setting('notika.run', true) from '^[0-9]{1,18}/[0-9]{1,4}$');
+    v_cause_id := split_part(v_run, '/', 1);
+    v_depth := coalesce(split_part(v_run, '/', 2)::smallint + 1, 0);
   end if;
 
   if tg_op <> 'DELETE' then%3$s
@@ -482,7 +620,11 @@ $body$;
 comment on function notika._capture_definition(integer, regclass, text[]) is
   'The statement that makes the trigger function of a workflow.';
 
-create or replace function notika._changed_expression(column_name text, type oid)
+create or replace function notika._changed_expression(
+  column_name text,
+  type oid,
+  collation_id oid default 0
+)
   returns text
   language sql
   stable
@@ -490,7 +632,7 @@ create or replace function notika._changed_expression(column_name text, type oid
 as $$
   select format(
            case
-             when t.oid < 16384 and exists (
+             when t.oid >= 16384 or not exists (
                select from pg_opclass as o
                 where o.opcdefault
                   and o.opcmethod = (select m.oid from pg_am as m where m.amname = 'btree')
@@ -504,18 +646,24 @@ as $$
                          and c.casttarget = o.opcintype and c.castmethod = 'b'
                     )
                   )
-             ) then 'old.%1$I is distinct from new.%1$I'
+             )
              -- json has no equality, and comparing it would fail the user's update.
-             else 'old.%1$I::pg_catalog.text is distinct from new.%1$I::pg_catalog.text'
+             then 'pg_catalog.format(''%%s'', old.%1$I) is distinct from '
+                  'pg_catalog.format(''%%s'', new.%1$I)'
+             -- A collation may find values equal that are not the same.
+             when not l.collisdeterministic
+             then 'old.%1$I collate "C" is distinct from new.%1$I collate "C"'
+             else 'old.%1$I is distinct from new.%1$I'
            end,
            _changed_expression.column_name
          )
     from pg_type as t
     left join pg_type as e on e.oid = t.typelem and t.typcategory = 'A'
+    left join pg_collation as l on l.oid = _changed_expression.collation_id
    where t.oid = notika._base_type(_changed_expression.type);
 $$;
 
-comment on function notika._changed_expression(text, oid) is
+comment on function notika._changed_expression(text, oid, oid) is
   'SQL over new and old that is true when the column changed, whatever its type.';
 
 create or replace function notika._trigger_definition(
@@ -535,9 +683,11 @@ declare
   v_filters text[];
 begin
   if operation = 'update' and watch is not null then
+    perform notika._expect_columns(relation, watch);
     v_filters := v_filters || (
       select format('(%s)', string_agg(
-               notika._changed_expression(w.name, a.atttypid), ' or ' order by w.place))
+               notika._changed_expression(w.name, a.atttypid, a.attcollation), ' or '
+               order by w.place))
         from unnest(_trigger_definition.watch) with ordinality as w (name, place)
         join pg_attribute as a
           on a.attrelid = _trigger_definition.relation and a.attname = w.name

@@ -55,7 +55,8 @@ begin
       from pg_class as c
      where c.relkind in ('r', 'p')
        and c.relpersistence <> 't'
-       and c.relnamespace::regnamespace::text !~ '^(pg_|information_schema$|notika)'
+       and c.relnamespace::regnamespace::text
+           !~ '^(pg_.*|information_schema|notika|notika_worker)$'
        and left(translate(lower(c.relname), '_', ''), 4)
            = left(translate(lower(v_parts[cardinality(v_parts)]), '_', ''), 4)
      order by lower(c.relname) <> lower(v_parts[cardinality(v_parts)]),
@@ -80,7 +81,7 @@ begin
   v_kind := case v_class.relkind
               when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table'
               when 'S' then 'sequence' when 'c' then 'composite type'
-              when 'i' then 'index' when 'I' then 'index'
+              when 'i' then 'index' when 'I' then 'index' when 't' then 'toast table'
             end;
   if v_kind is not null then
     select notika._quoted(t.oid) into v_instead
@@ -89,6 +90,7 @@ begin
        and d.refclassid = 'pg_class'::regclass and d.refobjid <> v_class.oid
       join pg_class as t on t.oid = d.refobjid and t.relkind in ('r', 'p')
      where r.ev_class = v_class.oid
+     order by 1
      limit 1;
     v_corrected.table_name := coalesce(v_instead, '<schema>.<table>');
     raise exception 'cannot publish on % "%"', v_kind, spec.table_name
@@ -128,7 +130,7 @@ begin
 
   foreach v_column in array coalesce(names, '{}') loop
     continue when v_column = any (v_known);
-    names := array_remove(names, v_column);
+    names := array(select k from unnest(names) as k where k = any (v_known));
     if what = 'columns' then
       v_corrected.columns := nullif(names, '{}');
     else
@@ -142,21 +144,20 @@ begin
   end loop;
 
   if names = '{}' then
-    v_corrected.columns := null;
-    v_corrected.watch := null;
-    raise exception '% is empty', what
+    raise exception '% of workflow "%" is empty', what, spec.name
       using errcode = 'invalid_parameter_value',
             hint = 'Leave it out for '
                    || case what when 'columns' then 'the whole row: ' else 'any update: ' end
                    || notika._call(v_corrected);
   end if;
 
-  -- They are computed when they are read, and a trigger gets the row as it is stored: null.
-  if current_setting('server_version_num')::integer >= 180000 then
+  -- They are computed when they are read, and a trigger gets the row as it is stored.
+  if what = 'columns' and current_setting('server_version_num')::integer >= 180000 then
     for v_column in
       select a.attname
         from pg_attribute as a
-       where a.attrelid = spec.relation and a.attname = any (names) and a.attgenerated = 'v'
+       where a.attrelid = spec.relation and a.attgenerated = 'v' and not a.attisdropped
+         and (names is null or a.attname = any (names))
     loop
       raise warning 'column "%" of table % is virtual and always null in events',
         v_column, spec.table_name
@@ -181,14 +182,15 @@ declare
   v_depth integer := 0;
   v_sign text;
   v_problem text;
-  v_rows text;
   v_operation text;
+  v_has_subquery boolean;
+  v_state text;
   v_message text;
   v_hint text;
   v_corrected notika.workflow := _check_condition.spec;
 begin
   -- What is left without strings and quoted names must not end the expression it stands in.
-  v_bare := regexp_replace(spec.condition, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, ' s ', 'g');
+  v_bare := regexp_replace(spec.condition, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '''''', 'g');
   for v_sign in select m[1] from regexp_matches(v_bare, '[()]', 'g') as m loop
     v_depth := v_depth + case v_sign when '(' then 1 else -1 end;
     exit when v_depth < 0;
@@ -197,12 +199,12 @@ begin
   v_problem := case
     when spec.condition !~ '\S' then 'it is empty'
     when v_depth <> 0 then 'its parentheses do not match'
-    when v_bare ~ $re$['"]$re$ then 'a quote is not closed'
+    when replace(v_bare, '''''', '') ~ $re$['"]$re$ then 'a quote is not closed'
     when v_bare ~ ';' then 'it is more than one expression'
     when v_bare ~ '--|/\*' then 'it has a comment'
     when v_bare ~ '\$' then 'it has a dollar sign outside of quotes'
-    when spec.condition ~* $re$(^|[^[:alnum:]_"])(e|u&)['"]$re$ then 'it has a string with escapes'
-    when v_bare ~* '\mselect\M' then 'it has a subquery, and a trigger''s WHEN cannot'
+    -- A backslash in them may hide a quote.
+    when v_bare ~* $re$(^|[^a-z0-9_])e'|u&'$re$ then 'it has a string with escapes'
   end;
   if v_problem is not null then
     v_corrected.condition := 'new.<column> is not null';
@@ -214,52 +216,71 @@ begin
   end if;
 
   -- Postgres judges it as an expression over two rows, then over those that the operation has.
-  foreach v_operation in array '{both}'::text[] || spec.operations loop
-    v_rows := case v_operation when 'insert' then 'new' when 'delete' then 'old' else 'both' end;
-    continue when v_rows = 'both' and v_operation <> 'both';
+  -- What it refuses in a WHERE it refuses in a trigger's WHEN, which it refuses subqueries in too.
+  foreach v_operation in array '{update}'::text[] || array_remove(spec.operations, 'update') loop
     begin
       execute format(
         'create function notika._condition_%s() returns boolean language sql '
-        'begin atomic select (%s) from %s; end',
+        'begin atomic select true from %s where (%s); end',
         pg_backend_pid(),
-        spec.condition,
-        case v_rows when 'both' then format('%1$s as new, %1$s as old', notika._quoted(spec.relation))
-                    else format('%s as %s', notika._quoted(spec.relation), v_rows) end
+        case v_operation
+          when 'insert' then format('%s as new', notika._quoted(spec.relation))
+          when 'delete' then format('%s as old', notika._quoted(spec.relation))
+          else format('%1$s as new, %1$s as old', notika._quoted(spec.relation))
+        end,
+        spec.condition
       );
+      select p.prosqlbody::text ~ '\{SUBLINK ' into v_has_subquery
+        from pg_proc as p
+       where p.oid = to_regprocedure(format('notika._condition_%s()', pg_backend_pid()));
       raise exception 'undo' using errcode = 'NKUND';
     exception
       when sqlstate 'NKUND' then
-        null;
+        v_message := null;
+      when lock_not_available or deadlock_detected then
+        raise;
       when others then
-        get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint;
-        if v_operation <> 'both' then
-          v_corrected.operations := coalesce(
-            nullif(array_remove(spec.operations, v_operation), '{}'), '{update}');
-          raise exception 'condition of workflow "%" refers to %, but % row', spec.name,
-            case v_rows when 'new' then 'old' else 'new' end,
-            case v_rows when 'new' then 'an insert has no old' else 'a delete has no new' end
-            using errcode = 'invalid_column_reference',
-                  detail = format('The condition is: %s', spec.condition),
-                  hint = format('Publish it without %s, and a second workflow for that: %s',
-                                v_operation, notika._call(v_corrected));
-        end if;
-        if sqlstate = '42P13' then
-          v_message := 'it is not of type boolean';
-        end if;
-        raise exception 'condition of workflow "%" is not valid: %', spec.name, v_message
-          using errcode = sqlstate,
-                detail = format('The condition is: %s', spec.condition),
-                hint = coalesce(
-                  nullif(v_hint, ''),
-                  case sqlstate
-                    when '42P01' then 'Columns are written new.<column> and old.<column>.'
-                    when '42702' then 'Write new.<column> or old.<column>.'
-                    when '42883' then 'Write functions with their schema, operators as operator(schema.=).'
-                    when '42P13' then 'Compare with something, as in: new.<column> = ''x''.'
-                    else 'Write one expression over new and old.'
-                  end
-                );
+        get stacked diagnostics
+          v_state = returned_sqlstate, v_message = message_text, v_hint = pg_exception_hint;
     end;
+
+    if v_message is not null and v_operation <> 'update' then
+      v_corrected.operations := coalesce(
+        nullif(array_remove(spec.operations, v_operation), '{}'), '{update}');
+      raise exception 'condition of workflow "%" refers to %, but % row', spec.name,
+        case v_operation when 'insert' then 'old' else 'new' end,
+        case v_operation when 'insert' then 'an insert has no old' else 'a delete has no new' end
+        using errcode = 'invalid_column_reference',
+              detail = format('The condition is: %s', spec.condition),
+              hint = format('Publish it without %s, and a second workflow for that: %s',
+                            v_operation, notika._call(v_corrected));
+    end if;
+    if v_message is null and v_has_subquery then
+      v_state := 'feature_not_supported';
+      v_message := 'it has a subquery, which a trigger''s WHEN cannot have';
+      v_hint := 'Publish without it, and let the task look.';
+    end if;
+    if v_message is not null then
+      raise exception 'condition of workflow "%" is not valid: %', spec.name,
+        replace(replace(v_message, 'argument of WHERE', 'it'), ' in WHERE', ' in a condition')
+        using errcode = v_state,
+              detail = format('The condition is: %s', spec.condition),
+              hint = coalesce(
+                nullif(v_hint, ''),
+                case v_state
+                  when '42P01' then 'Columns are written new.<column> and old.<column>.'
+                  when '42703' then 'The columns of the table: ' || (
+                    select string_agg(a.attname, ', ' order by a.attnum)
+                      from pg_attribute as a
+                     where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+                  ) || '.'
+                  when '42702' then 'Write new.<column> or old.<column>.'
+                  when '42804' then 'Compare with something, as in: new.<column> = ''x''.'
+                  else 'Write one expression over new and old, for instance: '
+                       || 'new.<column> is not null.'
+                end
+              );
+    end if;
   end loop;
 end;
 $$;
@@ -280,7 +301,7 @@ as $$
     select i.inhrelid
       from family as f
       join pg_inherits as i on i.inhparent = f.oid
-      join pg_class as c on c.oid = i.inhrelid and not c.relispartition
+      join pg_class as c on c.oid = i.inhrelid and not c.relispartition and c.relpersistence <> 't'
   )
   select f.oid::regclass from family as f;
 $$;
@@ -310,17 +331,20 @@ begin
                             (parse_ident(spec.table_name))[1], v_role);
     end if;
 
+    -- The caller's right is to the table; to make triggers takes a right to each part of it.
     for v_table in
-      select f from notika._family(spec.relation) as f
+      select spec.relation
       union
-      select p.relid from pg_partition_tree(spec.relation) as p
+      select f from notika._family(spec.relation) as f where v_role = current_user
+      union
+      select p.relid from pg_partition_tree(spec.relation) as p where v_role = current_user
     loop
       if not has_table_privilege(v_role, v_table, 'trigger') then
-        raise exception 'role "%" may not create triggers on table %', v_role, notika._quoted(v_table)
+        raise exception 'role "%" may not create triggers on table %',
+          v_role, notika._quoted(v_table)
           using errcode = 'insufficient_privilege',
                 hint = format('Run: grant trigger on %s to %I;', notika._quoted(v_table), v_role);
       end if;
-      exit when v_role = v_caller; -- the caller's right is to the table, the rest is its owner's
     end loop;
   end loop;
 
@@ -447,7 +471,56 @@ $$;
 
 comment on function
   notika._specify(text, text, text[], text[], text[], text, text, text) is
-  'Makes a workflow''s row of what publish is given, or says what is wrong and how it would be right.';
+  'Makes a workflow''s row of what publish is given, or says what would be right instead.';
+
+create or replace function notika._statements(spec notika.workflow)
+  returns table (statement text, lock text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+  with family (relation, name) as (
+    select f.relation, notika._quoted(f.relation)
+      from notika._family((spec).relation) as f (relation)
+  )
+  select s.statement, s.lock
+    from (
+      -- One for each table of the family: a child that leaves it goes on by itself.
+      select 1, f.name,
+             notika._payload_definition((spec).workflow_id, f.relation, (spec).columns),
+             'access share on ' || f.name
+        from family as f
+       where (spec).columns is not null
+      union all
+      select 2, f.name,
+             format('revoke execute on function notika.payload_%s(%s) from public',
+                    (spec).workflow_id, f.name),
+             null
+        from family as f
+       where (spec).columns is not null
+      union all
+      select 3, null,
+             notika._capture_definition((spec).workflow_id, (spec).relation, (spec).columns),
+             null
+      union all
+      select 4, null,
+             format('revoke execute on function notika._capture_%s() from public',
+                    (spec).workflow_id),
+             null
+      union all
+      select 5, f.name || o.name,
+             notika._trigger_definition((spec).workflow_id, f.relation, o.name, (spec).columns,
+                                        (spec).watch, (spec).condition),
+             'share row exclusive on ' || f.name
+        from family as f
+       cross join unnest((spec).operations) as o (name)
+    ) as s (place, name, statement, lock)
+   order by s.place, s.name;
+$$;
+
+comment on function notika._statements(notika.workflow) is
+  'The statements that make what a workflow consists of, and the locks they take.';
 
 create or replace function notika._definition(spec notika.workflow)
   returns text[]
@@ -455,29 +528,7 @@ create or replace function notika._definition(spec notika.workflow)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(d.statement order by d.place, d.relation, d.statement)
-    from (
-      select 1 as place, null::text as relation,
-             notika._payload_definition((spec).workflow_id, (spec).relation, (spec).columns)
-               as statement
-       where (spec).columns is not null
-      union all
-      select 2, null, format('revoke execute on function notika.payload_%s(%s) from public',
-                             (spec).workflow_id, notika._quoted((spec).relation))
-       where (spec).columns is not null
-      union all
-      select 3, null,
-             notika._capture_definition((spec).workflow_id, (spec).relation, (spec).columns)
-      union all
-      select 4, null, format('revoke execute on function notika._capture_%s() from public',
-                             (spec).workflow_id)
-      union all
-      select 5, notika._quoted(f.relation),
-             notika._trigger_definition((spec).workflow_id, f.relation, o.name, (spec).columns,
-                                        (spec).watch, (spec).condition)
-        from notika._family((spec).relation) as f (relation)
-       cross join unnest((spec).operations) as o (name)
-    ) as d;
+  select array(select s.statement from notika._statements(_definition.spec) as s);
 $$;
 
 comment on function notika._definition(notika.workflow) is
@@ -503,15 +554,46 @@ $$;
 comment on function notika._captures(notika.workflow) is
   'Whether all triggers of a workflow are there and enabled.';
 
+create or replace function notika._generated(workflow_id integer)
+  returns setof regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select p.oid::regprocedure
+    from pg_proc as p
+   where p.pronamespace = 'notika'::regnamespace
+     and p.proname in (format('_capture_%s', _generated.workflow_id),
+                       format('payload_%s', _generated.workflow_id))
+   order by p.proname, p.oid;
+$$;
+
+comment on function notika._generated(integer) is 'The functions that publish made for a workflow.';
+
+create or replace function notika._triggers(workflow_id integer)
+  returns table (relation regclass, name name)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select t.tgrelid, t.tgname
+    from pg_trigger as t
+   where t.tgfoid = to_regprocedure(format('notika._capture_%s()', _triggers.workflow_id))
+     and t.tgparentid = 0;
+$$;
+
+comment on function notika._triggers(integer) is
+  'The triggers that publish made for a workflow, without those of partitions.';
+
 create or replace function notika._steps(before notika.workflow, after notika.workflow)
   returns table (statement text, lock text)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
-  v_statement text;
-  v_function regprocedure;
+  v_lock text;
 begin
   if before.definition = after.definition and notika._captures(before) then
     return;
@@ -519,39 +601,102 @@ begin
 
   -- Only the owner of a table may drop a trigger on it, but whoever owns a trigger's function may
   -- drop that with its triggers.
-  if before.relation <> after.relation or not before.operations <@ after.operations then
-    for v_function in
-      select p.oid
-        from pg_proc as p
-       where p.pronamespace = 'notika'::regnamespace
-         and p.proname in (format('_capture_%s', before.workflow_id),
-                           format('payload_%s', before.workflow_id))
-       order by p.proname
-    loop
-      return query select format('drop function %s cascade', v_function),
-                          format('access exclusive on %s', before.table_name);
-    end loop;
+  if exists (
+       select from notika._triggers(after.workflow_id) as t
+        where (t.relation, t.name) not in (
+          select f.relation, format('notika_%s_%s', after.workflow_id, o.name)
+            from notika._family(after.relation) as f (relation)
+           cross join unnest(after.operations) as o (name)
+        )
+     )
+     or exists (
+       select from notika._generated(after.workflow_id) as g (function)
+         join pg_proc as p on p.oid = g.function and p.pronargs = 1
+         join pg_type as t on t.oid = p.proargtypes[0]
+        where t.typrelid not in (
+          select f.relation from notika._family(after.relation) as f (relation)
+        )
+     )
+  then
+    select 'access exclusive on ' || string_agg(distinct notika._quoted(t.relation), ', ')
+      into v_lock
+      from notika._triggers(after.workflow_id) as t;
+    return query
+      select format('drop function %s cascade', g.function), v_lock
+        from notika._generated(after.workflow_id) as g (function);
   end if;
 
-  foreach v_statement in array after.definition loop
-    return query select v_statement,
-      case when v_statement like 'create or replace trigger%'
-           then format('share row exclusive on %s', after.table_name)
-           when v_statement like 'create or replace function notika.payload%'
-           then format('access share on %s', after.table_name) end;
-  end loop;
+  return query select * from notika._statements(after);
 
-  if before.relation = after.relation and before.columns is not null and after.columns is null
-     and before.operations <@ after.operations
-  then
-    return query select format('drop function notika.payload_%s(%s)', before.workflow_id,
-                               notika._quoted(before.relation)), null::text;
+  if after.columns is null and v_lock is null then
+    return query
+      select format('drop function %s', g.function), null::text
+        from notika._generated(after.workflow_id) as g (function)
+        join pg_proc as p on p.oid = g.function and p.pronargs = 1;
   end if;
 end;
 $$;
 
 comment on function notika._steps(notika.workflow, notika.workflow) is
   'The statements that lead from one definition of a workflow to another; none if they are equal.';
+
+create or replace function notika._apply(before notika.workflow, after notika.workflow)
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+  set client_min_messages = warning -- what is dropped along is what was meant
+as $$
+declare
+  v_statement text;
+  v_count integer := 0;
+  v_message text;
+  v_detail text;
+  v_hint text;
+begin
+  for v_statement in select s.statement from notika._steps(before, after) as s loop
+    execute v_statement;
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+exception
+  when lock_not_available or deadlock_detected then
+    raise;
+  when others then
+    get stacked diagnostics
+      v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    raise exception 'cannot publish workflow "%" on %: %', after.name, after.table_name, v_message
+      using errcode = sqlstate,
+            detail = concat_ws(E'\n', nullif(v_detail, ''), 'Statement: ' || v_statement),
+            hint = coalesce(
+              nullif(v_hint, ''),
+              'See what it would do: ' || replace(
+                notika._call(after), 'select notika.publish(', 'select * from notika.plan(')
+            );
+end;
+$$;
+
+comment on function notika._apply(notika.workflow, notika.workflow) is
+  'Takes the steps from one definition of a workflow to another and says how many there were.';
+
+create or replace function notika._refuse_locked(what text, workflow text, table_name text)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception 'cannot % workflow "%": table % is locked', what, workflow, table_name
+    using errcode = 'lock_not_available',
+          detail = 'It was waited for three seconds; longer would hold up the application.',
+          hint = format('Try again. Who holds it: select pid, mode from pg_locks '
+                        'where relation = %L::regclass and granted;', table_name);
+end;
+$$;
+
+comment on function notika._refuse_locked(text, text, text) is
+  'Says that a table, or the workflow itself, was locked for too long, as an error.';
 
 create or replace function notika.plan(
   workflow text,
@@ -568,6 +713,7 @@ create or replace function notika.plan(
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
   set lock_timeout = '3s'
 as $$
 declare
@@ -587,6 +733,8 @@ begin
   );
   v_after.definition := notika._definition(v_after);
   return query select s.statement || ';', s.lock from notika._steps(v_before, v_after) as s;
+exception when lock_not_available then
+  perform notika._refuse_locked('plan', plan.workflow, plan.table_name);
 end;
 $$;
 
@@ -610,16 +758,13 @@ create or replace function notika.publish(
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
   set lock_timeout = '3s'
 as $$
 declare
   v_before notika.workflow;
   v_after notika.workflow;
-  v_statement text;
-  v_changed boolean := false;
-  v_message text;
-  v_detail text;
-  v_hint text;
+  v_is_changed boolean;
 begin
   v_after := notika._specify(
     publish.workflow, publish.table_name, publish.operations, publish.columns, publish.watch,
@@ -636,28 +781,7 @@ begin
   select w.* into v_before from notika.workflow as w where w.name = publish.workflow for update;
   v_after.workflow_id := v_before.workflow_id;
   v_after.definition := notika._definition(v_after);
-
-  begin
-    for v_statement in select s.statement from notika._steps(v_before, v_after) as s loop
-      execute v_statement;
-      v_changed := true;
-    end loop;
-  exception
-    when lock_not_available then
-      raise exception 'cannot publish workflow "%": table % is locked', v_after.name,
-        v_after.table_name
-        using errcode = 'lock_not_available',
-              detail = 'It was waited for three seconds; longer would hold up the application.',
-              hint = 'Try again. Who holds it: select pid, mode from pg_locks where relation = '
-                     || quote_literal(v_after.table_name) || '::regclass;';
-    when others then
-      get stacked diagnostics
-        v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
-      raise exception 'cannot publish workflow "%" on %: %', v_after.name, v_after.table_name,
-        v_message
-        using errcode = sqlstate, detail = concat(v_detail, E'\nStatement: ', v_statement),
-              hint = coalesce(nullif(v_hint, ''), 'See what it would do: select * from notika.plan(…);');
-  end;
+  v_is_changed := notika._apply(v_before, v_after) > 0;
 
   update notika.workflow as w
      set relation = v_after.relation,
@@ -674,16 +798,26 @@ begin
          published_at = clock_timestamp(),
          published_by = notika._caller()
    where w.workflow_id = v_after.workflow_id
-     and (w.definition, w.guard, w.on_rename, w.table_name, w.columns, w.watch, w.condition)
-         is distinct from
-         (v_after.definition, v_after.guard, v_after.on_rename, v_after.table_name,
-          v_after.columns, v_after.watch, v_after.condition);
+     and (v_is_changed
+          or w.broken_reason is not null
+          or (w.definition, w.guard, w.on_rename, w.table_name, w.columns, w.watch, w.condition)
+             is distinct from
+             (v_after.definition, v_after.guard, v_after.on_rename, v_after.table_name,
+              v_after.columns, v_after.watch, v_after.condition));
+  v_is_changed := found;
+
+  -- The runs of a broken workflow are held.
+  if v_before.broken_reason is not null and v_before.paused_at is null then
+    perform notika.resume(publish.workflow);
+  end if;
 
   return case
     when v_before.unpublished_at is not null then 'published'
-    when v_changed or found then 'changed'
+    when v_is_changed then 'changed'
     else 'unchanged'
   end;
+exception when lock_not_available then
+  perform notika._refuse_locked('publish', publish.workflow, publish.table_name);
 end;
 $$;
 
@@ -700,6 +834,7 @@ create or replace function notika.unpublish(workflow text)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set client_min_messages = warning -- the triggers that go along are what was meant
   set lock_timeout = '3s'
 as $$
 declare
@@ -707,32 +842,22 @@ declare
   v_workflow notika.workflow;
   v_function regprocedure;
 begin
-  select w.* into v_workflow from notika.workflow as w where w.workflow_id = v_workflow_id for update;
+  select w.* into v_workflow
+    from notika.workflow as w
+   where w.workflow_id = v_workflow_id
+     for update;
   perform notika.resume(unpublish.workflow);
 
-  begin
-    for v_function in
-      select p.oid
-        from pg_proc as p
-       where p.pronamespace = 'notika'::regnamespace
-         and p.proname in (format('_capture_%s', v_workflow_id), format('payload_%s', v_workflow_id))
-       order by p.proname
-    loop
-      execute format('drop function %s cascade', v_function);
-    end loop;
-  exception when lock_not_available then
-    raise exception 'cannot unpublish workflow "%": table % is locked', unpublish.workflow,
-      v_workflow.table_name
-      using errcode = 'lock_not_available',
-            detail = 'It was waited for three seconds; longer would hold up the application.',
-            hint = 'Try again. Who holds it: select pid, mode from pg_locks where relation = '
-                   || quote_literal(v_workflow.table_name) || '::regclass;';
-  end;
+  for v_function in select g from notika._generated(v_workflow_id) as g loop
+    execute format('drop function %s cascade', v_function);
+  end loop;
 
   update notika.workflow as w
      set relation = null, definition = '{}', broken_reason = null,
          unpublished_at = clock_timestamp()
    where w.workflow_id = v_workflow_id;
+exception when lock_not_available then
+  perform notika._refuse_locked('unpublish', unpublish.workflow, v_workflow.table_name);
 end;
 $$;
 
