@@ -1,59 +1,88 @@
+import { randomUUID } from "node:crypto";
 import { readdir } from "node:fs/promises";
+import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
-import { tsImport } from "tsx/esm/api";
+import { register as registerCommonJs } from "tsx/cjs/api";
+import { register } from "tsx/esm/api";
 import { NotikaError } from "./errors.ts";
+import { describeLoadError } from "./load_error.ts";
 import { asWorkflow, type Workflow } from "./workflow.ts";
 
 /** Workflows by name. */
 export type Tasks = Record<string, Workflow>;
 
-/** Loads the task modules of a folder: `tasks/welcome_email.ts` is the workflow `welcome_email`. */
+/**
+ * Loads the task modules of a folder: `tasks/welcome_email.ts` is the workflow `welcome_email`.
+ * Each call loads them anew, and what they import.
+ */
 export async function loadTasks(folder: string): Promise<Tasks> {
-  const files = (await taskFiles(folder)).sort();
-  const loaded = await Promise.allSettled(files.map((file) => loadTask(path.join(folder, file))));
-
-  const problems = loaded.flatMap((result, index) =>
-    result.status === "rejected" ? [`${path.join(folder, files[index] ?? "")}: ${describe(result.reason)}`] : [],
-  );
-  const names = files.map((file) => path.parse(file).name);
-  for (const name of names.filter((name, index) => names.indexOf(name) !== index)) {
-    problems.push(`${folder}: more than one file is the task ${name}`);
-  }
-  for (const name of names.filter((name) => !/^[A-Za-z_][A-Za-z0-9_-]{0,62}$/.test(name))) {
-    problems.push(`${folder}: ${name} cannot be a workflow's name: letters, digits, _ and - only, 63 at most`);
+  const files = await taskFiles(folder);
+  const problems = namingProblems(files);
+  const tasks: Tasks = {};
+  const load = freshLoader();
+  for (const file of files) {
+    try {
+      tasks[path.parse(file).name] = asWorkflow(await load(file));
+    } catch (error) {
+      problems.push(describeLoadError(error, file));
+    }
   }
   if (problems.length > 0) {
-    throw new NotikaError("NOTIKA_TASKS", problems.join("\n"), {
+    // A helper that several tasks import is one problem.
+    throw new NotikaError("NOTIKA_TASKS", [...new Set(problems)].join("\n"), {
       hint: "A task module exports by default a function or workflow({ … }). Helpers belong in another folder, or in files that begin with _.",
     });
   }
-  return Object.fromEntries(
-    loaded.flatMap((result, index) => (result.status === "fulfilled" ? [[names[index], result.value]] : [])),
-  );
+  return tasks;
 }
 
 async function taskFiles(folder: string): Promise<string[]> {
-  try {
-    const files = await readdir(folder);
-    return files.filter((file) => /^[^._].*\.[mc]?[jt]s$/.test(file) && !/\.(d|test|spec)\.[mc]?[jt]s$/.test(file));
-  } catch (cause) {
+  const entries = await readdir(folder, { withFileTypes: true }).catch((cause) => {
     throw new NotikaError("NOTIKA_TASKS", `there is no folder ${folder}`, {
       hint: "Name the folder of the task modules with --tasks.",
       cause,
     });
-  }
+  });
+  return entries
+    .filter((entry) => !entry.isDirectory() && isTaskFile(entry.name))
+    .map((entry) => path.join(folder, entry.name))
+    .sort();
 }
 
-// tsx also where plain import would do: each call loads the file and what it imports anew.
-async function loadTask(file: string): Promise<Workflow> {
-  const module: { default?: unknown } = await tsImport(pathToFileURL(file).href, import.meta.url);
-  if (!("default" in module)) throw new TypeError("it has no default export");
-  // A module that was compiled to CommonJS has its default export one level down.
-  const exported = module.default as { default?: unknown } | undefined;
-  return asWorkflow(exported && typeof exported === "object" && "default" in exported ? exported.default : exported);
+function isTaskFile(name: string): boolean {
+  return /^[^._].*\.[mc]?[jt]s$/.test(name) && !/\.(d|test|spec)\.[mc]?[jt]s$/.test(name);
 }
 
-function describe(reason: unknown): string {
-  return reason instanceof Error ? reason.message : String(reason);
+function namingProblems(files: string[]): string[] {
+  const taken = new Map<string, string>();
+  return files.flatMap((file) => {
+    const { name, base } = path.parse(file);
+    const shown = path.relative("", file);
+    if (!/^[A-Za-z_][A-Za-z0-9_-]{0,62}$/.test(name)) {
+      return `${shown}: ${name} is no name for a workflow: up to 63 letters, digits, _ and -, a letter first`;
+    }
+    const other = taken.get(name);
+    taken.set(name, base);
+    return other ? `${shown}: ${other} is the task ${name} already` : [];
+  });
+}
+
+const { cache } = createRequire(import.meta.url);
+
+/** Loads files, and what they import, as if none had been loaded before; what two of them import is loaded once. */
+function freshLoader() {
+  // Node would find CommonJS modules of an earlier namespace by their relative paths.
+  for (const name of Object.keys(cache)) if (name.includes("?namespace=notika-")) delete cache[name];
+  const namespace = `notika-${randomUUID()}`;
+  registerCommonJs({ namespace });
+  const modules = register({ namespace });
+
+  return async (file: string): Promise<unknown> => {
+    const module: { default?: unknown } = await modules.import(pathToFileURL(file).href, import.meta.url);
+    if (!("default" in module)) throw new TypeError("it has no default export");
+    // A module that was compiled to CommonJS has its default export one level down.
+    const exported = module.default as { default?: unknown } | null;
+    return exported && typeof exported === "object" && "default" in exported ? exported.default : exported;
+  };
 }
