@@ -18,7 +18,7 @@ describe(`a test's database on ${engine}`, () => {
         create role visitor;
         create table users (id int primary key, email text);
         grant select on users to visitor;
-        select notika.publish('greet', 'users');`);
+        select notika.publish('greet', 'public.users');`);
     });
   }
 
