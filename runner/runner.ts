@@ -77,13 +77,13 @@ export async function startRunner({
         makeTask(task, { database, finish: outcomes.add, log, observe }),
       ]),
     ),
+    onStart: (id) => heartbeat.beat(id),
   });
   const dispatcher = startDispatcher({ database, log, onDispatch: worker.nudge });
-  const heartbeat = startHeartbeat(async () => {
-    if (!worker.id) return;
+  const heartbeat = openHeartbeat(async (id) => {
     const names = JSON.stringify(Object.keys(tasks));
     await database.execute(sql`
-      select notika._beat(${worker.id}, ${hostname()}, ${process.pid}::int,
+      select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
                array(select json_array_elements_text(${names}::text::json)))`);
     for (const { did } of await database.execute<{ did: string }>(sql`select notika.maintain() as did`)) log.info(did);
   }, log);
@@ -122,16 +122,20 @@ async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {
   }
 }
 
-function startHeartbeat(beat: () => Promise<void>, log: Log) {
-  let ended = false;
-  let timer = setTimeout(next, 100);
-  async function next() {
-    await beat().catch((error: Error) => log.warn("no sign of life could be given", { error: error.message }));
-    if (!ended) timer = setTimeout(next, 10_000);
+/** Calls `give` at once, and then every ten seconds, for the latest id it was told. */
+function openHeartbeat(give: (id: string) => Promise<void>, log: Log) {
+  let timer: NodeJS.Timeout | undefined;
+  let stopped = false;
+  async function beat(id: string) {
+    clearTimeout(timer);
+    await give(id).catch((error: Error) => log.warn("no sign of life could be given", { error: error.message }));
+    clearTimeout(timer);
+    if (!stopped) timer = setTimeout(beat, 10_000, id);
   }
   return {
+    beat,
     stop() {
-      ended = true;
+      stopped = true;
       clearTimeout(timer);
     },
   };

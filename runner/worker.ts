@@ -7,8 +7,6 @@ import type { Log } from "./log.ts";
 import type { makeTask } from "./run.ts";
 
 export interface Worker {
-  /** What locks its jobs: the id of graphile-worker's pool, a new one after each restart. */
-  readonly id: string | undefined;
   /** Says that there are new jobs, where LISTEN does not. */
   nudge(jobs: number): void;
   /** Lets what runs finish, for so many milliseconds; then aborts it and gives it to others. */
@@ -20,6 +18,8 @@ interface Setting {
   tasks: Record<string, ReturnType<typeof makeTask>>;
   concurrency: number;
   log: Log;
+  /** Is told the id of graphile-worker's pool, which locks its jobs: a new one after each restart. */
+  onStart: (id: string) => void;
 }
 
 /** How graphile-worker is used here, in the runner and in tests. */
@@ -40,7 +40,7 @@ export function workerPreset(concurrency: number) {
 }
 
 /** Runs jobs with graphile-worker, and starts it again whenever it stops: one lost connection is enough for that. */
-export function startWorker({ database, tasks, concurrency, log }: Setting): Worker {
+export function startWorker({ database, tasks, concurrency, log, onStart }: Setting): Worker {
   let pool: WorkerPool | undefined;
   let stopping = false;
   let stopRunner = async () => {};
@@ -59,6 +59,7 @@ export function startWorker({ database, tasks, concurrency, log }: Setting): Wor
       const events: WorkerEvents = new EventEmitter();
       events.on("pool:create", ({ workerPool }) => {
         pool = workerPool;
+        onStart(workerPool.id);
       });
       // Otherwise said at debug level only, and a runner that gets no jobs looks like an idle one.
       events.on("worker:getJob:error", ({ error }) => log.warn("cannot get jobs", { error: describe(error) }));
@@ -93,9 +94,6 @@ export function startWorker({ database, tasks, concurrency, log }: Setting): Wor
 
   const stopped = supervise();
   return {
-    get id() {
-      return pool?.id;
-    },
     nudge: (jobs) => pool?.nudge(jobs),
     async stop(deadline) {
       stopping = true;

@@ -1,0 +1,199 @@
+import path from "node:path";
+import { setTimeout } from "node:timers/promises";
+import sql from "sql-template-tag";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { type Database, openDatabase } from "../../runner/database.ts";
+import { install } from "../../runner/install.ts";
+import { startPostgres } from "../support/postgres.ts";
+import { type RunnerProcess, spawnRunner } from "../support/runner.ts";
+
+let server: Awaited<ReturnType<typeof startPostgres>>;
+let url: string;
+let database: Database;
+let runners: RunnerProcess[];
+
+beforeAll(async () => {
+  server = await startPostgres({ major: 18, settings: { synchronous_commit: "on" } }); // it will crash
+});
+afterAll(() => server?.stop());
+
+beforeEach(async () => {
+  url = await server.createDatabase();
+  database = openDatabase({ connect: url });
+  await install(database);
+  await database.script(`
+    create table public.work (
+      id bigint generated always as identity primary key, ms integer not null, kind text not null
+    );
+    create table public.done (work_id bigint, what text, at timestamptz default clock_timestamp());
+    select notika.publish('work', 'public.work')`);
+  runners = [];
+});
+afterEach(async () => {
+  await Promise.all(runners.map((runner) => runner.end("SIGKILL")));
+  await database.close();
+});
+
+test("a runner that is asked to stop lets its runs finish and exits with 0", async () => {
+  const runner = await startRunner();
+  await add({ ms: 1500, kind: "polite" });
+  await until("running");
+
+  const code = await runner.end("SIGTERM");
+
+  expect(code).toBe(0);
+  expect(await runs()).toEqual([{ state: "done", attempts: 1, locked: false }]);
+  expect(await history()).toEqual(["began", "ended"]);
+  expect(await database.execute(sql`select * from notika.runner`)).toEqual([]);
+});
+
+test("after the deadline a polite run is aborted and tried again elsewhere", async () => {
+  const first = await startRunner("--deadline", "1");
+  await add({ ms: 4000, kind: "polite" });
+  await until("running");
+
+  const code = await first.end("SIGINT");
+
+  expect(code).toBe(0);
+  expect(await runs()).toEqual([{ state: "retrying", attempts: 1, locked: false }]);
+  await startRunner();
+  await until("done");
+  expect(await history()).toEqual(["began", "began", "ended"]);
+});
+
+test("after the deadline a stubborn run is free at once for another runner", async () => {
+  const first = await startRunner("--deadline", "1");
+  await add({ ms: 60_000, kind: "stubborn" });
+  await until("running");
+
+  const code = await first.end("SIGTERM");
+
+  expect(code).toBe(0);
+  expect(await runs()).toEqual([{ state: "ready", attempts: 1, locked: false }]);
+});
+
+test("the jobs of a runner that was killed are freed by another, a minute after it was last heard of", async () => {
+  const first = await startRunner();
+  await add({ ms: 60_000, kind: "stubborn" });
+  await until("running");
+  await first.end("SIGKILL");
+  expect(await runs()).toEqual([{ state: "running", attempts: 1, locked: true }]);
+
+  // A minute passes.
+  await database.script(`
+    update notika.runner set seen_at = seen_at - interval '61 seconds';
+    update notika_worker._private_jobs set locked_at = locked_at - interval '61 seconds'`);
+  await database.script("update public.work set ms = 1");
+  await startRunner();
+
+  while ((await history()).length < 2) await setTimeout(50);
+  expect(await runs()).toEqual([{ state: "running", attempts: 2, locked: true }]);
+});
+
+test("a runner goes on after the server was restarted, and after it crashed", async () => {
+  const runner = await startRunner();
+  await add({ ms: 1, kind: "polite" });
+  await until("done");
+
+  await server.restart();
+  await add({ ms: 1, kind: "polite" });
+  await until("done", 1, 2);
+  await server.kill("SIGKILL");
+  await server.restart();
+  await add({ ms: 1, kind: "polite" });
+  await until("done", 1, 3);
+
+  expect(runner.child.exitCode).toBe(null);
+});
+
+test("a task that throws is tried again with back-off; the error, the attempts and the event are kept", async () => {
+  await database.script("update notika.setting set max_attempts = 2");
+  await startRunner();
+  await add({ ms: 1, kind: "faulty" });
+
+  await until("failed");
+
+  expect(
+    await database.execute(sql`
+      select l.state, l.attempts, l.error, l.event -> 'new' ->> 'kind' as kind,
+             l.stack like 'Error: work 1 is faulty%' as has_stack, r.event ->> 'id' as event
+        from notika.run_log as l join notika.runs as r using (run_id)`),
+  ).toEqual([{ state: "failed", attempts: 2, error: "work 1 is faulty", kind: "faulty", has_stack: true, event: "1" }]);
+  const [first, second] = await database.execute<{ at: Date }>(sql`select at from public.done order by at`);
+  expect((second?.at.getTime() ?? 0) - (first?.at.getTime() ?? 0)).toBeGreaterThan(2000); // e seconds
+  expect(await database.execute(sql`select * from notika_worker._private_jobs`)).toEqual([]);
+
+  await database.execute(sql`select notika.retry(1)`);
+  await until("failed");
+  expect(await history()).toEqual(["began", "began", "began", "began"]);
+});
+
+test("a runner without the task leaves the run to one that has it", async () => {
+  await database.script("select notika.publish('elsewhere', 'public.work')");
+  await startRunner();
+  await add({ ms: 1, kind: "polite" });
+
+  await until("done");
+
+  await setTimeout(1500);
+  expect(await database.execute(sql`select workflow, state, attempts from notika.runs order by workflow`)).toEqual([
+    { workflow: "elsewhere", state: "ready", attempts: 0 },
+    { workflow: "work", state: "done", attempts: 1 },
+  ]);
+});
+
+test("a paused workflow's runs are held, and go on when it is resumed", async () => {
+  await startRunner();
+  await database.script("select notika.pause('work')");
+  await add({ ms: 1, kind: "polite" });
+  await until("held");
+  await setTimeout(1500);
+  expect(await history()).toEqual([]);
+
+  await database.script("select notika.resume('work')");
+
+  await until("done");
+});
+
+async function startRunner(...options: string[]) {
+  const runner = spawnRunner(url, path.join(import.meta.dirname, "tasks"), ...options);
+  runners.push(runner);
+  await runner.says("running");
+  return runner;
+}
+
+async function add({ ms, kind }: { ms: number; kind: string }) {
+  for (;;) {
+    try {
+      await database.execute(sql`insert into public.work (ms, kind) values (${ms}, ${kind})`);
+      return;
+    } catch {
+      await setTimeout(200); // the server comes up again
+    }
+  }
+}
+
+async function until(state: string, attempts = 0, count = 1) {
+  for (;;) {
+    const [row] = await database
+      .execute<{ runs: number }>(
+        sql`select count(*)::int as runs from notika.runs where state = ${state} and attempts >= ${attempts}::int`,
+      )
+      .catch(() => []);
+    if ((row?.runs ?? 0) >= count) return;
+    await setTimeout(50);
+  }
+}
+
+function runs() {
+  return database.execute(sql`
+    select r.state, r.attempts, coalesce(j.locked_at is not null, false) as locked
+      from notika.runs as r
+      left join notika_worker._private_jobs as j on j.key = r.run_id::text`);
+}
+
+async function history() {
+  return (await database.execute<{ what: string }>(sql`select what from public.done order by at`)).map(
+    ({ what }) => what,
+  );
+}
