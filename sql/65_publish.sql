@@ -24,6 +24,20 @@ $$;
 
 comment on function notika._call(notika.workflow) is 'The call of publish that has this meaning.';
 
+create or replace function notika._is_reserved(namespace oid)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select n.nspname ~ '^(pg_.*|information_schema|notika|notika_worker)$'
+    from pg_namespace as n
+   where n.oid = _is_reserved.namespace;
+$$;
+
+comment on function notika._is_reserved(oid) is
+  'Whether a schema is Postgres'' own or Notika''s: its tables are not published.';
+
 create or replace function notika._find_table(spec notika.workflow)
   returns regclass
   language plpgsql
@@ -55,8 +69,7 @@ begin
       from pg_class as c
      where c.relkind in ('r', 'p')
        and c.relpersistence <> 't'
-       and c.relnamespace::regnamespace::text
-           !~ '^(pg_.*|information_schema|notika|notika_worker)$'
+       and not notika._is_reserved(c.relnamespace)
        and left(translate(lower(c.relname), '_', ''), 4)
            = left(translate(lower(v_parts[cardinality(v_parts)]), '_', ''), 4)
      order by lower(c.relname) <> lower(v_parts[cardinality(v_parts)]),
@@ -89,7 +102,7 @@ begin
       join pg_depend as d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
        and d.refclassid = 'pg_class'::regclass and d.refobjid <> v_class.oid
       join pg_class as t on t.oid = d.refobjid and t.relkind in ('r', 'p')
-     where r.ev_class = v_class.oid
+     where r.ev_class = v_class.oid and not notika._is_reserved(t.relnamespace)
      order by 1
      limit 1;
     v_corrected.table_name := coalesce(v_instead, '<schema>.<table>');
@@ -99,9 +112,7 @@ begin
             hint = 'Publish on a table: ' || notika._call(v_corrected);
   end if;
 
-  if v_class.relpersistence = 't'
-     or v_parts[1] in ('pg_catalog', 'information_schema', 'notika', 'notika_worker')
-  then
+  if v_class.relpersistence = 't' or notika._is_reserved(v_class.relnamespace) then
     raise exception 'cannot publish on "%"', spec.table_name
       using errcode = 'wrong_object_type',
             detail = 'System tables, temporary tables and Notika''s own are not published.',
@@ -333,11 +344,15 @@ begin
 
     -- The caller's right is to the table; to make triggers takes a right to each part of it.
     for v_table in
-      select spec.relation
-      union
-      select f from notika._family(spec.relation) as f where v_role = current_user
-      union
-      select p.relid from pg_partition_tree(spec.relation) as p where v_role = current_user
+      select f.relation
+        from (
+          select spec.relation
+          union
+          select f from notika._family(spec.relation) as f where v_role = current_user
+          union
+          select p.relid from pg_partition_tree(spec.relation) as p where v_role = current_user
+        ) as f (relation)
+       order by f.relation <> spec.relation, f.relation
     loop
       if not has_table_privilege(v_role, v_table, 'trigger') then
         raise exception 'role "%" may not create triggers on table %',
