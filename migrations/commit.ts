@@ -1,5 +1,6 @@
 // npm run db:commit -- --message "what changes": makes migrations/current the next file of migrations/committed,
-// once graphile-migrate has run all of them on a Postgres of its own.
+// once graphile-migrate, as .gmrc sets it up, has run all of them on a Postgres of its own.
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { setTimeout } from "node:timers/promises";
 import { parseArgs } from "node:util";
@@ -18,15 +19,10 @@ const server = await startPostgres({ major: 15 });
 try {
   await commit(
     {
+      ...JSON.parse(await readFile(new URL("../.gmrc", import.meta.url), "utf8")),
       connectionString: await server.createDatabase(),
       shadowConnectionString: await server.createDatabase(),
       rootConnectionString: server.url,
-      blankMigrationContent: "-- Alter and drop by hand, then --!include what changed in sql/.\n",
-      // What an install runs before the migrations.
-      beforeAllMigrations: [
-        { _: "sql", file: "prepare.sql" },
-        { _: "command", command: "graphile-worker --schema-only --schema notika_worker --connection $GM_DBURL" },
-      ],
     },
     message,
   );
