@@ -1,0 +1,73 @@
+import { execFile } from "node:child_process";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect } from "vitest";
+import { test } from "../support/database.ts";
+
+const root = path.resolve(import.meta.dirname, "../..");
+const readme = await readFile(path.join(root, "README.md"), "utf8");
+
+describe("README", () => {
+  const folder = path.join(root, ".notika/readme");
+  beforeAll(() => mkdir(path.join(folder, "tasks"), { recursive: true }));
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  test("its first session shows what it says", async ({ db }) => {
+    const [session = ""] = blocks("sql");
+    const [shown = ""] = blocks("");
+    const statements = session.trim().split(/(?<=;)\n/);
+
+    await db.script(statements.slice(0, -1).join("\n"));
+    const rows = await db.query(`
+      select run_id::text, workflow, state, coalesce(old_plan, '') as old_plan, new::text
+        from (${statements.at(-1)?.replace(";", "")}) as shown`);
+
+    expect(rows.map((row) => Object.values(row))).toEqual(
+      shown
+        .trim()
+        .split("\n")
+        .slice(2)
+        .map((line) => line.split("|").map((cell) => cell.trim())),
+    );
+  });
+
+  test("its task passes its test", async () => {
+    const ts = blocks("ts").map((block) =>
+      block
+        .replaceAll('from "notika/test"', `from "${path.join(root, "runner/testing/index.ts")}"`)
+        .replaceAll('from "notika"', `from "${path.join(root, "runner/index.ts")}"`),
+    );
+    const task = ts.find((block) => block.includes("// tasks/welcome_email.ts")) ?? "";
+    const itsTest = ts.find((block) => block.includes("createTestNotika")) ?? "";
+    await writeFile(path.join(folder, "tasks/welcome_email.ts"), task);
+    await writeFile(path.join(folder, "welcome_email.test.ts"), itsTest);
+    await writeFile(path.join(folder, "vitest.config.ts"), "export default {}");
+
+    const { stdout } = await promisify(execFile)(
+      process.execPath,
+      [path.join(root, "node_modules/vitest/vitest.mjs"), "run", "--root", folder, "--reporter=json"],
+      { cwd: folder },
+    );
+
+    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 1, numFailedTests: 0 });
+  });
+
+  test("the errors it lists are those that Notika has", async () => {
+    const sources = await Promise.all(
+      ["migrations/prepare.sql", "sql/40_dispatch.sql", "sql/65_publish.sql"].map((file) =>
+        readFile(path.join(root, file), "utf8"),
+      ),
+    );
+    const raised = new Set(sources.join("\n").match(/\bNK0\d\d\b/g));
+
+    expect(new Set(readme.match(/(?<=\| `)NK0\d\d/g))).toEqual(raised);
+  });
+});
+
+/** The code blocks of a language, in their order. */
+function blocks(language: string): string[] {
+  return [...readme.matchAll(/^```(\w*)\n(.*?)^```$/gms)].flatMap(([, tag, text]) =>
+    tag === language && text !== undefined ? [text] : [],
+  );
+}
