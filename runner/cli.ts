@@ -1,13 +1,48 @@
 #!/usr/bin/env node
-import { parseArgs } from "node:util";
-import { type Command, type Context, openContext } from "./commands/context.ts";
+import { type Command, runCommand } from "./commands/support/command.ts";
+import { complaint, exitCode } from "./commands/support/complaint.ts";
 import { UsageError } from "./errors.ts";
 import { version } from "./version.ts";
+
+const help = `notika: run workflows from row changes in your own Postgres
+
+Try it
+  notika dev --example        an embedded Postgres with an example in this folder; nothing else is needed
+  notika dev                  the same with the tasks that are here, loaded anew whenever they change
+                              --port 54320  --data .notika
+
+Set up a database
+  notika install              put Notika into the database
+  notika sql                  print the same as one SQL file, for psql
+  notika plan [WORKFLOW…]     show what publish would do
+  notika publish [WORKFLOW…]  publish workflows as their tasks declare it; or one, as these say:
+                              --table SCHEMA.TABLE  --operations insert,update,delete
+                              --columns a,b  --watch a,b  --condition SQL
+                              --guard block|warn|off  --on-rename follow|block
+  notika unpublish WORKFLOW…  take their triggers away; what was captured still runs
+  notika upgrade              bring Notika in the database up to this version
+
+Run it
+  notika run                  run tasks until stopped: --concurrency 10  --deadline 10 (seconds)
+  notika status               what is published, waits, runs, failed, and what has no task
+  notika runs                 the latest runs: --workflow NAME  --state STATE  --limit 20
+  notika retry RUN…           run again what has ended
+  notika cancel RUN…          end what has not
+
+Options
+  --url URL                   the database, postgres://user:password@host/database; default: DATABASE_URL
+  --tasks FOLDER              the task modules; default: tasks
+  --json                      data as one JSON document, the log as one JSON object a line
+  --help, --version
+
+Exit codes: 0 done, 1 failed, 2 misuse
+`;
 
 const commands: Record<string, () => Promise<{ command: Command }>> = {
   dev: () => import("./commands/dev.ts"),
   install: () => import("./commands/install.ts"),
   upgrade: () => import("./commands/install.ts"),
+  sql: () => import("./commands/sql.ts"),
   plan: () => import("./commands/plan.ts"),
   publish: () => import("./commands/publish.ts"),
   unpublish: () => import("./commands/unpublish.ts"),
@@ -16,85 +51,31 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
   runs: () => import("./commands/runs.ts"),
   retry: () => import("./commands/retry.ts"),
   cancel: () => import("./commands/cancel.ts"),
-  sql: () => import("./commands/sql.ts"),
 };
 
-const help = `notika: run workflows from row changes in your own Postgres
-
-  notika dev [--example]         try it: an embedded Postgres, tasks reloaded on change
-  notika install                 put Notika into a database; upgrade does the same later
-  notika sql                     print the same as one SQL file, for psql
-  notika plan [WORKFLOW…]        what publish would do
-  notika publish [WORKFLOW…]     publish workflows as their code declares them, or
-                                 one by --table SCHEMA.TABLE --operations insert,update,delete
-                                 --columns a,b --watch a --condition SQL --guard block|warn|off
-                                 --on-rename follow|block
-  notika unpublish WORKFLOW…     take their triggers away
-  notika run                     run tasks until stopped
-  notika status                  workflows, what waits, what failed, what is missing
-  notika runs                    the latest runs: --workflow, --state, --limit
-  notika retry RUN…              run again what has ended
-  notika cancel RUN…             end what has not
-
-Options of all: --url URL (or DATABASE_URL), --tasks FOLDER (default tasks), --json, --help, --version
-Exit codes: 0 done, 1 failed, 2 misuse
-`;
-
-const common = {
-  url: { type: "string" },
-  tasks: { type: "string", default: "tasks" },
-  json: { type: "boolean", default: false },
-  help: { type: "boolean", short: "h", default: false },
-} as const;
-
+// Whoever reads only the head of it may close it.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 process.exitCode = await main(process.argv.slice(2));
 
-async function main([name, ...args]: string[]): Promise<number> {
-  let context: Context | undefined;
+async function main(args: string[]): Promise<number> {
   try {
+    if (args.includes("--help") || args.includes("-h")) return print(help);
+    const [name, ...others] = args;
+    if (name === "help") return print(help);
+    if (name === "--version" || name === "-v") return print(`${await version()}\n`);
     if (name === undefined) throw new UsageError("no command was given", { hint: "See: notika --help" });
-    if (["help", "--help", "-h"].includes(name)) return print(help);
-    if (["version", "--version", "-v"].includes(name)) return print(`${await version()}\n`);
-    const load = commands[name];
+
+    const load = Object.hasOwn(commands, name) ? commands[name] : undefined;
     if (!load) throw new UsageError(`there is no command ${name}`, { hint: "See: notika --help" });
-
     const { command } = await load();
-    const { values, positionals } = parse(args, command);
-    if (values.help) return print(help);
-    context = openContext(values, positionals);
-    return (await command.run(context)) ?? 0;
+    return await runCommand(command, others);
   } catch (error) {
-    complain(error as Error);
-    return error instanceof UsageError ? 2 : 1;
-  } finally {
-    await context?.close();
-  }
-}
-
-function parse(args: string[], command: Command) {
-  try {
-    const parsed = parseArgs({
-      args,
-      options: { ...common, ...command.options },
-      allowPositionals: true,
-    });
-    if (parsed.positionals.length > 0 && !command.arguments) {
-      throw new Error(`unexpected argument ${parsed.positionals[0]}`);
-    }
-    return parsed as { values: Context["values"]; positionals: string[] };
-  } catch (error) {
-    throw new UsageError((error as Error).message, { hint: "See: notika --help" });
+    process.stderr.write(complaint(error as Error));
+    return exitCode(error);
   }
 }
 
 function print(text: string): number {
   process.stdout.write(text);
   return 0;
-}
-
-function complain(error: Error & { detail?: string; hint?: string | undefined; code?: string }) {
-  const said = [`error: ${error.message || error.code}`];
-  if (error.detail) said.push(`detail: ${error.detail}`);
-  if (error.hint) said.push(`hint: ${error.hint}`);
-  process.stderr.write(`${said.join("\n")}\n`);
 }

@@ -12,10 +12,8 @@ export interface Log {
 
 /** Lines for people on stderr: time, message, fields. */
 export const textLog: Log = makeLog((level, message, fields) => {
-  const color = { info: "reset", warn: "yellow", error: "red" } as const;
   const time = new Date().toISOString().slice(11, 19);
-  const rest = Object.entries(fields).map(([name, value]) => styleText("dim", ` ${name}=${plain(value)}`));
-  return `${styleText("dim", time)} ${styleText(color[level], message)}${rest.join("")}`;
+  return `${styled("dim", time)} ${styled(color[level], message)}${fieldText(fields)}`;
 });
 
 /** One JSON object a line, on stderr. */
@@ -26,6 +24,15 @@ export const jsonLog: Log = makeLog((level, message, fields) =>
 /** Says nothing. */
 export const silentLog: Log = { info() {}, warn() {}, error() {} };
 
+/** A log that writes what `line` makes of each message to stderr. */
+export function makeLog(line: (level: Level, message: string, fields: Fields) => string): Log {
+  const at =
+    (level: Level): Log[Level] =>
+    (message, fields = {}) =>
+      void process.stderr.write(`${line(level, message, fields)}\n`);
+  return { info: at("info"), warn: at("warn"), error: at("error") };
+}
+
 /** A log that adds these fields to each line. */
 export function withFields(log: Log, fields: Fields): Log {
   return {
@@ -35,13 +42,22 @@ export function withFields(log: Log, fields: Fields): Log {
   };
 }
 
-function makeLog(line: (level: Level, message: string, fields: Fields) => string): Log {
-  const at =
-    (level: Level) =>
-    (message: string, fields: Fields = {}) => {
-      process.stderr.write(`${line(level, message, fields)}\n`);
-    };
-  return { info: at("info"), warn: at("warn"), error: at("error") };
+/** How a message of each level looks. */
+export const color = { info: "reset", warn: "yellow", error: "red" } as const;
+
+/** Fields after a message: ` user=7 name="Ada Lovelace"`. */
+export function fieldText(fields: Fields): string {
+  return styled(
+    "dim",
+    Object.entries(fields)
+      .map(([name, value]) => ` ${name}=${plain(value)}`)
+      .join(""),
+  );
+}
+
+/** Styled where stderr is a terminal that takes colour. */
+export function styled(style: Parameters<typeof styleText>[0], text: string): string {
+  return text === "" ? "" : styleText(style, text, { stream: process.stderr });
 }
 
 function plain(value: unknown): string {

@@ -1,18 +1,24 @@
 import sql from "sql-template-tag";
-import type { Command } from "./context.ts";
-import { runIds } from "./run_ids.ts";
+import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { runIds } from "./support/run_ids.ts";
+import { table } from "./support/table.ts";
 
-export const command: Command = {
-  arguments: true,
-  async run(context) {
-    let left = 0;
-    for (const id of runIds(context, "cancel")) {
-      const [row] = await context.database.execute<{ cancelled: boolean }>(
-        sql`select notika.cancel(${id}::text::bigint) as cancelled`,
-      );
-      if (!row?.cancelled) left++;
-      process.stderr.write(row?.cancelled ? `run ${id} is cancelled\n` : `run ${id} had ended before\n`);
-    }
-    return left > 0 ? 1 : 0;
+export const command: Command = defineCommand({
+  options: { ...urlOption, ...jsonOption },
+  takesArguments: true,
+  async run({ values, arguments: given, database }) {
+    const ids = runIds(given);
+    const outcomes = await database.transaction(async (execute) => {
+      const rows = [];
+      for (const run of ids) {
+        const [row] = await execute<{ cancelled: boolean }>(
+          sql`select notika.cancel(${run}::text::bigint) as cancelled`,
+        );
+        rows.push({ run, outcome: row?.cancelled ? "cancelled" : "had ended before" });
+      }
+      return rows;
+    });
+    output(values.json, outcomes, table);
+    return outcomes.every(({ outcome }) => outcome === "cancelled") ? 0 : 1;
   },
-};
+});

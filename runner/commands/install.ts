@@ -1,11 +1,14 @@
 import { install } from "../install.ts";
-import { type Command, output } from "./context.ts";
-import { table } from "./table.ts";
+import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { table } from "./support/table.ts";
 
-export const command: Command = {
-  async run(context) {
-    const report = await install(context.database);
-    output(context, report, () => table(report.steps));
+export const command: Command = defineCommand({
+  options: { ...urlOption, ...jsonOption },
+  async run({ values, database }) {
+    const report = await install(database);
+    output(values.json, report, ({ applied, steps }) =>
+      table([...applied.map((name) => ({ step: "migration", outcome: "applied", detail: name })), ...steps]),
+    );
     return report.steps.some(({ outcome }) => outcome === "failed") ? 1 : 0;
   },
-};
+});

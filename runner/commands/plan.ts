@@ -1,23 +1,27 @@
 import { plan } from "../publish.ts";
-import { type Command, output } from "./context.ts";
-import { declaredWorkflows, triggerOptions } from "./declared.ts";
+import { type Command, defineCommand, output } from "./support/command.ts";
+import { publishOptions, requestedWorkflows } from "./support/requested.ts";
 
-export const command: Command = {
-  arguments: true,
-  options: triggerOptions,
+export const command: Command = defineCommand({
+  options: publishOptions,
+  takesArguments: true,
   async run(context) {
-    const plans: { workflow: string; steps: Awaited<ReturnType<typeof plan>> }[] = [];
-    for (const { name, on } of await declaredWorkflows(context)) {
+    const plans: Plan[] = [];
+    for (const { name, on } of await requestedWorkflows(context)) {
       plans.push({ workflow: name, steps: await plan(context.database.execute, name, on) });
     }
-    output(context, plans, () =>
-      plans
-        .map(({ workflow, steps }) => {
-          const statements = steps.map(({ statement, lock }) => `${lock ? `-- lock: ${lock}\n` : ""}${statement}\n`);
-          return `-- ${workflow}${steps.length === 0 ? ": nothing to do" : ""}\n${statements.join("\n")}`;
-        })
-        .join("\n"),
-    );
+    output(context.values.json, plans, (plans) => plans.map(script).join("\n"));
     return 0;
   },
-};
+});
+
+interface Plan {
+  workflow: string;
+  steps: Awaited<ReturnType<typeof plan>>;
+}
+
+function script({ workflow, steps }: Plan): string {
+  if (steps.length === 0) return `-- ${workflow}: nothing to do\n`;
+  const statements = steps.map(({ statement, lock }) => `${lock ? `-- lock: ${lock}\n` : ""}${statement}\n`);
+  return `-- ${workflow}\n${statements.join("\n")}`;
+}

@@ -1,13 +1,13 @@
 import { publish } from "../publish.ts";
-import { type Command, output } from "./context.ts";
-import { declaredWorkflows, triggerOptions } from "./declared.ts";
-import { table } from "./table.ts";
+import { type Command, defineCommand, output } from "./support/command.ts";
+import { publishOptions, requestedWorkflows } from "./support/requested.ts";
+import { table } from "./support/table.ts";
 
-export const command: Command = {
-  arguments: true,
-  options: triggerOptions,
+export const command: Command = defineCommand({
+  options: publishOptions,
+  takesArguments: true,
   async run(context) {
-    const workflows = await declaredWorkflows(context);
+    const workflows = await requestedWorkflows(context);
     // All or none: a deployment is not left half way.
     const published = await context.database.transaction(async (execute) => {
       const rows = [];
@@ -16,7 +16,7 @@ export const command: Command = {
       }
       return rows;
     });
-    output(context, published, () => (published.length > 0 ? table(published) : "no task declares a table\n"));
+    output(context.values.json, published, (rows) => (rows.length > 0 ? table(rows) : "no task declares a table\n"));
     return 0;
   },
-};
+});

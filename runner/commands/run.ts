@@ -1,33 +1,31 @@
-import { UsageError } from "../errors.ts";
 import { jsonLog, textLog } from "../log.ts";
 import { createRunner } from "../runner.ts";
-import { type Command, text } from "./context.ts";
-import { stopSignal } from "./stop_signal.ts";
+import { type Command, defineCommand, jsonOption, tasksOption, urlOption } from "./support/command.ts";
+import { databaseUrl } from "./support/database_url.ts";
+import { stopSignal } from "./support/stop_signal.ts";
+import { wholeNumber } from "./support/whole_number.ts";
 
-export const command: Command = {
+export const command: Command = defineCommand({
   options: {
+    ...urlOption,
+    ...tasksOption,
+    ...jsonOption,
     concurrency: { type: "string", default: "10" },
     deadline: { type: "string", default: "10" },
   },
-  async run(context) {
-    const log = context.values.json ? jsonLog : textLog;
-    const concurrency = wholeNumber(context, "concurrency");
-    const deadline = wholeNumber(context, "deadline") * 1000;
+  async run({ values: { url, tasks, json, concurrency, deadline } }) {
+    const log = json ? jsonLog : textLog;
+    const seconds = wholeNumber("--deadline", deadline);
+    const options = { tasks, log, concurrency: wholeNumber("--concurrency", concurrency) };
 
     const stop = stopSignal();
-    const runner = await createRunner({ url: context.url, tasks: context.values.tasks, concurrency, log });
-    log.info("running", { tasks: context.values.tasks, pid: process.pid });
+    const runner = await createRunner({ url: databaseUrl(url), ...options });
+    log.info("running", { tasks, pid: process.pid });
     log.info("stopping", { signal: await stop });
-    await runner.stop(deadline);
+    await runner.stop(seconds * 1000);
     log.info("stopped");
     // What ignored its signal would keep the process alive.
-    setTimeout(() => process.exit(0), 100).unref();
+    setTimeout(() => process.exit(), 100).unref();
     return 0;
   },
-};
-
-function wholeNumber(context: Parameters<Command["run"]>[0], name: string): number {
-  const value = text(context, name) ?? "";
-  if (!/^[1-9]\d{0,5}$/.test(value)) throw new UsageError(`--${name} needs a whole number from 1`);
-  return Number(value);
-}
+});

@@ -1,21 +1,32 @@
 import sql from "sql-template-tag";
 import { UsageError } from "../errors.ts";
-import { type Command, output, text } from "./context.ts";
-import { table } from "./table.ts";
+import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { table } from "./support/table.ts";
+import { wholeNumber } from "./support/whole_number.ts";
 
-export const command: Command = {
-  options: { workflow: { type: "string" }, state: { type: "string" }, limit: { type: "string", default: "20" } },
-  async run(context) {
-    const limit = text(context, "limit") ?? "";
-    if (!/^\d{1,6}$/.test(limit)) throw new UsageError("--limit needs a number");
-    const rows = await context.database.execute(sql`
+const states = ["ready", "running", "waiting", "retrying", "held", "done", "failed", "cancelled", "expired"];
+
+export const command: Command = defineCommand({
+  options: {
+    ...urlOption,
+    ...jsonOption,
+    workflow: { type: "string" },
+    state: { type: "string" },
+    limit: { type: "string", default: "20" },
+  },
+  async run({ values, database }) {
+    const { workflow = null, state = null } = values;
+    if (state !== null && !states.includes(state)) {
+      throw new UsageError(`--state has no ${state}`, { hint: `States are ${states.join(", ")}.` });
+    }
+    const rows = await database.execute(sql`
       select run_id::text as run, workflow, state, attempts, created_at, wake_at::text, finished_at, error
         from notika.runs
-       where (workflow = ${text(context, "workflow") ?? null}::text or ${text(context, "workflow") ?? null}::text is null)
-         and (state = ${text(context, "state") ?? null}::text or ${text(context, "state") ?? null}::text is null)
+       where workflow = coalesce(${workflow}::text, workflow)
+         and state = coalesce(${state}::text, state)
        order by run_id desc
-       limit ${limit}::text::int`);
-    output(context, rows, () => (rows.length > 0 ? table(rows) : "no runs\n"));
+       limit ${wholeNumber("--limit", values.limit)}::int`);
+    output(values.json, rows, (rows) => (rows.length > 0 ? table(rows) : "no runs\n"));
     return 0;
   },
-};
+});

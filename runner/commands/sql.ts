@@ -1,9 +1,10 @@
 import { installScript } from "../bundle.ts";
-import type { Command } from "./context.ts";
+import { type Command, defineCommand } from "./support/command.ts";
 
-export const command: Command = {
+export const command: Command = defineCommand({
+  options: {},
   async run() {
     process.stdout.write(await installScript());
     return 0;
   },
-};
+});

@@ -1,38 +1,58 @@
 import { styleText } from "node:util";
 import sql from "sql-template-tag";
-import { type Command, output } from "./context.ts";
-import { table } from "./table.ts";
+import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { table } from "./support/table.ts";
+
+export const command: Command = defineCommand({
+  options: { ...urlOption, ...jsonOption },
+  async run({ values, database }) {
+    const [found] = await database.execute<Status>(status);
+    output(values.json, found as Status, screen);
+    return 0;
+  },
+});
 
 interface Status {
-  workflows: { workflow: string; table: string; operations: string; state: string; task: string }[];
-  waiting: { events: string; oldest: string | null; ring: string; blocked_by: string[] | null };
-  runners: { host: string; pid: number; tasks: number; seen: string }[];
-  runs: { state: string; runs: string }[];
-  failures: { run: string; workflow: string; attempts: number; finished: string; error: string }[];
+  workflows: {
+    workflow: string;
+    table: string;
+    operations: string[];
+    state: string;
+    reason: string | null;
+    task: "found" | "missing";
+  }[];
+  waiting: { events: number; seconds: number | null; ring_bytes: number; blocked_by: string[] };
+  runners: { host: string; pid: number; tasks: string[]; silent_seconds: number }[];
+  runs: Record<string, number>;
+  failures: { run: string; workflow: string; attempts: number; seconds_ago: number; error: string }[];
 }
 
+// A runner that was silent for a minute has lost its jobs to others, and counts no more.
 const status = sql`
   select (
     select coalesce(json_agg(json_build_object(
-             'workflow', w.workflow, 'table', w.table_name,
-             'operations', array_to_string(w.operations, ' '), 'state', w.state,
-             'task', case when exists (select from notika.runner as r where w.workflow = any (r.tasks))
-                          then 'yes' else 'missing' end
+             'workflow', w.workflow, 'table', w.table_name, 'operations', w.operations,
+             'state', w.state, 'reason', w.reason,
+             'task', case when exists (
+                       select from notika.runner as r
+                        where w.workflow = any (r.tasks) and r.seen_at > clock_timestamp() - interval '1 minute'
+                     ) then 'found' else 'missing' end
            ) order by w.workflow), '[]')
       from notika.workflows as w
   ) as workflows, (
     select json_build_object(
-             'events', l.events_waiting::text, 'oldest', date_trunc('second', now() - l.oldest_waiting)::text,
-             'ring', pg_size_pretty(l.ring_bytes), 'blocked_by', l.blocked_by)
+             'events', l.events_waiting,
+             'seconds', extract(epoch from clock_timestamp() - l.oldest_waiting)::integer,
+             'ring_bytes', l.ring_bytes, 'blocked_by', coalesce(l.blocked_by, '{}'))
       from notika.lag as l
   ) as waiting, (
     select coalesce(json_agg(json_build_object(
-             'host', r.host, 'pid', r.pid, 'tasks', cardinality(r.tasks),
-             'seen', date_trunc('second', now() - r.seen_at)::text || ' ago'
+             'host', r.host, 'pid', r.pid, 'tasks', r.tasks,
+             'silent_seconds', extract(epoch from clock_timestamp() - r.seen_at)::integer
            ) order by r.started_at), '[]')
       from notika.runner as r
   ) as runners, (
-    select coalesce(json_agg(json_build_object('state', s.state, 'runs', s.runs::text) order by s.state), '[]')
+    select coalesce(json_object_agg(s.state, s.runs order by s.state), '{}')
       from (
         select r.state, count(*) as runs
           from notika.runs as r
@@ -42,7 +62,8 @@ const status = sql`
   ) as runs, (
     select coalesce(json_agg(json_build_object(
              'run', f.run_id::text, 'workflow', f.workflow, 'attempts', f.attempts,
-             'finished', f.finished_at, 'error', f.error) order by f.finished_at desc), '[]')
+             'seconds_ago', extract(epoch from clock_timestamp() - f.finished_at)::integer, 'error', f.error
+           ) order by f.finished_at desc), '[]')
       from (
         select * from notika.runs as r
          where r.state = 'failed' and r.finished_at > now() - interval '1 hour'
@@ -51,27 +72,44 @@ const status = sql`
       ) as f
   ) as failures`;
 
-export const command: Command = {
-  async run(context) {
-    const [found] = await context.database.execute<Status>(status);
-    if (!found) throw new Error("status gave no row");
-    output(context, found, () => screen(found));
-    return 0;
-  },
-};
-
 function screen({ workflows, waiting, runners, runs, failures }: Status): string {
-  const section = (title: string, text: string) => `${styleText("bold", title)}\n${text}\n`;
-  const rows = (items: Record<string, unknown>[], none: string) => (items.length > 0 ? table(items) : `${none}\n`);
-  const lag =
-    `${waiting.events} events wait${waiting.oldest ? `, the oldest for ${waiting.oldest}` : ""}; the ring has ${waiting.ring}\n` +
-    (waiting.blocked_by ?? []).map((session) => `held up by ${session}\n`).join("");
-
+  const handOver = {
+    waiting: waiting.events,
+    oldest: waiting.seconds === null ? "" : age(waiting.seconds),
+    ring: `${Math.ceil(waiting.ring_bytes / 1024)} kB`,
+  };
   return [
-    section("Workflows", rows(workflows, "none is published: notika publish, or select notika.publish(…)")),
-    section("Hand-over", lag),
-    section("Runners", rows(runners, "none is alive: notika run")),
-    section("Runs of the last hour", rows(runs, "none")),
-    ...(failures.length > 0 ? [section("Failures", table(failures))] : []),
+    section(
+      "Workflows",
+      workflows.map((row) => ({ ...row, operations: row.operations.join(" ") })),
+      "none: notika publish",
+    ),
+    section("Events", [handOver]) + waiting.blocked_by.map((session) => `held up by ${session}\n`).join(""),
+    section(
+      "Runners",
+      runners.map(({ host, pid, tasks, silent_seconds }) => ({
+        host,
+        pid,
+        tasks: tasks.length,
+        heard: silent_seconds > 60 ? `nothing for ${age(silent_seconds)}` : `${age(silent_seconds)} ago`,
+      })),
+      "none is alive: notika run",
+    ),
+    section("Runs of the last hour, and those to come", Object.keys(runs).length > 0 ? [runs] : [], "none"),
+    section(
+      "Failures of the last hour",
+      failures.map(({ seconds_ago, error, ...row }) => ({ ...row, ended: `${age(seconds_ago)} ago`, error })),
+      "none",
+    ),
   ].join("\n");
+}
+
+function section(title: string, rows: object[], none = ""): string {
+  return `${styleText("bold", title)}\n${rows.length > 0 ? table(rows) : `${none}\n`}`;
+}
+
+function age(seconds: number): string {
+  if (seconds < 100) return `${seconds} s`;
+  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  return seconds < 360_000 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86_400)} d`;
 }

@@ -1,4 +1,4 @@
-/** Resolves with the name of the signal that asks this process to stop; a second one ends it at once. */
+/** Resolves with what asks this process to stop: a signal, or that nobody reads its output; a second signal ends it at once. */
 export function stopSignal(): Promise<string> {
   return new Promise((resolve) => {
     for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -7,5 +7,6 @@ export function stopSignal(): Promise<string> {
         process.once(signal, () => process.exit(1));
       });
     }
+    process.stdout.once("error", () => resolve("closed output"));
   });
 }

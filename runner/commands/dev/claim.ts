@@ -1,0 +1,29 @@
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { NotikaError } from "../../errors.ts";
+
+/** Claims a data folder for this process, because two on one would ruin it; gives what releases it. */
+export async function claimFolder(folder: string): Promise<() => Promise<void>> {
+  const file = path.join(folder, "dev.pid");
+  await mkdir(folder, { recursive: true });
+  const pid = Number(await readFile(file, "utf8").catch(() => 0));
+  if (pid !== process.pid && isAlive(pid)) {
+    throw new NotikaError("NOTIKA_DEV_RUNNING", `notika dev runs in this folder already, as process ${pid}`, {
+      hint: `Stop that one, or give this one other data: notika dev --data .notika-2. If process ${pid} is something else, remove ${path.relative("", file)}.`,
+    });
+  }
+  // What a process that was killed left behind gives way.
+  await rm(file, { force: true });
+  await writeFile(file, String(process.pid), { flag: "wx" });
+  return () => rm(file, { force: true });
+}
+
+function isAlive(pid: number): boolean {
+  if (!Number.isInteger(pid) || pid <= 0) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}

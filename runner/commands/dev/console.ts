@@ -1,0 +1,20 @@
+import { styleText } from "node:util";
+import { color, fieldText, type Log, makeLog, styled } from "../../log.ts";
+import type { RunObserver } from "../../run.ts";
+
+/** What tasks and runner say, for a person who watches: `· #7 Dear Ada, welcome! to=ada@example.com` */
+export const devLog: Log = makeLog((level, message, { run, workflow: _, ...fields }) => {
+  const sign = level === "info" ? styled("dim", "·") : styled(color[level], "!");
+  return `${sign} ${run === undefined ? "" : styled("dim", `#${run} `)}${styled(color[level], message)}${fieldText(fields)}`;
+});
+
+/** One line a run, on stdout: `✓ #7 welcome_customer insert shop.customers 3 ms` */
+export const runLine: RunObserver = (event, { ms, attempt, error, last }) => {
+  const style = error ? (last ? "red" : "yellow") : "green";
+  const sign = error ? (last ? "✗" : "↻") : "✓";
+  const about = `${event.operation} ${event.table} ${ms} ms${attempt > 1 ? `, attempt ${attempt}` : ""}`;
+  const outcome = error ? `\n  ${styleText(style, error.message)}${last ? "" : ", will be tried again"}` : "";
+  process.stdout.write(
+    `${styleText(style, sign)} ${styleText("dim", `#${event.id}`)} ${event.workflow} ${styleText("dim", about)}${outcome}\n`,
+  );
+};

@@ -1,0 +1,47 @@
+import { existsSync } from "node:fs";
+import { cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Database } from "../../database.ts";
+import { inPackage } from "../../migrations.ts";
+import { version } from "../../version.ts";
+
+/** Writes the example's tasks to a folder and its SQL beside it; what is there already is left alone. */
+export async function writeExample(tasks: string): Promise<void> {
+  const project = path.dirname(tasks);
+  const example = fileURLToPath(inPackage("runner/example/"));
+  await mkdir(tasks, { recursive: true });
+  for (const [from, to] of [
+    ["tasks", tasks],
+    ["schema.sql", path.join(project, "schema.sql")],
+    ["seed.sql", path.join(project, "seed.sql")],
+  ] as const) {
+    await cp(path.join(example, from), to, { recursive: true, force: false });
+  }
+  await makeResolvable(project);
+}
+
+/** Runs one of the example's SQL files. */
+export async function runExample(database: Database, tasks: string, file: "schema.sql" | "seed.sql"): Promise<void> {
+  await database.script(await readFile(path.join(path.dirname(tasks), file), "utf8"));
+}
+
+/** In an empty folder, where nobody ran npm install, the tasks find notika, and so does an editor that shows its types. */
+async function makeResolvable(project: string) {
+  const { resolve } = createRequire(path.join(project, "package.json"));
+  try {
+    resolve("notika/package.json");
+    return;
+  } catch {}
+
+  const packageJson = path.join(project, "package.json");
+  if (!existsSync(packageJson)) {
+    const content = { private: true, type: "module", dependencies: { notika: `^${await version()}` } };
+    await writeFile(packageJson, `${JSON.stringify(content, null, 2)}\n`);
+  }
+  const link = path.join(project, "node_modules/notika");
+  await mkdir(path.dirname(link), { recursive: true });
+  await rm(link, { force: true }); // it may point to where npx no longer keeps it
+  await symlink(fileURLToPath(inPackage("./")), link, "junction");
+}

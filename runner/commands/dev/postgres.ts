@@ -1,0 +1,42 @@
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { installVersion } from "../../bundle.ts";
+import type { Database } from "../../database.ts";
+import { install } from "../../install.ts";
+import { openEmbedded } from "../../pglite/embedded.ts";
+import { listenTcp } from "../../pglite/server.ts";
+import { claimFolder } from "./claim.ts";
+
+export interface DevPostgres {
+  database: Database;
+  port: number;
+  /** Whether it was made just now. */
+  isNew: boolean;
+  close(): Promise<void>;
+}
+
+/** Starts an embedded Postgres that keeps its data in a folder and listens on the port or, if that is taken, on another. */
+export async function startPostgres(folder: string, port: number): Promise<DevPostgres> {
+  const closing: (() => Promise<void>)[] = [await claimFolder(folder)];
+  const close = async () => {
+    for (const step of closing.splice(0).reverse()) await step();
+  };
+  try {
+    const dataDir = path.join(folder, "data");
+    const isNew = !existsSync(dataDir);
+    const embedded = await openEmbedded({ prepare: install, version: await installVersion(), dataDir });
+    closing.push(embedded.close);
+    if (!isNew) await install(embedded.database);
+
+    const listen = (port: number) => listenTcp(embedded.wire, port, "127.0.0.1");
+    const server = await listen(port).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === "EADDRINUSE") return listen(0);
+      throw error;
+    });
+    closing.push(server.close);
+    return { database: embedded.database, port: server.port, isNew, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

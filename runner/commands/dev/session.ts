@@ -1,0 +1,48 @@
+import type { Database } from "../../database.ts";
+import type { Log } from "../../log.ts";
+import { startRunner } from "../../runner.ts";
+import { loadTasks, type Tasks } from "../../tasks.ts";
+import { runLine } from "./console.ts";
+import { keepPublished } from "./publishing.ts";
+import { watchCode } from "./watch.ts";
+
+/** Publishes and runs the tasks of a folder, and starts over when they change; gives what ends that. */
+export async function startSession(database: Database, folder: string, log: Log): Promise<() => Promise<void>> {
+  let tasks = await loadTasks(folder);
+  let stop = await start(tasks);
+
+  async function start(tasks: Tasks) {
+    const stopPublishing = await keepPublished(database, tasks, log);
+    const runner = await startRunner({ database, tasks, concurrency: 4, log, observe: runLine });
+    return async () => {
+      await stopPublishing();
+      await runner.stop(2000);
+    };
+  }
+
+  async function reload() {
+    const before = tasks;
+    try {
+      tasks = await loadTasks(folder);
+    } catch (error) {
+      log.error(`${(error as Error).message}\n  The tasks stay as they were.`);
+      return;
+    }
+    log.info(`tasks loaded anew: ${Object.keys(tasks).join(", ")}`);
+    for (const name of Object.keys(before).filter((name) => !(name in tasks))) {
+      log.warn(`${name} has no task any more, so its runs wait; to end it: select notika.unpublish('${name}')`);
+    }
+    await stop();
+    stop = await start(tasks);
+  }
+
+  let reloading = Promise.resolve();
+  const unwatch = watchCode(folder, () => {
+    reloading = reloading.then(reload).catch((error: Error) => log.error(error.message));
+  });
+  return async () => {
+    unwatch();
+    await reloading;
+    await stop();
+  };
+}

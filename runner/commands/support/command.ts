@@ -1,0 +1,67 @@
+import { type ParseArgsConfig, parseArgs } from "node:util";
+import { type Database, openDatabase } from "../../database.ts";
+import { UsageError } from "../../errors.ts";
+import { databaseUrl } from "./database_url.ts";
+
+type Options = NonNullable<ParseArgsConfig["options"]>;
+
+/** A command of the CLI. */
+export interface Command<O extends Options = Options> {
+  options: O;
+  /** Whether it takes arguments: names of workflows, ids of runs. */
+  takesArguments?: boolean;
+  /** Gives the exit code. */
+  run(context: Context<O>): Promise<number>;
+}
+
+/** What a command is given. */
+export interface Context<O extends Options = Options> {
+  values: ReturnType<typeof parseArgs<{ options: O }>>["values"];
+  arguments: string[];
+  /** The database of --url or DATABASE_URL, opened when it is first asked for. */
+  readonly database: Database;
+}
+
+/** The option of all that needs a database. */
+export const urlOption = { url: { type: "string" } } as const;
+export const tasksOption = { tasks: { type: "string", default: "tasks" } } as const;
+export const jsonOption = { json: { type: "boolean", default: false } } as const;
+
+/** Declares a command; its options give the types of its values. */
+export function defineCommand<const O extends Options>(definition: Command<O>): Command {
+  return definition as unknown as Command;
+}
+
+/** Runs a command with the arguments of a command line, and gives the exit code. */
+export async function runCommand(command: Command, args: string[]): Promise<number> {
+  const { values, positionals } = parse(command, args);
+  let database: Database | undefined;
+  try {
+    return await command.run({
+      values,
+      arguments: positionals,
+      get database() {
+        database ??= openDatabase({
+          connect: databaseUrl(values.url),
+          onNotice: (message) => process.stderr.write(`${message}\n`),
+        });
+        return database;
+      },
+    });
+  } finally {
+    await database?.close();
+  }
+}
+
+function parse({ options, takesArguments = false }: Command, args: string[]) {
+  try {
+    return parseArgs({ args, options, allowPositionals: takesArguments });
+  } catch (error) {
+    throw new UsageError((error as Error).message, { hint: "See: notika --help" });
+  }
+}
+
+/** Writes data to stdout: one JSON document, or what is made of it for people. */
+export function output<T>(json: boolean, data: T, toText: (data: T) => string): void {
+  process.stdout.write(json ? `${JSON.stringify(data, null, 2)}\n` : toText(data));
+}

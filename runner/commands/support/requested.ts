@@ -1,0 +1,67 @@
+import { UsageError } from "../../errors.ts";
+import { loadTasks } from "../../tasks.ts";
+import type { Trigger } from "../../workflow.ts";
+import { type Context, jsonOption, tasksOption, urlOption } from "./command.ts";
+
+const triggerOptions = {
+  table: { type: "string" },
+  operations: { type: "string" },
+  columns: { type: "string" },
+  watch: { type: "string" },
+  condition: { type: "string" },
+  guard: { type: "string" },
+  "on-rename": { type: "string" },
+} as const;
+
+/** The options of plan and publish. */
+export const publishOptions = { ...urlOption, ...tasksOption, ...jsonOption, ...triggerOptions };
+
+type Given = Context<typeof publishOptions>;
+
+/** The workflows that plan and publish are about: one that the options describe, or those that tasks declare. */
+export async function requestedWorkflows({
+  values,
+  arguments: names,
+}: Given): Promise<{ name: string; on: Trigger }[]> {
+  const option = Object.keys(triggerOptions).find((name) => name in values);
+  if (option === undefined) return declared(values.tasks, names);
+
+  const [name, ...others] = names;
+  if (values.table === undefined || name === undefined || others.length > 0) {
+    throw new UsageError(`--${option} describes one workflow, with a table`, {
+      hint: "notika publish my_workflow --table my_schema.my_table",
+    });
+  }
+  return [{ name, on: described({ ...values, table: values.table }) }];
+}
+
+async function declared(folder: string, names: string[]) {
+  const tasks = await loadTasks(folder);
+  const unknown = names.find((name) => !tasks[name]?.on);
+  if (unknown !== undefined) {
+    throw new UsageError(`no task in ${folder} declares where ${unknown} is published`, {
+      hint: `Give the task an on: { table }, or say it here: notika publish ${unknown} --table my_schema.my_table`,
+    });
+  }
+  return Object.entries(tasks).flatMap(([name, { on }]) =>
+    on && (names.length === 0 || names.includes(name)) ? [{ name, on }] : [],
+  );
+}
+
+// What was not given stays away; the database judges the rest, and says what would be right.
+function described(values: Given["values"] & { table: string }): Trigger {
+  const trigger = {
+    table: values.table,
+    operations: items(values.operations),
+    columns: items(values.columns),
+    watch: items(values.watch),
+    condition: values.condition,
+    guard: values.guard,
+    onRename: values["on-rename"],
+  };
+  return Object.fromEntries(Object.entries(trigger).filter(([, value]) => value !== undefined)) as unknown as Trigger;
+}
+
+function items(text: string | undefined): string[] | undefined {
+  return text?.split(",").map((item) => item.trim());
+}
