@@ -643,7 +643,8 @@ as $$
                     or exists (
                       select from pg_cast as c
                        where c.castsource = coalesce(e.oid, t.oid)
-                         and c.casttarget = o.opcintype and c.castmethod = 'b'
+                         and c.casttarget = o.opcintype
+                         and c.castmethod = 'b' and c.castcontext = 'i'
                     )
                   )
              )
