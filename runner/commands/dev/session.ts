@@ -1,3 +1,4 @@
+import path from "node:path";
 import type { Database } from "../../database.ts";
 import type { Log } from "../../log.ts";
 import { startRunner } from "../../runner.ts";
@@ -12,6 +13,12 @@ export async function startSession(database: Database, folder: string, log: Log)
   let stop = await start(tasks);
 
   async function start(tasks: Tasks) {
+    if (Object.keys(tasks).length === 0) {
+      log.warn(
+        `no task is in ${path.relative("", folder)} yet: a file there exports a function, and its name is the workflow`,
+      );
+      return async () => {};
+    }
     const stopPublishing = await keepPublished(database, tasks, log);
     const runner = await startRunner({ database, tasks, concurrency: 4, log, observe: runLine });
     return async () => {
