@@ -7,8 +7,8 @@ import { version } from "./version.ts";
 const help = `notika: run workflows from row changes in your own Postgres
 
 Try it
-  notika dev --example        an embedded Postgres with an example in this folder; nothing else is needed
-  notika dev                  the same with the tasks that are here, loaded anew whenever they change
+  notika dev --example        an embedded Postgres and an example in this folder; needs nothing else
+  notika dev                  the same with your tasks, loaded anew whenever they change
                               --port 54320  --data .notika
 
 Set up a database
@@ -30,8 +30,8 @@ Run it
   notika cancel RUN…          end what has not
 
 Options
-  --url URL                   the database, postgres://user:password@host/database; default: DATABASE_URL
-  --tasks FOLDER              the task modules; default: tasks
+  --url URL                   postgres://user:password@host/database; default: DATABASE_URL
+  --tasks FOLDER              where the tasks are, such as tasks/welcome_email.ts; default: tasks
   --json                      data as one JSON document, the log as one JSON object a line
   --help, --version
 

@@ -28,7 +28,7 @@ export const command: Command = defineCommand({
     }
 
     const stop = stopSignal();
-    say(styled("bold", `Notika ${await version()} dev`));
+    say(`${styled("bold", `Notika ${await version()}`)}, starting a Postgres in this process …`);
     const postgres = await startPostgres(path.resolve(data), Number(port));
     try {
       const url = `postgres://postgres@127.0.0.1:${postgres.port}/postgres`;
@@ -40,14 +40,17 @@ export const command: Command = defineCommand({
 `);
       if (example) await runExample(postgres.database, folder, "schema.sql");
       const endSession = await startSession(postgres.database, folder, devLog);
-      say(`
+      try {
+        say(`
 Try it in another terminal; Ctrl-C stops.
   psql ${url}${example ? ` -c "insert into shop.customers (name, email) values ('Alan', 'alan@example.com')"` : ""}
   npx notika status --url ${url}
 `);
-      if (example && postgres.isNew) await runExample(postgres.database, folder, "seed.sql");
-      say(`\n${await stop}: stopping`);
-      await endSession();
+        if (example && postgres.isNew) await runExample(postgres.database, folder, "seed.sql");
+        say(`\n${await stop}: stopping`);
+      } finally {
+        await endSession();
+      }
     } finally {
       await postgres.close();
     }

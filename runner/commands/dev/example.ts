@@ -4,6 +4,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Database } from "../../database.ts";
+import { NotikaError } from "../../errors.ts";
 import { inPackage } from "../../migrations.ts";
 import { version } from "../../version.ts";
 
@@ -24,7 +25,13 @@ export async function writeExample(tasks: string): Promise<void> {
 
 /** Runs one of the example's SQL files. */
 export async function runExample(database: Database, tasks: string, file: "schema.sql" | "seed.sql"): Promise<void> {
-  await database.script(await readFile(path.join(path.dirname(tasks), file), "utf8"));
+  const script = path.relative("", path.join(path.dirname(tasks), file));
+  await database.script(await readFile(script, "utf8")).catch((cause) => {
+    throw new NotikaError("NOTIKA_EXAMPLE", `${script}: ${cause.message}`, {
+      hint: `Correct it, or remove it to get the example's own back.`,
+      cause,
+    });
+  });
 }
 
 /** In an empty folder, where nobody ran npm install, the tasks find notika, and so does an editor that shows its types. */

@@ -20,7 +20,12 @@ export async function startSession(database: Database, folder: string, log: Log)
       return async () => {};
     }
     const stopPublishing = await keepPublished(database, tasks, log);
-    const runner = await startRunner({ database, tasks, concurrency: 4, log, observe: runLine });
+    const runner = await startRunner({ database, tasks, concurrency: 4, log, observe: runLine }).catch(
+      async (error) => {
+        await stopPublishing();
+        throw error;
+      },
+    );
     return async () => {
       await stopPublishing();
       await runner.stop(2000);
@@ -40,6 +45,7 @@ export async function startSession(database: Database, folder: string, log: Log)
       log.warn(`${name} has no task any more, so its runs wait; to end it: select notika.unpublish('${name}')`);
     }
     await stop();
+    stop = async () => {};
     stop = await start(tasks);
   }
 

@@ -31,11 +31,13 @@ export function watchCode(folder: string, onChange: () => void): () => void {
 function foldersIn(folder: string): string[] {
   try {
     const entries = readdirSync(folder, { recursive: true, withFileTypes: true });
-    const inside = entries
+    const names = entries
       .filter((entry) => entry.isDirectory())
-      .map((entry) => path.join(entry.parentPath, entry.name));
-    return [folder, ...inside.filter((each) => !each.includes("node_modules"))];
+      .map((entry) => path.relative(folder, path.join(entry.parentPath, entry.name)));
+    return ["", ...names.filter((name) => !/(^|[/\\])(\.|node_modules)/.test(name))].map((name) =>
+      path.join(folder, name),
+    );
   } catch {
-    return [];
+    return []; // it was removed
   }
 }
