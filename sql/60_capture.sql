@@ -2,6 +2,7 @@
 -- the table, one trigger function, and a trigger an operation with the filter as its WHEN.
 -- Values are turned into json by Postgres' own functions only: the trigger function runs with the
 -- owner's rights, and a cast that the owner of a type wrote must not.
+-- What runs at a write is parsed in the writer's session: a backslash is only safe in E''.
 
 create or replace function notika._base_type(type oid)
   returns oid
@@ -275,6 +276,13 @@ create or replace function notika._pick(changed anyelement, relation regclass, c
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set timezone = 'UTC'
+  set datestyle = 'ISO, YMD'
+  set intervalstyle = 'iso_8601'
+  set bytea_output = 'hex'
+  set extra_float_digits = '1'
+  set lc_monetary = 'C'
+  set quote_all_identifiers = off
 as $$
 declare
   v_picked json;
@@ -319,75 +327,6 @@ $$;
 comment on function notika._key(anyelement, regclass) is
   'The key columns of a row as json: what is left of a row that is too big for an event.';
 
-create or replace function notika._exact(value json, type oid)
-  returns json
-  language plpgsql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_base pg_type;
-begin
-  select t.* into v_base from pg_type as t where t.oid = notika._base_type(_exact.type);
-
-  case
-    when v_base.typcategory = 'A' and json_typeof(value) = 'array' then
-      return (
-        select coalesce(
-                 json_agg(
-                   notika._exact(
-                     e.value,
-                     -- Further dimensions are arrays of the same type.
-                     case json_typeof(e.value) when 'array' then v_base.oid else v_base.typelem end
-                   )
-                   order by e.place
-                 ),
-                 '[]'
-               )
-          from json_array_elements(_exact.value) with ordinality as e (value, place)
-      );
-    when v_base.typcategory = 'A' and json_typeof(value) <> 'null' then
-      return notika._exact(value, v_base.typelem); -- an array whose elements are arrays
-    when v_base.typtype = 'c' and json_typeof(value) = 'object' then
-      return notika._row(value, v_base.typrelid);
-    when v_base.oid in ('int8'::regtype, 'numeric'::regtype) and json_typeof(value) = 'number' then
-      return to_json(value::text);
-    else
-      return value;
-  end case;
-end;
-$$;
-
-comment on function notika._exact(json, oid) is
-  'A value as to_json gives it, with its int8 and numeric numbers as strings.';
-
-create or replace function notika._row(changed json, relation regclass)
-  returns json
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  -- Looked up for each row, so that it is right after any DDL.
-  select coalesce(
-           json_object_agg(
-             f.key,
-             case when a.atttypid is null then f.value else notika._exact(f.value, a.atttypid) end
-             order by f.place
-           ),
-           '{}'
-         )
-    from json_each(_row.changed) with ordinality as f (key, value, place)
-    left join pg_attribute as a
-      on a.attrelid = _row.relation and a.attname = f.key
-     and a.atttypid <> all (
-           '{bool,int2,int4,float4,float8,text,varchar,bpchar,uuid,json,jsonb,date,timestamp,
-             timestamptz,bytea}'::regtype[]
-         );
-$$;
-
-comment on function notika._row(json, regclass) is
-  'A row as to_json gives it, with its int8 and numeric numbers as strings.';
-
 create or replace function notika._whole_row(changed anyelement, relation regclass)
   returns json
   language plpgsql
@@ -397,20 +336,53 @@ as $$
 declare
   v_row json;
 begin
-  -- to_json would call a cast to json that somebody wrote, with the owner's rights.
-  if not exists (
-    select from pg_cast as c
-     where c.casttarget = 'json'::regtype
-       and c.castfunc <> 0
-       and not notika._has_json_cast(c.castsource)
+  -- Looked up for each row, so that it is right after any DDL.
+  if exists (
+    select from pg_attribute as a
+      join pg_type as t on t.oid = a.atttypid
+      left join pg_type as e on e.oid = t.typelem and t.typcategory = 'A'
+     where a.attrelid = _whole_row.relation and a.attnum > 0 and not a.attisdropped
+       and a.atttypid >= 16384
+       and (
+         -- These may have int8 and numeric in them.
+         coalesce(e.typtype, t.typtype) in ('c', 'd')
+         -- to_json would call a cast that somebody wrote, with the owner's rights.
+         or exists (
+           select from pg_cast as c
+            where c.castsource = coalesce(e.oid, t.oid) and c.casttarget = 'json'::regtype
+         ) and not notika._has_json_cast(coalesce(e.oid, t.oid))
+       )
   ) then
-    v_row := to_json(_whole_row.changed);
-    -- json columns may hold escapes that Postgres keeps but refuses to read.
-    if strpos(v_row::text, '\u') = 0 or v_row::text !~* '\\u(0000|d[89a-f])' then
-      return notika._row(v_row, _whole_row.relation);
-    end if;
+    return notika._pick(_whole_row.changed, _whole_row.relation, null);
   end if;
-  return notika._pick(_whole_row.changed, _whole_row.relation, null);
+
+  v_row := to_json(_whole_row.changed);
+  -- json columns may hold escapes that Postgres keeps but refuses to read.
+  if strpos(v_row::text, E'\\u') > 0 and v_row::text ~* E'\\\\u(0000|d[89a-f])' then
+    return notika._pick(_whole_row.changed, _whole_row.relation, null);
+  end if;
+
+  return (
+    select coalesce(
+             json_object_agg(
+               f.key,
+               case
+                 when a.atttypid in ('int8'::regtype, 'numeric'::regtype)
+                   then to_json(f.value #>> '{}')
+                 when a.atttypid is not null -- an array: its strings, such as "NaN", have no digits
+                   then regexp_replace(f.value::text, '(-?[0-9][0-9.]*)', E'"\\1"', 'g')::json
+                 else f.value
+               end
+               order by f.place
+             ),
+             '{}'
+           )
+      from json_each(v_row) with ordinality as f (key, value, place)
+      left join pg_attribute as a
+        on a.attrelid = _whole_row.relation and a.attname = f.key
+       and a.atttypid in ('int8'::regtype, 'numeric'::regtype, 'int8[]'::regtype,
+                          'numeric[]'::regtype)
+  );
 end;
 $$;
 
@@ -701,7 +673,7 @@ begin
     -- Never evaluated, but a dependency: what takes the payload function away with CASCADE takes
     -- the trigger away too, instead of leaving one that fails the user's writes.
     v_filters := v_filters || format(
-      '(true or notika.payload_%s(%s) is null)',
+      '(true or notika.payload_%s(%s.*) is null)', -- .*: a column may be called new
       workflow_id, case operation when 'delete' then 'old' else 'new' end
     );
   end if;
