@@ -1,15 +1,17 @@
 -- The cursor, and the hand-over of events to graphile-worker.
 -- Commit order is not event_id order, so the cursor is a snapshot, after PgQ: a window is what the
 -- new snapshot sees and the last one did not, in the order of event_id, read in chunks.
--- A snapshot's xmax is the latest *completed* xid + 1: transactions beyond it may be running, unlisted.
--- So a bound on event_id is only safe if it was read before an xid that the snapshot sees as
--- completed: that of the dispatch before, which kept what it had read as its `horizon`.
+-- A snapshot's xmax is the latest *completed* xid + 1: transactions beyond it may be running,
+-- unlisted.  So a bound on event_id is only safe if it was read before an xid below xmax was assigned: a
+-- dispatch keeps as its `horizon` what it read before its own xid, for the dispatches after it.
 
 create table if not exists notika.position (
   position_id bigint generated always as identity,
   taken_at timestamptz not null default clock_timestamp(),
+  xid xid8 not null default pg_current_xact_id(),
   system_identifier bigint not null,
   snapshot pg_snapshot not null,
+  high bigint not null default 0,
   low bigint not null,
   pending_xids xid8[] not null default '{}',
   pending_lows bigint[] not null default '{}',
@@ -25,8 +27,12 @@ comment on table notika.position is
   'Where the dispatcher stands: appended at each dispatch, the newest row counts.';
 comment on column notika.position.position_id is 'Its order.';
 comment on column notika.position.taken_at is 'When it was taken.';
-comment on column notika.position.system_identifier is 'The cluster whose transactions it speaks of.';
+comment on column notika.position.xid is 'The transaction that took it.';
+comment on column notika.position.system_identifier is
+  'The cluster whose transactions it speaks of.';
 comment on column notika.position.snapshot is 'Every event that this snapshot sees is handed over.';
+comment on column notika.position.high is
+  'The snapshot sees no event beyond this id; in a restored copy it would seem to see new ones.';
 comment on column notika.position.low is
   'Transactions that the snapshot does not know have written no event up to this id.';
 comment on column notika.position.pending_xids is
@@ -39,7 +45,7 @@ comment on column notika.position.window_low is 'What low becomes when the windo
 comment on column notika.position.window_high is 'The last event id of the window.';
 comment on column notika.position.window_at is 'The window is handed over up to this id.';
 comment on column notika.position.horizon is
-  'The last event id before this position''s own transaction had an xid.';
+  'The last event id before xid was assigned, so that later transactions write beyond it.';
 
 create or replace function notika._payload(
   event notika._event,
@@ -98,7 +104,7 @@ create or replace function notika._dispatched(event_id bigint, xid xid8, here no
   language sql
   stable
 begin atomic
-  select pg_visible_in_snapshot(xid, (here).snapshot)
+  select event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
       or coalesce(
            event_id <= (here).window_at and pg_visible_in_snapshot(xid, (here).window_snapshot),
            false
@@ -127,11 +133,12 @@ create or replace function notika._move(here notika.position)
   set search_path = pg_catalog, pg_temp
 as $$
   insert into notika.position (
-    system_identifier, snapshot, low, pending_xids, pending_lows,
+    system_identifier, snapshot, high, low, pending_xids, pending_lows,
     window_snapshot, window_low, window_high, window_at, horizon
   )
   values (
-    (here).system_identifier, (here).snapshot, (here).low, (here).pending_xids, (here).pending_lows,
+    (here).system_identifier, (here).snapshot, (here).high, (here).low,
+    (here).pending_xids, (here).pending_lows,
     (here).window_snapshot, (here).window_low, (here).window_high, (here).window_at, (here).horizon
   );
 $$;
@@ -150,6 +157,51 @@ $$;
 comment on function notika._lock_dispatch() is
   'Takes the right to move the cursor, turn the ring and set the sleep bit, until commit.';
 
+create or replace function notika._refuse_old_snapshot()
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    raise exception 'cannot move the cursor in a % transaction',
+      current_setting('transaction_isolation')
+      using errcode = 'invalid_transaction_state',
+            detail = 'An old snapshot sees an old cursor, and events would be handed over twice.',
+            hint = 'Begin with: begin isolation level read committed;';
+  end if;
+end;
+$$;
+
+comment on function notika._refuse_old_snapshot() is
+  'An error in a transaction whose snapshot may be older than the newest position.';
+
+create or replace function notika._snapshot()
+  returns pg_snapshot
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_snapshot pg_snapshot := pg_current_snapshot();
+  v_xid xid8 := pg_current_xact_id_if_assigned();
+begin
+  -- A snapshot never lists its own transaction, which may write more events yet.
+  if v_xid < pg_snapshot_xmax(v_snapshot) then
+    v_snapshot := format(
+      '%s:%s:%s', pg_snapshot_xmin(v_snapshot), pg_snapshot_xmax(v_snapshot),
+      (select string_agg(x.xid::text, ',' order by x.xid)
+         from (select pg_snapshot_xip(v_snapshot) union select v_xid) as x (xid))
+    );
+  end if;
+  return v_snapshot;
+end;
+$$;
+
+comment on function notika._snapshot() is
+  'What is committed now, without what this transaction has done.';
+
 create or replace function notika._open_window(
   here notika.position,
   snapshot pg_snapshot,
@@ -164,7 +216,10 @@ declare
   v_next notika.position := _open_window.here;
 begin
   v_next.window_snapshot := _open_window.snapshot;
-  v_next.window_low := here.horizon;
+  v_next.window_low := case
+    when here.xid < pg_snapshot_xmax(_open_window.snapshot) then here.horizon
+    else here.low -- taken in this very transaction
+  end;
   v_next.window_high := _open_window.last_id;
 
   -- Whoever was running before and has finished since may have written earlier ids.
@@ -195,6 +250,7 @@ declare
   v_next notika.position := _close_window.here;
 begin
   v_next.snapshot := here.window_snapshot;
+  v_next.high := here.window_high;
   v_next.low := here.window_low;
   v_next.window_snapshot := null;
   v_next.window_low := null;
@@ -221,68 +277,62 @@ declare
   v_now timestamptz := clock_timestamp();
   v_setting notika.setting;
   v_jobs notika_worker.job_spec[];
-  v_too_deep bigint[];
 begin
   select s.* into v_setting from notika.setting as s;
 
-  select count(*), max(e.event_id),
+  with chunk as materialized (
+    select v as event, v.event_id, v.workflow_id, row_number() over (order by v.event_id) as place
+      from notika._event as v
+     where v.event_id > here.window_at
+       and v.event_id <= here.window_high
+       and pg_visible_in_snapshot(v.xid, here.window_snapshot)
+       and not pg_visible_in_snapshot(v.xid, here.snapshot)
+     order by v.event_id
+     limit _hand_over.max_events
+  ), target as materialized (
+    select w.workflow_id, w.name, coalesce(notika._quoted(w.relation), w.table_name) as table_name,
+           w.paused_at is not null or w.broken_reason is not null as is_held
+      from notika.workflow as w
+     where w.workflow_id in (select c.workflow_id from chunk as c)
+  ), too_deep as (
+    insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
+    select c.event_id, t.name, 'failed', 0, notika._payload(c.event, t.name, t.table_name),
+           format('stopped at depth %s: runs wake each other in a loop (the run before is %s)',
+                  (c.event).depth, coalesce((c.event).cause_id::text, 'unknown')),
+           (c.event).captured_at
+      from chunk as c
+      join target as t on t.workflow_id = c.workflow_id
+     where (c.event).depth > v_setting.max_depth
+    on conflict do nothing
+  )
+  select count(*), max(c.event_id),
          array_agg(
            row(
-             w.name,
-             notika._payload(e.event, w.name, coalesce(t.table_name, w.table_name)),
+             t.name,
+             notika._payload(c.event, t.name, t.table_name),
              null,
-             -- Ties in run_at have no order, so it counts the events in microseconds.
-             case when w.paused_at is not null or w.broken_reason is not null then 'infinity'
-                  else v_now - (_hand_over.max_events - e.place) * interval '1 microsecond' end,
+             -- Ties in run_at have no order, so it counts the events in microseconds, in the past.
+             case when t.is_held then 'infinity'
+                  else v_now - (100000 - c.place) * interval '1 microsecond' end,
              v_setting.max_attempts,
-             e.event_id::text,
+             c.event_id::text,
              null,
              null
            )::notika_worker.job_spec
-           order by e.event_id
-         ) filter (where (e.event).depth <= v_setting.max_depth and not e.cancelled),
-         array_agg(e.event_id) filter (where (e.event).depth > v_setting.max_depth)
-    into handed_over, last_id, v_jobs, v_too_deep
-    from (
-      select c.*,
-             row_number() over (order by c.event_id) as place,
-             exists (
+           order by c.event_id
+         ) filter (
+           where (c.event).depth <= v_setting.max_depth
+             and not exists (
                select from notika.run_log as l
                 where l.run_id = c.event_id and l.state = 'cancelled' and l.retried_at is null
-             ) as cancelled
-        from (
-          select v as event, v.event_id, v.workflow_id
-            from notika._event as v
-           where v.event_id > here.window_at
-             and v.event_id <= here.window_high
-             and pg_visible_in_snapshot(v.xid, here.window_snapshot)
-             and not pg_visible_in_snapshot(v.xid, here.snapshot)
-           order by v.event_id
-           limit _hand_over.max_events
-        ) as c
-    ) as e
-    join notika.workflow as w on w.workflow_id = e.workflow_id
-    left join lateral (
-      select format('%I.%I', n.nspname, c.relname) as table_name
-        from pg_class as c
-        join pg_namespace as n on n.oid = c.relnamespace
-       where c.oid = w.relation
-    ) as t on true;
+             )
+         )
+    into handed_over, last_id, v_jobs
+    from chunk as c
+    left join target as t on t.workflow_id = c.workflow_id;
 
   if v_jobs is not null then
     perform notika_worker.add_jobs(v_jobs);
-  end if;
-
-  if v_too_deep is not null then
-    insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
-    select e.event_id, w.name, 'failed', 0, notika._payload(e, w.name, w.table_name),
-           format('stopped at depth %s: runs wake each other in a loop (the run before is %s)',
-                  e.depth, coalesce(e.cause_id::text, 'unknown')),
-           e.captured_at
-      from notika._event as e
-      join notika.workflow as w on w.workflow_id = e.workflow_id
-     where e.event_id = any (v_too_deep)
-    on conflict do nothing;
   end if;
 end;
 $$;
@@ -311,43 +361,39 @@ create or replace function notika._rebase(here notika.position)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_xid xid8 := pg_current_xact_id();
   v_next notika.position;
   v_waiting bigint;
 begin
-  -- No writer may be in the middle: its xid would be below the new snapshot's.
-  lock table notika.event_log_0, notika.event_log_1, notika.event_log_2
-    in share row exclusive mode;
-
-  -- The xids in the log mean nothing here.  What was handed over gets one that every snapshot
-  -- sees, what was not gets this transaction's.  The only update the log ever gets.
+  -- The xids of the copied events mean nothing here.  What was handed over gets one that the new
+  -- snapshot sees; what was not gets this transaction's, and so does what was committed here since,
+  -- which is not handed over either.  The only update the log ever gets.
   for v_segment in 0..2 loop
     execute format(
       'update notika.event_log_%s as e
-          set xid = case when notika._dispatched(e.event_id, e.xid, $1) then ''3''::xid8 else $2 end',
+          set xid = case when notika._dispatched(e.event_id, e.xid, $1) then ''3''::xid8
+                         else pg_current_xact_id() end',
       v_segment)
-      using _rebase.here, v_xid;
+      using _rebase.here;
   end loop;
+  select count(*) into v_waiting from notika._event as e where e.xid = pg_current_xact_id();
 
-  select count(*), coalesce(min(e.event_id) - 1, notika._last_event_id())
-    into v_waiting, v_next.low
-    from notika._event as e
-   where e.xid = v_xid;
   select c.system_identifier into v_next.system_identifier from pg_control_system() as c;
-  v_next.snapshot := format('%1$s:%1$s:', v_xid)::pg_snapshot;
+  v_next.snapshot := '4:4:'; -- no transaction of this cluster
+  v_next.high := greatest(here.high, here.window_high);
+  v_next.low := notika._bound(here);
   v_next.pending_xids := '{}';
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
   perform notika._move(v_next);
 
   raise warning 'notika: this database was restored from another cluster; the cursor was rebased'
-    using detail = format('%s events of the copy were not handed over yet and will be now.', v_waiting),
+    using detail = format('%s events were not handed over yet and will be now.', v_waiting),
           hint = 'Where the original goes on running too, its runs happen twice: see notika.runs.';
 end;
 $$;
 
 comment on function notika._rebase(notika.position) is
-  'Starts a new cursor in a restored copy, behind the last event that was handed over.';
+  'Starts a new cursor in a restored copy, at what was not handed over when it was copied.';
 
 create or replace function notika.dispatch(max_events integer default 1000)
   returns integer
@@ -360,6 +406,7 @@ create or replace function notika.dispatch(max_events integer default 1000)
   set enable_seqscan = off
   set enable_bitmapscan = off
   set enable_sort = off
+  set jit = off -- which would compile such plans for longer than they run
 as $$
 declare
   v_horizon bigint;
@@ -370,12 +417,7 @@ declare
   v_moved boolean := false;
   v_handed_over integer := 0;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'cannot dispatch in a % transaction', current_setting('transaction_isolation')
-      using errcode = 'invalid_transaction_state',
-            detail = 'An old snapshot sees an old cursor, and events would be handed over twice.',
-            hint = 'Begin with: begin isolation level read committed;';
-  end if;
+  perform notika._refuse_old_snapshot();
   if dispatch.max_events is null or dispatch.max_events not between 1 and 100000 then
     raise exception 'max_events must be between 1 and 100000'
       using errcode = 'invalid_parameter_value',
@@ -404,7 +446,7 @@ begin
   loop
     v_resumed := v_here.window_snapshot is not null;
     if not v_resumed then
-      select pg_current_snapshot() into v_snapshot;
+      v_snapshot := notika._snapshot();
       v_last_id := notika._last_event_id(); -- after the snapshot, so that it is no lower
 
       -- Nothing new, and nobody who was running has finished: an idle poll writes nothing.
@@ -425,7 +467,7 @@ begin
   end loop;
 
   if v_moved then
-    v_here.horizon := coalesce(v_horizon, v_here.horizon);
+    v_here.horizon := greatest(v_horizon, v_here.horizon);
     perform notika._move(v_here);
   end if;
   if v_handed_over > 0 then
@@ -437,7 +479,7 @@ $$;
 
 comment on function notika.dispatch(integer) is
   'Hands over up to max_events captured events to graphile-worker, in the order of their ids, and '
-  'returns how many; 0: there was nothing; null: somebody else is dispatching. READ COMMITTED only.';
+  'returns how many. 0: there was nothing; null: somebody else is at it. READ COMMITTED only.';
 
 create or replace function notika._set_asleep(asleep boolean)
   returns void
@@ -469,9 +511,21 @@ begin
     return false; -- somebody is dispatching, so not everybody sleeps
   end if;
   perform notika._set_asleep(true);
-  return true;
+
+  -- Whoever has written and not committed yet may have looked before and will not notify; nor does
+  -- anybody where transactions may be prepared.
+  return current_setting('max_prepared_transactions') = '0' and not exists (
+    select from pg_locks as k
+     where k.locktype = 'relation' and k.granted and k.mode = 'RowExclusiveLock'
+       and k.database = (select d.oid from pg_database as d where d.datname = current_database())
+       and k.relation in (
+         'notika.event_log_0'::regclass, 'notika.event_log_1'::regclass,
+         'notika.event_log_2'::regclass
+       )
+  );
 end;
 $$;
 
 comment on function notika._doze() is
-  'Asks the next writer for a NOTIFY. Dispatch once more before going to sleep.';
+  'Asks the next writer for a NOTIFY. True: every event that the next dispatch does not find will '
+  'be notified; false: ask again soon, a transaction that has written already may not notify.';

@@ -9,6 +9,7 @@ create or replace function notika.maintain()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform notika._refuse_old_snapshot();
   return query select * from notika._free_jobs();
   return query select * from notika._bury_jobs();
   return query select * from notika._hold_jobs();
@@ -32,8 +33,9 @@ declare
   v_setting notika.setting;
   v_current regclass := format('notika.event_log_%s', notika._segment(0));
   v_next regclass := format('notika.event_log_%s', notika._segment(1));
+  v_here notika.position := notika._position();
   v_oldest timestamptz;
-  v_last_id bigint;
+  v_waits boolean;
   v_control bigint;
 begin
   select s.* into v_setting from notika.setting as s;
@@ -54,9 +56,16 @@ begin
     return;
   end;
 
-  -- Under the lock nobody is writing to it, so the last id that is there is the last for good.
-  execute format('select max(e.event_id) from %s as e', v_next) into v_last_id;
-  if v_last_id > notika._bound(notika._position()) then
+  -- Under the lock nobody has written to it and not committed, so what can be seen is all there is.
+  -- Each event is asked, because an idle transaction holds the bound back for as long as it likes.
+  execute format(
+    'select exists (
+       select from %s as e
+        where e.event_id > $1 and not notika._dispatched(e.event_id, e.xid, $2)
+     )', v_next)
+    into v_waits
+    using notika._bound(v_here), v_here;
+  if v_waits then
     return next format('the ring is due to turn, but %s holds events that wait', v_next);
     return;
   end if;
@@ -114,11 +123,20 @@ begin
      where r.seen_at < clock_timestamp() - interval '60 seconds'
     returning r.runner_id
   )
-  select array_agg(g.runner_id) into v_silent from gone as g;
+  select array_agg(s.runner_id) into v_silent
+    from (
+      select g.runner_id from gone as g
+      union
+      -- Died before its first sign of life.
+      select j.locked_by
+        from notika_worker._private_jobs as j
+       where j.locked_at < clock_timestamp() - interval '60 seconds'
+         and not exists (select from notika.runner as r where r.runner_id = j.locked_by)
+    ) as s;
 
   if v_silent is not null then
     perform notika_worker.force_unlock_workers(v_silent);
-    return next format('%s silent runners were given up and their jobs freed', cardinality(v_silent));
+    return next format('%s silent runners were given up, their jobs freed', cardinality(v_silent));
   end if;
 end;
 $$;
