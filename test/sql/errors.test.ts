@@ -623,7 +623,7 @@ test("a table that somebody has locked is waited for three seconds, and nothing 
   ]);
 });
 
-type Refusal = [call: string, code?: string, message?: string | RegExp, hint?: string, detail?: string];
+type Refusal = [call: string, code?: string | undefined, message?: string | RegExp, hint?: string, detail?: string];
 
 /** Each call fails as told, the call in its hint works; a call without a code works itself. */
 async function expectRefusals(db: TestDatabase, refusals: Refusal[]) {

@@ -401,7 +401,9 @@ describe("emit", () => {
   test("adds an event by hand, in the transaction", async ({ db }) => {
     await db.script(`${users} select notika.publish('w', 'app.users', columns => '{id}')`);
 
-    const [emitted] = await db.query(`select notika.emit('w', '{"id": 7, "big": 12345678901234567890}') as id`);
+    const [emitted] = await db.query<{ id: string }>(
+      `select notika.emit('w', '{"id": 7, "big": 12345678901234567890}') as id`,
+    );
     await undone(db, `select notika.emit('w')`);
     await db.script(`select notika.emit('w'); select notika.emit('w', null)`);
 
@@ -410,7 +412,7 @@ describe("emit", () => {
                        order by event_id`),
     ).toEqual([
       {
-        event_id: emitted?.["id"],
+        event_id: emitted?.id,
         operation: "emit",
         new: '{"id": 7, "big": 12345678901234567890}',
         old: null,

@@ -1,0 +1,167 @@
+import { readdir, readFile } from "node:fs/promises";
+import { describe, expect } from "vitest";
+import { catalog } from "../migrations/catalog.ts";
+import { test } from "../support/database.ts";
+
+const folder = new URL("../../sql/", import.meta.url);
+const files = await Promise.all(
+  (await readdir(folder)).sort().map(async (name) => ({ name, text: await readFile(new URL(name, folder), "utf8") })),
+);
+
+/** Something of each kind that publish makes. */
+const published = `
+  create schema app;
+  create table app.users (id bigint primary key, email text);
+  create table app.admins () inherits (app.users);
+  select notika.publish('some', 'app.users', '{insert,update,delete}', '{id}', condition => 'true');
+  select notika.publish('whole', 'app.users');`;
+
+describe("in schema notika", () => {
+  test("everything has a comment", async ({ db }) => {
+    expect(
+      await db.query(`
+        with object (name, comment) as (
+          select 'schema ' || nspname, obj_description(oid, 'pg_namespace')
+            from pg_namespace where nspname = 'notika'
+          union all
+          select 'relation ' || relname, obj_description(oid, 'pg_class')
+            from pg_class where relnamespace = 'notika'::regnamespace and relkind in ('r', 'v', 'm', 'p')
+          union all
+          select 'sequence ' || relname, obj_description(c.oid, 'pg_class')
+            from pg_class as c
+           where relnamespace = 'notika'::regnamespace and relkind = 'S'
+             and not exists (select from pg_depend where objid = c.oid and deptype = 'i') -- an identity column's
+          union all
+          select 'column ' || attrelid::regclass || '.' || attname, col_description(attrelid, attnum)
+            from pg_attribute
+            join pg_class on pg_class.oid = attrelid
+           where relnamespace = 'notika'::regnamespace and relkind in ('r', 'v', 'm', 'p')
+             and attnum > 0 and not attisdropped
+          union all
+          select 'function ' || oid::regprocedure, obj_description(oid, 'pg_proc')
+            from pg_proc where pronamespace = 'notika'::regnamespace
+        )
+        select name, comment from object where coalesce(comment, '') = '' order by 1`),
+    ).toEqual([]);
+  });
+
+  test("every function pins its search_path, also those that publish makes", async ({ db }) => {
+    await db.script(published);
+
+    expect(
+      await db.query(`
+        select oid::regprocedure as function, proconfig from pg_proc
+         where pronamespace = 'notika'::regnamespace
+           and prosqlbody is null -- a begin atomic body is resolved when it is created
+           and 'search_path=pg_catalog, pg_temp' <> all (coalesce(proconfig, '{}'))`),
+    ).toEqual([]);
+  });
+
+  test("nobody has a right that was not granted, also on what publish makes", async ({ db }) => {
+    await db.script(published);
+    await db.script(`select notika.publish('some', 'app.users', '{insert}', '{id,email}')`);
+
+    expect(
+      await db.query(`
+        with object (name, acl) as (
+          select 'function ' || oid::regprocedure, coalesce(proacl, acldefault('f', proowner))
+            from pg_proc where pronamespace = 'notika'::regnamespace
+          union all
+          select 'relation ' || oid::regclass,
+                 coalesce(relacl, acldefault(case relkind when 'S' then 's' else 'r' end::"char", relowner))
+            from pg_class where relnamespace = 'notika'::regnamespace and relkind in ('r', 'v', 'm', 'p', 'S')
+          union all
+          select 'column ' || attrelid::regclass || '.' || attname, attacl
+            from pg_attribute join pg_class on pg_class.oid = attrelid
+           where relnamespace = 'notika'::regnamespace and attacl is not null
+          union all
+          select 'schema ' || nspname, coalesce(nspacl, acldefault('n', nspowner))
+            from pg_namespace where nspname in ('notika', 'notika_worker')
+        )
+        select name, privilege_type from object, aclexplode(acl) where grantee = 0 order by 1, 2`),
+    ).toEqual([]);
+  });
+
+  test("the verbs and the triggers run with the owner's rights, whoever calls them", async ({ db }) => {
+    await db.script(published);
+
+    expect(
+      await db.query(
+        `select proname from pg_proc
+          where pronamespace = 'notika'::regnamespace and not prosecdef
+            and (prorettype = 'trigger'::regtype and proname ~ '^_capture_'
+                 or proname in ('publish', 'plan', 'unpublish', 'pause', 'resume', 'emit', 'retry', 'cancel',
+                                'dispatch', 'maintain', 'install'))`,
+      ),
+    ).toEqual([]);
+  });
+
+  test("public functions have parameters with plain names, and all names are in lower case", async ({ db }) => {
+    expect(
+      await db.query(`
+        select p.oid::regprocedure as function, a.name
+          from pg_proc as p
+          left join lateral unnest(p.proargnames) as a (name) on true
+         where pronamespace = 'notika'::regnamespace
+           and (a.name !~ '^[a-z][a-z_]*$' and proname !~ '^_'
+                or p.pronargs > 0 and p.proargnames is null
+                or p.proname !~ '^_?[a-z][a-z_]*$')`),
+    ).toEqual([]);
+  });
+
+  test("loading everything again changes nothing", async ({ db }) => {
+    const before = await catalog(db.database.execute);
+    const rows = () =>
+      db.query(`select (select json_agg(s) from notika.setting as s) as setting,
+                       (select json_agg(p) from notika.position as p) as position,
+                       pg_sequence_last_value('notika.event_id_seq') as event_id,
+                       pg_sequence_last_value('notika.control_seq') as control`);
+    await db.script(`update notika.setting set max_attempts = 5`);
+    const beforeRows = await rows();
+
+    for (const { text } of files) await db.script(text);
+    await db.query(`select notika.install()`);
+
+    expect(await catalog(db.database.execute)).toEqual(before);
+    expect(await rows()).toEqual(beforeRows);
+  });
+});
+
+describe("the files in sql/", () => {
+  test("name every constraint", () => {
+    const unnamed = lines(({ text }) => /^\s+(check|primary key|unique|foreign key)\b|\breferences\b/.test(text));
+    expect(unnamed).toEqual([]);
+    expect(
+      lines(
+        ({ text }) =>
+          /^\s+\w+ [a-z0-9_[\]]+ .*\b(check \(|primary key|unique)\b/.test(text) && !/constraint/.test(text),
+      ),
+    ).toEqual([]);
+  });
+
+  test("have no tabs, no trailing blanks, one newline at the end", () => {
+    expect(lines(({ text }) => /\t|\s$/.test(text))).toEqual([]);
+    expect(files.filter(({ text }) => !/[^\n]\n$/.test(text)).map(({ name }) => name)).toEqual([]);
+  });
+
+  test("are written in lower case", () => {
+    expect(
+      lines(({ text }) =>
+        /^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|FROM|WHERE|AND|OR|BEGIN|END)\b/.test(text),
+      ),
+    ).toEqual([]);
+  });
+
+  test("open with what they hold", () => {
+    expect(files.filter(({ text }) => !text.startsWith("-- ")).map(({ name }) => name)).toEqual([]);
+  });
+});
+
+function lines(isWrong: (line: { text: string }) => boolean) {
+  return files.flatMap(({ name, text }) =>
+    text
+      .split("\n")
+      .map((line, i) => ({ name, line: i + 1, text: line }))
+      .filter(isWrong),
+  );
+}
