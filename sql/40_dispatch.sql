@@ -1,9 +1,9 @@
 -- The cursor, and the hand-over of events to graphile-worker.
 -- Commit order is not event_id order, so the cursor is a snapshot, after PgQ: a window is what the
 -- new snapshot sees and the last one did not, in the order of event_id, read in chunks.
--- A snapshot's xmax is the latest *completed* xid + 1: transactions beyond it may be running,
--- unlisted.  So a bound on event_id is only safe if it was read before an xid below xmax was assigned: a
--- dispatch keeps as its `horizon` what it read before its own xid, for the dispatches after it.
+-- A snapshot's xmax is the latest *completed* xid + 1: transactions from there on may be running,
+-- unlisted.  So a bound on event_id is safe only if it was read before an xid below that xmax was
+-- assigned: a dispatch keeps as its `horizon` what it read before its own xid, for those after it.
 
 create table if not exists notika.position (
   position_id bigint generated always as identity,

@@ -1,0 +1,115 @@
+import { execFileSync } from "node:child_process";
+import { describe, expect } from "vitest";
+import { findProgram } from "../support/postgres.ts";
+import { begin, commit, drain, jobs, major, openSession, startCluster, test } from "./cluster.ts";
+
+const warning = "notika: this database was restored from another cluster; the cursor was rebased";
+
+describe("a copy in another cluster", () => {
+  test("hands over once what was not handed over, also what was written since", async ({ db, skip }) => {
+    const tools = dumpTools();
+    if (typeof tools === "string") return skip(tools);
+    // The older cluster, whose xids lie in the other's future.
+    await db.database.script(
+      "do $$ begin for i in 1..3000 loop perform pg_current_xact_id(); commit; end loop; end $$",
+    );
+    const straggler = await db.connect();
+    await begin(straggler, "insert into item values (99)");
+    await db.query("insert into item select generate_series(1, 8)");
+    expect(await db.value("select notika.dispatch(5)")).toBe(5);
+
+    const dump = execFileSync(tools.pg_dump, ["--dbname", db.url], { maxBuffer: 1e8 });
+    const other = await startCluster();
+    try {
+      const url = await other.createDatabase("copy");
+      execFileSync(tools.psql, ["--dbname", url, "--quiet", "--set", "ON_ERROR_STOP=1"], {
+        input: dump,
+        stdio: "pipe",
+      });
+      const warnings: string[] = [];
+      const copy = openSession(url, (message) => warnings.push(message));
+      const writer = openSession(url);
+      await begin(writer, "insert into item values (20)");
+      await copy.query("insert into item values (21)");
+      await copy.database.script("begin; savepoint a; insert into item values (22); release a; commit");
+      await copy.query("select notika.maintain()");
+
+      await copy.query("insert into item values (23)");
+      await copy.query("select notika.dispatch()");
+      await commit(writer);
+      await drain(copy, 2);
+
+      expect(warnings).toEqual([warning]);
+      expect((await jobs(copy)).toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 20, 21, 22, 23]);
+      expect(await copy.value("select count(*)::int from notika.event_log where not dispatched")).toBe(0);
+      expect(await copy.value("select events_waiting::int from notika.lag")).toBe(0);
+      await Promise.all([copy.close(), writer.close()]);
+    } finally {
+      await other.stop();
+    }
+    // The original goes on as if nothing had happened.
+    await commit(straggler);
+    await drain(db);
+    expect((await jobs(db)).toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 99]);
+  });
+
+  // What a restore leaves behind, made by hand, so that no other program is needed.
+  for (const [age, system, xid] of [
+    ["a younger", "system_identifier + 1", 4_000_000],
+    ["an older", "system_identifier + 1", 3],
+    ["a", "system_identifier", 4_000_000],
+  ] as const) {
+    test(`is noticed in ${age} cluster${system === "system_identifier" ? " with the same identifier" : ""}`, async ({
+      db,
+    }) => {
+      const warnings: string[] = [];
+      const session = await db.connect((message) => warnings.push(message));
+      await db.query("insert into item select generate_series(1, 6)");
+      expect(await db.value("select notika.dispatch(4)")).toBe(4);
+      await db.database.script(`
+        update notika.event_log_0 set xid = '${xid}';
+        insert into notika.position
+          (system_identifier, snapshot, high, low, window_snapshot, window_low, window_high, window_at, horizon)
+        select ${system}, '3:3:', 0, low, '${xid + 1}:${xid + 1}:', window_low, window_high, window_at, horizon
+          from notika._position()`);
+      await db.query("insert into item values (7)");
+
+      expect(await session.value("select notika.dispatch()")).toBe(0);
+
+      expect(warnings).toEqual([warning]);
+      expect(await drain(session)).toEqual([3]);
+      expect(await drain(session)).toEqual([]);
+      expect(await jobs(db)).toEqual([1, 2, 3, 4, 5, 6, 7]);
+      await db.query("insert into item values (8)");
+      expect(await drain(session)).toEqual([1]);
+      expect(warnings).toHaveLength(1);
+    });
+  }
+});
+
+describe("a copy in the same cluster", () => {
+  test("hands over what the original had not, and so does the original", async ({ db, cluster }) => {
+    await db.query("insert into item select generate_series(1, 6)");
+    expect(await db.value("select notika.dispatch(4)")).toBe(4);
+    await db.close();
+
+    const urls = [db.url, await cluster.createDatabase(undefined, db.url.split("/").at(-1))];
+
+    for (const url of urls) {
+      const session = openSession(url);
+      await session.query("insert into item values (7)");
+      expect(await drain(session)).toEqual([2, 1]);
+      expect(await jobs(session)).toEqual([1, 2, 3, 4, 5, 6, 7]);
+      await session.close();
+    }
+  });
+});
+
+/** The programs that dump and restore, or why they cannot. */
+function dumpTools(): { pg_dump: string; psql: string } | string {
+  const [pg_dump, psql] = [findProgram("pg_dump"), findProgram("psql")];
+  if (!pg_dump || !psql) return "this machine has no pg_dump or no psql";
+  const version = execFileSync(pg_dump, ["--version"], { encoding: "utf8" }).match(/\d+/)?.[0];
+  if (Number(version) < major) return `pg_dump is of PostgreSQL ${version}, too old for a server of ${major}`;
+  return { pg_dump, psql };
+}
