@@ -146,6 +146,19 @@ describe("the cursor", () => {
     expect(await jobs(db)).toEqual([2, 1]);
   });
 
+  test("may be moved by a transaction that is older than a writer", async ({ db }) => {
+    const [writer, dispatcher] = [await db.connect(), await db.connect()];
+    await begin(dispatcher, "select pg_current_xact_id()");
+    await begin(writer, "insert into item values (1)");
+    await drain(dispatcher);
+    await commit(dispatcher);
+    await drain(db); // no xid beyond the writer's has been completed yet, so its snapshot does not list it
+
+    await commit(writer);
+
+    expect(await drain(db)).toEqual([1]);
+  });
+
   test("hands over what its own transaction writes before and after, when that has committed", async ({ db }) => {
     const other = await db.connect();
     await begin(db, "insert into item values (1)");
@@ -216,6 +229,36 @@ describe("the cursor", () => {
 
     expect(refusals).toBeGreaterThan(0);
     expect((await jobs(db)).toSorted((a, b) => a - b)).toEqual(Array.from({ length: 3000 }, (_, i) => i + 1));
+  });
+
+  test("loses nothing when the server pauses between any two of its steps", async ({ db }) => {
+    await db.database.script(`
+      create function doze() returns void language sql as 'select pg_sleep(random() * 0.004)';
+      alter function notika._last_event_id() rename to last_event_id;
+      create function notika._last_event_id() returns bigint language plpgsql as $$
+      declare v_id bigint;
+      begin perform public.doze(); v_id := notika.last_event_id(); perform public.doze(); return v_id; end $$;
+      alter function notika._snapshot() rename to snapshot;
+      create function notika._snapshot() returns pg_snapshot language plpgsql as $$
+      declare v_snapshot pg_snapshot;
+      begin perform public.doze(); v_snapshot := notika.snapshot(); perform public.doze(); return v_snapshot; end $$`);
+    const end = Date.now() + 3000;
+    let written = 0;
+
+    const writers = Array.from({ length: 4 }, async () => {
+      const session = await db.connect();
+      while (Date.now() < end) {
+        await session.query("insert into item values ($1::text::int)", [++written]);
+      }
+    });
+    const dispatchers = Array.from({ length: 2 }, async () => {
+      const session = await db.connect();
+      while (Date.now() < end) await session.query("select notika.dispatch(50)");
+    });
+    await Promise.all([...writers, ...dispatchers]);
+    await drain(db);
+
+    expect((await jobs(db)).toSorted((a, b) => a - b)).toEqual(Array.from({ length: written }, (_, i) => i + 1));
   });
 
   test("answers null while another session is at it", async ({ db }) => {

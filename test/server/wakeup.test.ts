@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect } from "vitest";
-import { type Arena, begin, commit, drain, jobs, test as onCluster, startCluster, test } from "./cluster.ts";
+import { type Arena, begin, commit, drain, jobs, startCluster, test } from "./cluster.ts";
 
 describe("a writer", () => {
   test("notifies only while the dispatcher sleeps", async ({ db }) => {
