@@ -59,11 +59,10 @@ process.exitCode = await main(process.argv.slice(2));
 
 async function main(args: string[]): Promise<number> {
   try {
-    if (args.includes("--help") || args.includes("-h")) return print(help);
     const [name, ...others] = args;
-    if (name === "help") return print(help);
+    if (name === "help" || args.includes("--help") || args.includes("-h")) return print(help);
     if (name === "--version" || name === "-v") return print(`${await version()}\n`);
-    if (name === undefined) throw new UsageError("no command was given", { hint: "See: notika --help" });
+    if (name === undefined) throw new UsageError(`no command was given\n\n${help.trimEnd()}`);
 
     const load = Object.hasOwn(commands, name) ? commands[name] : undefined;
     if (!load) throw new UsageError(`there is no command ${name}`, { hint: "See: notika --help" });

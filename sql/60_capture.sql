@@ -156,6 +156,7 @@ as $$
       join pg_proc as p on p.oid = c.castfunc
       join pg_language as l on l.oid = p.prolang and l.lanname in ('c', 'internal')
      where c.castsource = _has_json_cast.type and c.casttarget = 'json'::regtype
+       and has_function_privilege(p.oid, 'execute')
   );
 $$;
 

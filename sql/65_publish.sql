@@ -195,6 +195,8 @@ declare
   v_problem text;
   v_operation text;
   v_has_subquery boolean;
+  v_role name;
+  v_function regprocedure;
   v_state text;
   v_message text;
   v_hint text;
@@ -244,6 +246,19 @@ begin
       select p.prosqlbody::text ~ '\{SUBLINK ' into v_has_subquery
         from pg_proc as p
        where p.oid = to_regprocedure(format('notika._condition_%s()', pg_backend_pid()));
+      -- A trigger's WHEN is evaluated with the rights of whoever writes.
+      select r.rolname, d.refobjid into v_role, v_function
+        from pg_depend as d
+        join pg_roles as r
+          on r.rolname !~ '^pg_' -- its members are judged themselves
+         and (has_any_column_privilege(r.oid, spec.relation, 'insert, update')
+              or has_table_privilege(r.oid, spec.relation, 'delete'))
+       where d.classid = 'pg_proc'::regclass
+         and d.objid = to_regprocedure(format('notika._condition_%s()', pg_backend_pid()))
+         and d.refclassid = 'pg_proc'::regclass
+         and not has_function_privilege(r.oid, d.refobjid, 'execute')
+       order by r.rolname, d.refobjid
+       limit 1;
       raise exception 'undo' using errcode = 'NKUND';
     exception
       when sqlstate 'NKUND' then
@@ -265,6 +280,12 @@ begin
               detail = format('The condition is: %s', spec.condition),
               hint = format('Publish it without %s, and a second workflow for that: %s',
                             v_operation, notika._call(v_corrected));
+    end if;
+    if v_message is null and v_role is not null then
+      v_state := 'insufficient_privilege';
+      v_message := format('role "%s" writes to the table and may not execute function %s',
+                          v_role, v_function);
+      v_hint := format('Run: grant execute on function %s to %I;', v_function, v_role);
     end if;
     if v_message is null and v_has_subquery then
       v_state := 'feature_not_supported';
@@ -699,7 +720,7 @@ comment on function notika._apply(notika.workflow, notika.workflow) is
   'Takes the steps from one definition of a workflow to another and says how many there were.';
 
 create or replace function notika._refuse_locked(what text, workflow text, table_name text)
-  returns void
+  returns text
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
@@ -843,7 +864,7 @@ begin
     else 'unchanged'
   end;
 exception when lock_not_available then
-  perform notika._refuse_locked('publish', publish.workflow, publish.table_name);
+  return notika._refuse_locked('publish', publish.workflow, publish.table_name);
 end;
 $$;
 

@@ -28,24 +28,23 @@ export const command: Command = defineCommand({
     }
 
     const stop = stopSignal();
-    say(`${styled("bold", `Notika ${await version()}`)}, starting a Postgres in this process …`);
+    say(`${styled("bold", `Notika ${await version()}`)}, starting a Postgres in this process …\n`);
     const postgres = await startPostgres(path.resolve(data), Number(port));
     try {
       const url = `postgres://postgres@127.0.0.1:${postgres.port}/postgres`;
-      const instead = Number(port) === postgres.port || port === "0" ? "" : ` (port ${port} is taken)`;
-      say(`
-  Postgres  ${styled("bold", url)}${instead}
-  data      ${data}, kept for the next start
-  tasks     ${tasks}, loaded anew when they change
-`);
+      const isTaken = port !== "0" && Number(port) !== postgres.port;
+      say(`  Postgres  ${styled("bold", url)}${isTaken ? ` (port ${port} is taken)` : ""}`);
+      say(`  data      ${data}, kept for the next start`);
+      say(`  tasks     ${tasks}, loaded anew when they change`);
+      if (example) say("  example   tasks, schema.sql and seed.sql, yours to change");
+      say("");
+
       if (example) await runExample(postgres.database, folder, "schema.sql");
       const endSession = await startSession(postgres.database, folder, devLog);
       try {
-        say(`
-Try it in another terminal; Ctrl-C stops.
-  psql ${url}${example ? ` -c "insert into shop.customers (name, email) values ('Alan', 'alan@example.com')"` : ""}
-  npx notika status --url ${url}
-`);
+        say("\nTry it in another terminal; Ctrl-C stops.");
+        say(`  psql ${url}${example ? ` -c "${tryThis}"` : ""}`);
+        say(`  npx notika status --url ${url}\n`);
         if (example && postgres.isNew) await runExample(postgres.database, folder, "seed.sql");
         say(`\n${await stop}: stopping`);
       } finally {
@@ -57,6 +56,8 @@ Try it in another terminal; Ctrl-C stops.
     return 0;
   },
 });
+
+const tryThis = "insert into shop.customers (name, email) values ('Alan', 'alan@example.com')";
 
 function say(text: string) {
   process.stderr.write(`${text}\n`);

@@ -37,12 +37,7 @@ describe.concurrent("the command line", () => {
 
     for (const answer of answers) expect(answer).toEqual({ code: 0, stdout: answers[0]?.stdout, stderr: "" });
     for (const line of answers[0]?.stdout.split("\n") ?? []) expect(line.length).toBeLessThanOrEqual(100);
-  });
-
-  test("explains each command", async () => {
-    const { stdout } = await notika("-h");
-
-    const explained = new Set([...stdout.matchAll(/^ {2}notika (\w+)/gm)].map(([, name]) => name));
+    const explained = new Set([...(answers[0]?.stdout ?? "").matchAll(/^ {2}notika (\w+)/gm)].map(([, name]) => name));
     expect([...explained].sort()).toEqual(
       "cancel dev install plan publish retry run runs sql status unpublish upgrade".split(" "),
     );
@@ -55,7 +50,6 @@ describe.concurrent("the command line", () => {
   test.each([
     ["no command was given", []],
     ["there is no command lunch", ["lunch"]],
-    ["there is no command constructor", ["constructor"]],
     ["Unknown option '--lunch'", ["status", "--lunch"]],
     ["Unknown option '--tasks'", ["status", "--tasks", "x"]],
     ["Unexpected argument 'lunch'", ["status", "lunch"]],
@@ -94,24 +88,28 @@ describe.concurrent("a database that cannot be reached", () => {
     ["another protocol", `mysql://ada:${password}@localhost/app`, /URL of the database cannot be read/, 2],
     ["no protocol", `ada:${password}@localhost/app`, /URL of the database cannot be read/, 2],
   ])("is said at once, without the password: %s", async (_, url, message, code) => {
-    const byOption = await notika("status", "--url", url);
-    const byEnvironment = await notikaWith({ DATABASE_URL: url }, "run");
+    const answer = await notika("status", "--url", url);
 
-    for (const answer of [byOption, byEnvironment]) {
-      expect(answer).toEqual({ code, stdout: "", stderr: expect.stringMatching(message) });
-      expect(answer.stderr).toContain("hint: ");
-      expect(JSON.stringify(answer)).not.toContain(password);
-    }
+    expect(answer).toEqual({ code, stdout: "", stderr: expect.stringMatching(message) });
+    expect(answer.stderr).toContain("\nhint: ");
+    expect(answer.stderr).not.toContain(password);
+  });
+
+  test("is found in the environment, too", async () => {
+    const answer = await notikaWith({ DATABASE_URL: `postgres://ada:${password}@127.0.0.1:1/app` }, "run");
+
+    expect(answer).toMatchObject({ code: 1, stderr: expect.stringContaining("cannot reach the database: ") });
+    expect(answer.stderr).not.toContain(password);
   });
 
   test("is not betrayed by an argument in the wrong place either", async () => {
     const url = `postgres://ada:${password}@localhost/app`;
 
-    for (const args of [[url], ["status", url], ["retry", url, "--url", url], [`--url=${url}`, "status"]]) {
-      const { code, stderr } = await notika(...args);
-      expect(code).toBe(2);
-      expect(stderr).not.toContain(password);
-    }
+    const wrong = [[url], ["status", url], ["retry", url, "--url", url], [`--url=${url}`, "status"]];
+    const answers = await Promise.all(wrong.map((args) => notika(...args)));
+
+    for (const answer of answers)
+      expect(answer).toMatchObject({ code: 2, stderr: expect.not.stringContaining(password) });
   });
 });
 
@@ -120,8 +118,10 @@ describe("a database without Notika", () => {
     await using bare = await serve();
     const on = ["--url", bare.url];
 
-    for (const args of [["status"], ["runs"], ["retry", "1"], ["unpublish", "x"], ["publish"], ["run"]]) {
-      expect(await notika(...args, ...on)).toEqual({
+    const commands = [["status"], ["runs"], ["retry", "1"], ["unpublish", "x"], ["publish"], ["run"]];
+    const answers = await Promise.all(commands.map((args) => notika(...args, ...on)));
+    for (const answer of answers) {
+      expect(answer).toEqual({
         code: 1,
         stdout: "",
         stderr: "error: notika is not installed in this database\nhint: Run: npx notika install\n",

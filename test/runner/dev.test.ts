@@ -4,9 +4,11 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import postgres from "postgres";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { writeExample } from "../../runner/commands/dev/example.ts";
 import { linkSource, notikaCommand, start } from "./process.ts";
+
+vi.setConfig({ testTimeout: 60_000 }); // each start takes a second or, on a busy machine, many
 
 let project: string;
 let running: ReturnType<typeof start>[] = [];
@@ -63,6 +65,16 @@ describe("the example", () => {
     await again.end();
     second.kill("SIGTERM");
     expect(await second.ended).toMatchObject({ code: 0, stdout: "" });
+  });
+
+  test("ends when its SQL fails, and says where", async () => {
+    await write("seed.sql", "insert into shop.customers values (boom)");
+
+    expect(await dev("--example").ended).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/\nerror: seed.sql: column "boom" does not exist\nhint: .*\n$/),
+    });
+    expect(await readdir(path.join(project, ".notika"))).toEqual(["data"]);
   });
 
   test("leaves alone what is there, and is a package of its own where there is none", async () => {

@@ -53,7 +53,7 @@ export function start(command: string[], cwd: string, env: Record<string, string
           done();
           resolve(found);
         };
-        const timer = setTimeout(() => fail("20 seconds passed"), 20_000);
+        const timer = setTimeout(() => fail("30 seconds passed"), 30_000);
         waiting.add(look);
         void ended.then(() => fail("it ended"));
         look();

@@ -582,6 +582,28 @@ describe("who may publish", () => {
   });
 });
 
+test("a condition may only call what everybody who writes to the table may call", async ({ db }) => {
+  await db.script(`${schema}
+    create role writer;
+    create role app_team;
+    grant app_team to writer;
+    grant update (name) on app.users to writer;
+    revoke execute on function app.is_ok(text) from public;`);
+  const publish = () =>
+    db.query(`select notika.publish('w', 'app.users', '{update}', condition => 'app.is_ok(new.name)') as said`);
+
+  await expect(publish()).rejects.toMatchObject({
+    code: "42501",
+    message:
+      'condition of workflow "w" is not valid: role "writer" writes to the table and may not execute function app.is_ok(text)',
+    detail: "The condition is: app.is_ok(new.name)",
+    hint: "Run: grant execute on function app.is_ok(text) to writer;",
+  });
+
+  await db.query(`grant execute on function app.is_ok(text) to app_team`);
+  expect(await publish()).toEqual([{ said: "published" }]);
+});
+
 test("a table that somebody has locked is waited for three seconds, and nothing is changed", async ({ db, skip }) => {
   if (db.engine === "pglite") skip("it takes two sessions");
   await db.script(`${schema} select notika.publish('w', 'app.users', columns => '{id}')`);

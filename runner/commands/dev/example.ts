@@ -28,7 +28,7 @@ export async function runExample(database: Database, tasks: string, file: "schem
   const script = path.relative("", path.join(path.dirname(tasks), file));
   await database.script(await readFile(script, "utf8")).catch((cause) => {
     throw new NotikaError("NOTIKA_EXAMPLE", `${script}: ${cause.message}`, {
-      hint: `Correct it, or remove it to get the example's own back.`,
+      hint: "Correct it, or remove it to get the example's own back.",
       cause,
     });
   });
