@@ -68,6 +68,14 @@ begin
   return query select 'version', 'ok', format('notika %s on PostgreSQL %s', notika.version(),
                                                current_setting('server_version'));
 
+  -- A dump without data restores sequences that were never used, and show their first value as last.
+  if pg_sequence_last_value('notika.event_id_seq') is null then
+    perform setval('notika.event_id_seq', 0);
+  end if;
+  if pg_sequence_last_value('notika.control_seq') is null then
+    perform setval('notika.control_seq', 0);
+  end if;
+
   step := 'cursor';
   if not exists (select from notika.position) then
     -- Its own transaction is not in its own snapshot, so nothing that is captured from now on is.
@@ -83,7 +91,8 @@ begin
   return next;
 
   select count(*) into v_count from notika_worker.migrations;
-  return query select 'worker', 'ok', format('graphile-worker in schema notika_worker, revision %s', v_count);
+  return query
+    select 'worker', 'ok', format('graphile-worker in schema notika_worker, revision %s', v_count);
 
   perform notika._rebind_copy();
   return query select * from notika._install_guard();
