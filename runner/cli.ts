@@ -19,6 +19,9 @@ Set up a database
                               --table SCHEMA.TABLE  --operations insert,update,delete
                               --columns a,b  --watch a,b  --condition SQL
                               --guard block|warn|off  --on-rename follow|block
+  notika check                whether published workflows still have what they need
+  notika check FILE…|-        what migrations would do to them: --github for annotations;
+                              --schema schema.sql needs no database, and takes the tasks'
   notika unpublish WORKFLOW…  take their triggers away; what was captured still runs
   notika upgrade              bring Notika in the database up to this version
 
@@ -45,6 +48,7 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
   sql: () => import("./commands/sql.ts"),
   plan: () => import("./commands/plan.ts"),
   publish: () => import("./commands/publish.ts"),
+  check: () => import("./commands/check.ts"),
   unpublish: () => import("./commands/unpublish.ts"),
   run: () => import("./commands/run.ts"),
   status: () => import("./commands/status.ts"),

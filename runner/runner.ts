@@ -39,9 +39,18 @@ export async function createRunner({ url, tasks, ...options }: RunnerOptions): P
     typeof tasks === "string"
       ? await loadTasks(tasks)
       : Object.fromEntries(Object.entries(tasks).map(([name, task]) => [name, asWorkflow(task)]));
+  if (Object.keys(loaded).length === 0) {
+    throw new NotikaError("NOTIKA_TASKS", "there is no task to run", {
+      hint:
+        typeof tasks === "string"
+          ? `Put one into ${tasks}, such as ${tasks}/welcome_email.ts.`
+          : "Give createRunner tasks.",
+    });
+  }
   const database = openDatabase({ connect, connections: (options.concurrency ?? 10) + 2 });
   try {
     const runner = await startRunner({ database, tasks: loaded, ...options });
+    await warnOfUnpublished(database, loaded, options.log ?? textLog);
     return { stop: (deadline) => runner.stop(deadline).finally(() => database.close()) };
   } catch (error) {
     await database.close();
@@ -64,7 +73,6 @@ export async function startRunner({
   observe?: RunObserver;
 }): Promise<Runner> {
   await checkVersion(database);
-  await warnOfUnpublished(database, tasks, log);
 
   const outcomes = openOutcomes(database);
   const worker = startWorker({
@@ -86,7 +94,14 @@ export async function startRunner({
       select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
                array(select json_array_elements_text(${names}::text::json)))`);
     for (const { did } of await database.execute<{ did: string }>(sql`select notika.maintain() as did`)) log.info(did);
+    await check();
   }, log);
+  const check = atMostEvery(60_000, async () => {
+    const found = await database.execute<{ finding: string; workflow: string | null; detail: string; remedy: string }>(
+      sql`select finding, workflow, detail, remedy from notika.check() where severity = 'error'`,
+    );
+    for (const { detail, ...fields } of found) log.error(detail, fields);
+  });
 
   return {
     async stop(deadline = 10_000) {
@@ -117,8 +132,10 @@ async function checkVersion(database: Database) {
 async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {
   const published = await database.execute<{ workflow: string }>(sql`select workflow from notika.workflows`);
   const names = new Set(published.map(({ workflow }) => workflow));
-  for (const name of Object.keys(tasks).filter((name) => !names.has(name))) {
-    log.warn(`task ${name} is not published, so nothing wakes it`, { hint: `npx notika publish ${name}` });
+  for (const [name, { on }] of Object.entries(tasks)) {
+    if (names.has(name)) continue;
+    const hint = on ? `npx notika publish ${name}` : `npx notika publish ${name} --table <schema>.<table>`;
+    log.warn(`task ${name} is not published, so nothing wakes it`, { hint });
   }
 }
 
@@ -138,6 +155,15 @@ function openHeartbeat(give: (id: string) => Promise<void>, log: Log) {
       stopped = true;
       clearTimeout(timer);
     },
+  };
+}
+
+function atMostEvery(ms: number, work: () => Promise<void>) {
+  let last = Number.NEGATIVE_INFINITY;
+  return async () => {
+    if (Date.now() - last < ms) return;
+    last = Date.now();
+    await work();
   };
 }
 

@@ -8,6 +8,7 @@ create table if not exists notika.workflow (
   table_name text not null,
   operations text[] not null,
   columns text[],
+  column_names text[],
   watch text[],
   condition text,
   capture text not null default 'row',
@@ -37,6 +38,8 @@ comment on column notika.workflow.table_name is 'The table as it was called at t
 comment on column notika.workflow.operations is 'Any of insert, update, delete.';
 comment on column notika.workflow.columns is
   'What an event carries, as published, which are its keys; null: the whole row.';
+comment on column notika.workflow.column_names is
+  'The same columns as they are called now: renames are followed, the keys stay.';
 comment on column notika.workflow.watch is
   'An update counts only when one of these columns changes; null: any update.';
 comment on column notika.workflow.condition is 'SQL over new and old, the triggers'' WHEN.';

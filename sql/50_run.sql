@@ -4,7 +4,8 @@ create or replace view notika.event_log as
 select e.event_id,
        w.name as workflow,
        e.operation,
-       coalesce(format('%I.%I', n.nspname, c.relname), w.table_name) as table_name,
+       case when c.oid is null then w.table_name
+            else format('%I.%I', n.nspname, c.relname) end as table_name,
        e.captured_at as at,
        e.new,
        e.old,

@@ -437,7 +437,8 @@ comment on function notika._expect_columns(regclass, text[]) is
 create or replace function notika._payload_definition(
   workflow_id integer,
   relation regclass,
-  columns text[]
+  columns text[],
+  column_names text[]
 )
   returns text
   language plpgsql
@@ -448,10 +449,11 @@ declare
   v_object text;
   v_size text;
 begin
-  perform notika._expect_columns(_payload_definition.relation, _payload_definition.columns);
+  perform notika._expect_columns(
+    _payload_definition.relation, _payload_definition.column_names);
 
   select notika._object_expression(
-           array_agg(k.name order by k.place),
+           array_agg(k.key order by k.place),
            array_agg(
              notika._json_expression(format('(r).%I', k.name), a.atttypid) order by k.place
            )
@@ -461,7 +463,8 @@ begin
            ' + ' order by k.place
          )
     into v_object, v_size
-    from unnest(_payload_definition.columns) with ordinality as k (name, place)
+    from unnest(_payload_definition.columns, _payload_definition.column_names)
+           with ordinality as k (key, name, place)
     join pg_attribute as a
       on a.attrelid = _payload_definition.relation and a.attname = k.name;
 
@@ -485,7 +488,7 @@ begin
 end;
 $$;
 
-comment on function notika._payload_definition(integer, regclass, text[]) is
+comment on function notika._payload_definition(integer, regclass, text[], text[]) is
   'The statement that makes the payload function: begin atomic, so that Postgres records what it '
   'reads, refuses to drop it and follows renames. It gives null for a row that is too big.';
 

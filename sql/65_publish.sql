@@ -501,6 +501,7 @@ begin
   if v_spec.condition is not null then
     perform notika._check_condition(v_spec);
   end if;
+  v_spec.column_names := v_spec.columns;
   return v_spec;
 end;
 $$;
@@ -524,7 +525,8 @@ as $$
     from (
       -- One for each table of the family: a child that leaves it goes on by itself.
       select 1, f.name,
-             notika._payload_definition((spec).workflow_id, f.relation, (spec).columns),
+             notika._payload_definition((spec).workflow_id, f.relation, (spec).columns,
+                                        (spec).column_names),
              'access share on ' || f.name
         from family as f
        where (spec).columns is not null
@@ -537,7 +539,8 @@ as $$
        where (spec).columns is not null
       union all
       select 3, null,
-             notika._capture_definition((spec).workflow_id, (spec).relation, (spec).columns),
+             notika._capture_definition((spec).workflow_id, (spec).relation,
+                                        (spec).column_names),
              null
       union all
       select 4, null,
@@ -817,13 +820,16 @@ begin
   select w.* into v_before from notika.workflow as w where w.name = publish.workflow for update;
   v_after.workflow_id := v_before.workflow_id;
   v_after.definition := notika._definition(v_after);
+  perform notika._set_busy(true);
   v_is_changed := notika._apply(v_before, v_after) > 0;
+  perform notika._set_busy(false);
 
   update notika.workflow as w
      set relation = v_after.relation,
          table_name = v_after.table_name,
          operations = v_after.operations,
          columns = v_after.columns,
+         column_names = v_after.column_names,
          watch = v_after.watch,
          condition = v_after.condition,
          guard = v_after.guard,
@@ -841,6 +847,11 @@ begin
              (v_after.definition, v_after.guard, v_after.on_rename, v_after.table_name,
               v_after.columns, v_after.watch, v_after.condition));
   v_is_changed := found;
+  -- What this transaction did to the table before is settled by this, and a migration whose
+  -- snapshot is older than this must not judge.
+  perform notika._bind(v_after.workflow_id);
+  delete from notika.guard_pending as p where p.workflow_id = v_after.workflow_id;
+  update notika.guard_state as s set publications = s.publications + 1;
 
   -- The runs of a broken workflow are held.
   if v_before.broken_reason is not null and v_before.paused_at is null then
@@ -876,7 +887,6 @@ as $$
 declare
   v_workflow_id integer := notika._published(unpublish.workflow);
   v_workflow notika.workflow;
-  v_function regprocedure;
 begin
   select w.* into v_workflow
     from notika.workflow as w
@@ -884,9 +894,10 @@ begin
      for update;
   perform notika.resume(unpublish.workflow);
 
-  for v_function in select g from notika._generated(v_workflow_id) as g loop
-    execute format('drop function %s cascade', v_function);
-  end loop;
+  perform notika._unpin(v_workflow_id);
+  delete from notika.contract as c where c.workflow_id = v_workflow_id;
+  delete from notika.contract_table as c where c.workflow_id = v_workflow_id;
+  delete from notika.guard_pending as p where p.workflow_id = v_workflow_id;
 
   update notika.workflow as w
      set relation = null, definition = '{}', broken_reason = null,

@@ -1,5 +1,56 @@
 -- install(): puts right whatever is derived, and says what it did; as often as one likes.
 
+create or replace function notika._install_guard()
+  returns table (step text, outcome text, detail text)
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  step := 'guard';
+  if notika._has_event_triggers() then
+    outcome := 'ok';
+    detail := 'judges migrations when they commit';
+    return next;
+    return;
+  end if;
+
+  begin
+    drop event trigger if exists notika_guard_start;
+    drop event trigger if exists notika_guard_drop;
+    drop event trigger if exists notika_guard_end;
+    create event trigger notika_guard_start on ddl_command_start
+      when tag in ('ALTER TABLE', 'DROP TABLE')
+      execute function notika._guard_start();
+    create event trigger notika_guard_drop on sql_drop
+      execute function notika._guard_drop();
+    create event trigger notika_guard_end on ddl_command_end
+      when tag in (
+        'ALTER TABLE', 'DROP TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO',
+        'CREATE TRIGGER', 'ALTER TRIGGER', 'DROP TRIGGER', 'CREATE RULE', 'ALTER TYPE',
+        'DROP TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'DROP SCHEMA', 'CREATE FUNCTION',
+        'ALTER FUNCTION', 'DROP FUNCTION', 'DROP OWNED', 'DROP EXTENSION'
+      )
+      execute function notika._guard_end();
+    -- Also under session_replication_role = replica.
+    alter event trigger notika_guard_start enable always;
+    alter event trigger notika_guard_drop enable always;
+    alter event trigger notika_guard_end enable always;
+    outcome := 'created';
+    detail := 'judges migrations when they commit';
+  exception when insufficient_privilege then
+    outcome := 'limited';
+    detail := format('role "%s" may not create event triggers: only pins protect. Columns in use '
+                     'cannot be dropped or retyped without notika.release(workflow, reason)',
+                     current_user);
+  end;
+  return next;
+end;
+$$;
+
+comment on function notika._install_guard() is
+  'Creates the event triggers, or says why it could not.';
+
 create or replace function notika.install()
   returns table (step text, outcome text, detail text)
   language plpgsql
@@ -17,6 +68,14 @@ begin
   return query select 'version', 'ok', format('notika %s on PostgreSQL %s', notika.version(),
                                                current_setting('server_version'));
 
+  -- A dump without data restores sequences that were never used, and show their first value as last.
+  if pg_sequence_last_value('notika.event_id_seq') is null then
+    perform setval('notika.event_id_seq', 0);
+  end if;
+  if pg_sequence_last_value('notika.control_seq') is null then
+    perform setval('notika.control_seq', 0);
+  end if;
+
   step := 'cursor';
   if not exists (select from notika.position) then
     -- Its own transaction is not in its own snapshot, so nothing that is captured from now on is.
@@ -32,7 +91,11 @@ begin
   return next;
 
   select count(*) into v_count from notika_worker.migrations;
-  return query select 'worker', 'ok', format('graphile-worker in schema notika_worker, revision %s', v_count);
+  return query
+    select 'worker', 'ok', format('graphile-worker in schema notika_worker, revision %s', v_count);
+
+  perform notika._rebind_copy();
+  return query select * from notika._install_guard();
 
   for v_workflow in
     select w.* from notika.workflow as w where w.unpublished_at is null order by w.name
@@ -41,11 +104,16 @@ begin
     begin
       v_after := v_workflow;
       v_after.definition := notika._definition(v_workflow);
-      v_count := 0;
-      for v_statement in select s.statement from notika._steps(v_workflow, v_after) as s loop
-        execute v_statement;
-        v_count := v_count + 1;
-      end loop;
+      if exists (
+        select from notika._findings(v_workflow) as f
+         where f.kind in ('trigger_dropped', 'trigger_disabled', 'trigger_replaced',
+                          'function_replaced', 'part_not_captured')
+      ) then
+        v_workflow.definition := '{}';
+      end if;
+      perform notika._set_busy(true);
+      v_count := notika._apply(v_workflow, v_after);
+      perform notika._set_busy(false);
       update notika.workflow as w
          set definition = v_after.definition
        where w.workflow_id = v_workflow.workflow_id and v_count > 0;
@@ -70,7 +138,9 @@ begin
             and w.workflow_id = substring(p.proname from '[0-9]+$')::integer
        )
   loop
+    perform notika._set_busy(true);
     execute v_statement;
+    perform notika._set_busy(false);
     return query select 'orphan', 'removed', v_statement;
   end loop;
 end;

@@ -6,5 +6,9 @@
 --!include 50_run.sql
 --!include 60_capture.sql
 --!include 65_publish.sql
+--!include 70_guard.sql
+--!include 72_judge.sql
+--!include 75_ways_out.sql
+--!include 77_check_ddl.sql
 --!include 80_install.sql
 --!include 90_grants.sql

@@ -24,6 +24,7 @@ interface Status {
   waiting: { events: number; seconds: number | null; ring_bytes: number; blocked_by: string[] };
   runners: { host: string; pid: number; tasks: string[]; silent_seconds: number }[];
   runs: Record<string, number>;
+  health: { severity: string; finding: string; workflow: string | null; detail: string; remedy: string | null }[];
   failures: { run: string; workflow: string; attempts: number; seconds_ago: number; error: string }[];
 }
 
@@ -61,6 +62,13 @@ const status = sql`
       ) as s
   ) as runs, (
     select coalesce(json_agg(json_build_object(
+             'severity', h.severity, 'finding', h.finding, 'workflow', h.workflow, 'detail', h.detail,
+             'remedy', h.remedy
+           )), '[]')
+      from notika.health as h
+     where h.severity <> 'ok' or h.finding = 'guard'
+  ) as health, (
+    select coalesce(json_agg(json_build_object(
              'run', f.run_id::text, 'workflow', f.workflow, 'attempts', f.attempts,
              'seconds_ago', extract(epoch from clock_timestamp() - f.finished_at)::integer, 'error', f.error
            ) order by f.finished_at desc), '[]')
@@ -72,7 +80,7 @@ const status = sql`
       ) as f
   ) as failures`;
 
-function screen({ workflows, waiting, runners, runs, failures }: Status): string {
+function screen({ workflows, waiting, runners, runs, health, failures }: Status): string {
   const handOver = {
     waiting: waiting.events,
     oldest: waiting.seconds === null ? "" : age(waiting.seconds),
@@ -96,6 +104,7 @@ function screen({ workflows, waiting, runners, runs, failures }: Status): string
       "none is alive: notika run",
     ),
     section("Runs of the last hour, and those to come", Object.keys(runs).length > 0 ? [runs] : [], "none"),
+    section("Health", health),
     section(
       "Failures of the last hour",
       failures.map(({ seconds_ago, error, ...row }) => ({ ...row, ended: `${age(seconds_ago)} ago`, error })),

@@ -1,7 +1,7 @@
 import { describe, expect } from "vitest";
 import { openDatabase } from "../../runner/database.ts";
 import { test } from "../support/database.ts";
-import { asRole, captured, events, generatedNames, inTransaction, undone } from "./support.ts";
+import { asRole, captured, events, generatedNames, inTransaction, noEventTriggers, undone } from "./support.ts";
 
 const users = `
   create schema app;
@@ -85,7 +85,7 @@ describe("a partitioned table", () => {
   });
 });
 
-test("inheritance children are captured with their parent, and go on when they leave it", async ({ db }) => {
+test("inheritance children are captured with their parent, and leave it without harm", async ({ db }) => {
   await db.script(`${users}
     create table app.admins (rank int) inherits (app.users);
     create table app.staff (id bigint not null, email text, name text, extra int);
@@ -116,10 +116,7 @@ test("inheritance children are captured with their parent, and go on when they l
     insert into app.admins values (5);
     select notika.publish('w', 'app.users', '{insert,update,delete}', '{id,name}', watch => '{name}');
     insert into app.third values (6);`);
-  expect(await captured(db)).toEqual([
-    { id: "4", name: null },
-    { id: "6", name: null },
-  ]);
+  expect(await captured(db)).toEqual([{ id: "6", name: null }]);
   expect((await generatedNames(db)).filter((name) => name.includes("_1"))).toEqual([
     "notika_1_delete on app.staff",
     "notika_1_delete on app.third",
@@ -680,10 +677,10 @@ describe("a later change of the table", () => {
     expect((await captured(db)).at(-1)).toEqual({ id: "3", "E-mail": "c@x" });
   });
 
-  test("that takes a published column away is refused by Postgres itself, or takes the capture along", async ({
+  test("that takes a published column away is refused by Postgres itself where nobody judges it, or takes the capture along", async ({
     db,
   }) => {
-    await db.script(`${users}
+    await db.script(`${users} ${noEventTriggers}
       select notika.publish('w', 'app.users', '{insert,update,delete}', '{id,email}');
       select notika.publish('x', 'app.users', '{insert,update}', '{id}', watch => '{email}', condition => 'new.email <> ''''');`);
 

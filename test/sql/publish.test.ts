@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { test } from "../support/database.ts";
-import { captured, events, generated, generatedNames, inTransaction, undone } from "./support.ts";
+import { captured, events, generated, generatedNames, inTransaction, noEventTriggers, undone } from "./support.ts";
 
 const users = `
   create schema app;
@@ -233,7 +233,7 @@ describe("publish", () => {
 
   test("puts back triggers that are gone or disabled", async ({ db }) => {
     const call = `select notika.publish('w', 'app.users', '{insert,delete}', '{id}') as said`;
-    await db.script(users);
+    await db.script(users + noEventTriggers);
     await db.query(call);
     const before = await generated(db);
 

@@ -68,3 +68,9 @@ generated.statement = `
 export async function generatedNames(db: Db) {
   return (await generated(db)).map(({ name }) => name);
 }
+
+/** Leaves only the pins to protect what is published, as where event triggers cannot be created. */
+export const noEventTriggers = `
+  drop event trigger notika_guard_start;
+  drop event trigger notika_guard_drop;
+  drop event trigger notika_guard_end;`;

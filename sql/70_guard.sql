@@ -1,0 +1,537 @@
+-- The guard: no migration breaks a workflow without a word.
+-- The payload functions and the triggers' conditions pin what they read, so Postgres by itself
+-- refuses to drop or retype it.  Where event triggers can be created there is more: a command that
+-- would be refused is let through, and the state that the transaction leaves is judged at COMMIT,
+-- so that dropping and adding again, or swapping tables, passes when what it leaves is sound.
+-- A failure of the guard itself is a warning, never somebody's failed migration.
+
+create table if not exists notika.contract (
+  workflow_id integer not null,
+  column_name text not null,
+  attnum smallint not null,
+  type_name text not null,
+  type regtype not null,
+  typmod integer not null,
+  labels text[],
+  constraint contract_pkey primary key (workflow_id, column_name),
+  constraint contract_workflow_id_fkey foreign key (workflow_id) references notika.workflow
+);
+create index if not exists contract_type_idx on notika.contract (type);
+
+comment on table notika.contract is
+  'The columns that each workflow depends on, by its payload, its watch or its condition.';
+comment on column notika.contract.workflow_id is 'The workflow.';
+comment on column notika.contract.column_name is 'The column, as it is called now.';
+comment on column notika.contract.attnum is 'Its number in the published table.';
+comment on column notika.contract.type_name is 'Its type when it was published, written out.';
+comment on column notika.contract.type is 'The same without its modifier, for the catalog.';
+comment on column notika.contract.typmod is 'The type''s modifier.';
+comment on column notika.contract.labels is 'The labels of an enum.';
+
+create table if not exists notika.contract_table (
+  workflow_id integer not null,
+  relation regclass not null,
+  constraint contract_table_pkey primary key (workflow_id, relation),
+  constraint contract_table_workflow_id_fkey
+    foreign key (workflow_id) references notika.workflow
+);
+create index if not exists contract_table_relation_idx on notika.contract_table (relation);
+
+comment on table notika.contract_table is
+  'The tables whose rows each workflow captures: the published one, its partitions and children.';
+comment on column notika.contract_table.workflow_id is 'The workflow.';
+comment on column notika.contract_table.relation is 'A table.';
+
+create table if not exists notika.guard_log (
+  guard_log_id bigint generated always as identity,
+  at timestamptz not null default clock_timestamp(),
+  xid xid8 not null default pg_current_xact_id(),
+  workflow text,
+  verdict text not null,
+  kind text,
+  object text,
+  expected text,
+  actual text,
+  statement text,
+  reason text,
+  done_by name not null default session_user,
+  constraint guard_log_pkey primary key (guard_log_id),
+  constraint guard_log_verdict_check check (verdict in (
+    'followed', 'healed', 'warned', 'allowed', 'ignored', 'broken', 'repaired', 'released',
+    'maintenance begun', 'maintenance ended'
+  ))
+);
+create index if not exists guard_log_xid_idx on notika.guard_log (xid);
+create index if not exists guard_log_workflow_idx on notika.guard_log (workflow, at);
+
+comment on table notika.guard_log is
+  'What the guard saw and did, and who let what through. A refusal leaves no trace: it rolls back.';
+comment on column notika.guard_log.guard_log_id is 'Its order.';
+comment on column notika.guard_log.at is 'When.';
+comment on column notika.guard_log.xid is 'In which transaction.';
+comment on column notika.guard_log.workflow is 'The workflow; null: all of them.';
+comment on column notika.guard_log.verdict is
+  'followed (a rename), healed, warned, allowed, ignored (guard off), broken, repaired, released, '
+  'maintenance begun or ended.';
+comment on column notika.guard_log.kind is 'What was found, for instance column_dropped.';
+comment on column notika.guard_log.object is 'The table, column or trigger.';
+comment on column notika.guard_log.expected is 'What the contract says.';
+comment on column notika.guard_log.actual is 'What the catalog says.';
+comment on column notika.guard_log.statement is 'The statement that led to it.';
+comment on column notika.guard_log.reason is 'What the caller gave as the reason.';
+comment on column notika.guard_log.done_by is 'The login.';
+
+create table if not exists notika.maintenance (
+  maintenance_id bigint generated always as identity,
+  reason text not null,
+  begun_at timestamptz not null default clock_timestamp(),
+  begun_by name not null default session_user,
+  ends_at timestamptz not null,
+  ended_at timestamptz,
+  constraint maintenance_pkey primary key (maintenance_id)
+);
+
+comment on table notika.maintenance is
+  'Windows in which the guard only takes notes, for tools that do not use one transaction.';
+comment on column notika.maintenance.maintenance_id is 'Its id.';
+comment on column notika.maintenance.reason is 'What it is for.';
+comment on column notika.maintenance.begun_at is 'Since when.';
+comment on column notika.maintenance.begun_by is 'Whose it is.';
+comment on column notika.maintenance.ends_at is 'When it ends by itself.';
+comment on column notika.maintenance.ended_at is 'When end_maintenance ended it.';
+
+create table if not exists notika.guard_pending (
+  pending_id bigint generated always as identity,
+  workflow_id integer not null,
+  tag text not null,
+  statement text not null,
+  dropped text,
+  constraint guard_pending_pkey primary key (pending_id)
+);
+
+comment on table notika.guard_pending is
+  'Workflows that are to be judged when the transaction commits; empty between transactions.';
+comment on column notika.guard_pending.pending_id is 'Its order.';
+comment on column notika.guard_pending.workflow_id is 'The workflow.';
+comment on column notika.guard_pending.tag is 'The command.';
+comment on column notika.guard_pending.statement is 'The beginning of what the client sent.';
+comment on column notika.guard_pending.dropped is
+  'A trigger or function of the workflow that was dropped by name.';
+
+create table if not exists notika.guard_state (
+  only_row boolean not null default true,
+  publications bigint not null default 0,
+  workflow_table oid not null,
+  constraint guard_state_pkey primary key (only_row),
+  constraint guard_state_only_row_check check (only_row)
+);
+insert into notika.guard_state (workflow_table)
+values ('notika.workflow'::regclass::oid)
+on conflict do nothing;
+
+comment on table notika.guard_state is 'One row by which the guard tells what it cannot see.';
+comment on column notika.guard_state.only_row is 'Always true: there is one row.';
+comment on column notika.guard_state.publications is
+  'Counted up by publish: a migration with an older snapshot must not judge by what it sees.';
+comment on column notika.guard_state.workflow_table is
+  'The oid of notika.workflow, as a number: another one means that this is a restored copy.';
+
+create table if not exists notika.guard_busy (
+  pid integer not null
+);
+
+comment on table notika.guard_busy is
+  'Has a row, which nobody else ever sees, while Notika itself does DDL.';
+comment on column notika.guard_busy.pid is 'The session.';
+
+create or replace function notika._set_busy(busy boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if busy then
+    insert into notika.guard_busy (pid) values (pg_backend_pid());
+  else
+    delete from notika.guard_busy;
+  end if;
+end;
+$$;
+
+comment on function notika._set_busy(boolean) is
+  'Tells the guard that the DDL that follows is Notika''s own. A setting would do, could not anybody set it.';
+
+create or replace function notika._labels(type oid)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(e.enumlabel::text order by e.enumsortorder)
+    from pg_enum as e
+   where e.enumtypid = notika._base_type(_labels.type);
+$$;
+
+comment on function notika._labels(oid) is 'The labels of an enum; null for any other type.';
+
+create or replace function notika._tables(relation regclass)
+  returns setof regclass
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select f from notika._family(_tables.relation) as f
+  union
+  select p.relid from pg_partition_tree(_tables.relation) as p;
+$$;
+
+comment on function notika._tables(regclass) is 'A table with its partitions and children.';
+
+create or replace function notika._bind(workflow_id integer)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+begin
+  select w.* into v_spec from notika.workflow as w where w.workflow_id = _bind.workflow_id;
+  delete from notika.contract as c where c.workflow_id = _bind.workflow_id;
+  delete from notika.contract_table as c where c.workflow_id = _bind.workflow_id;
+
+  insert into notika.contract
+    (workflow_id, column_name, attnum, type_name, type, typmod, labels)
+  select v_spec.workflow_id, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
+         a.atttypid, a.atttypmod, notika._labels(a.atttypid)
+    from pg_attribute as a
+   where a.attrelid = v_spec.relation and a.attnum > 0 and not a.attisdropped
+     and (
+       a.attname = any (v_spec.column_names || v_spec.watch)
+       -- What the condition reads, Postgres has written down.
+       or exists (
+         select from pg_depend as d
+           join notika._triggers(v_spec.workflow_id) as t (relation, name) on true
+           join pg_trigger as g on g.tgrelid = t.relation and g.tgname = t.name
+          where d.classid = 'pg_trigger'::regclass and d.objid = g.oid
+            and d.refclassid = 'pg_class'::regclass and d.refobjid = v_spec.relation
+            and d.refobjsubid = a.attnum
+       )
+     );
+  insert into notika.contract_table (workflow_id, relation)
+  select v_spec.workflow_id, t from notika._tables(v_spec.relation) as t;
+end;
+$$;
+
+comment on function notika._bind(integer) is
+  'Writes down what a workflow depends on, as the catalog says it now.';
+
+create or replace function notika._rename_in(condition text, old_name text, new_name text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Strings stay as they are; new.name and old.name do not, quoted or not.
+  select string_agg(
+           case when t.token[1] like '''%' then t.token[1]
+                else regexp_replace(
+                  t.token[1],
+                  '\m(new|old)(\s*\)?\s*\.\s*)('
+                    || regexp_replace(quote_ident(old_name), '([^\w\s])', '\\\1', 'g') || '|"'
+                    || regexp_replace(old_name, '([^\w\s])', '\\\1', 'g') || '")(?![\w$])',
+                  '\1\2' || replace(quote_ident(new_name), '\', '\\'), 'gi')
+           end, '' order by t.place)
+    from regexp_matches(condition, '''(?:[^'']|'''')*''|[^'']+', 'g')
+         with ordinality as t (token, place);
+$$;
+
+comment on function notika._rename_in(text, text, text) is
+  'A condition with a column under its new name.';
+
+create or replace function notika._findings(spec notika.workflow)
+  returns table (kind text, object text, expected text, actual text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_quoted text := notika._quoted(spec.relation);
+begin
+  if v_quoted is null then
+    return query select 'table_dropped', spec.table_name, 'a table', null::text;
+    return;
+  end if;
+  if v_quoted <> spec.table_name then
+    return query select 'table_renamed', spec.table_name, spec.table_name, v_quoted;
+  end if;
+
+  return query
+    select case
+             when a.attnum is null or a.attisdropped then 'column_dropped'
+             when a.atttypid <> c.type or a.atttypmod <> c.typmod then
+               case when a.atttypid = c.type
+                      and (a.atttypmod = -1 or c.typmod <> -1 and a.atttypmod > c.typmod)
+                    then 'type_widened' else 'type_changed' end
+             when a.attname <> c.column_name then 'column_renamed'
+             else 'label_renamed'
+           end,
+           format('%s.%I', spec.table_name, c.column_name),
+           case when a.attname <> c.column_name then c.column_name::text
+                when a.atttypid = c.type and a.atttypmod = c.typmod and not a.attisdropped
+                then c.labels::text
+                else c.type_name end,
+           case when a.attisdropped then null
+                when a.attname <> c.column_name then a.attname::text
+                when a.atttypid = c.type and a.atttypmod = c.typmod
+                then notika._labels(a.atttypid)::text
+                else format_type(a.atttypid, a.atttypmod) end
+      from notika.contract as c
+      left join pg_attribute as a on a.attrelid = spec.relation and a.attnum = c.attnum
+     where c.workflow_id = spec.workflow_id
+       and (
+         a.attnum is null or a.attisdropped or a.attname <> c.column_name
+         or a.atttypid <> c.type or a.atttypmod <> c.typmod
+         or not c.labels <@ notika._labels(a.atttypid)
+       );
+
+  return query
+    select case when t.oid is null then 'trigger_dropped'
+                when t.tgenabled not in ('O', 'A') then 'trigger_disabled'
+                else 'trigger_replaced' end,
+           format('%I on %s', format('notika_%s_%s', spec.workflow_id, o.name),
+                  notika._quoted(f.relation)),
+           'enabled',
+           case t.tgenabled when 'D' then 'disabled' when 'R' then 'enabled for replicas only'
+                            else pg_get_triggerdef(t.oid) end
+      from notika._family(spec.relation) as f (relation)
+     cross join unnest(spec.operations) as o (name)
+      left join pg_trigger as t
+        on t.tgrelid = f.relation and t.tgname = format('notika_%s_%s', spec.workflow_id, o.name)
+     where t.oid is null or t.tgenabled not in ('O', 'A')
+        or t.tgfoid is distinct from
+           to_regprocedure(format('notika._capture_%s()', spec.workflow_id));
+
+  return query
+    select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',
+           'another body, owner or setting'
+      from pg_proc as p
+     where p.oid = to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
+       and not exists (
+         select from unnest(spec.definition) as d (statement)
+          where d.statement like '%' || replace(replace(p.prosrc, '\', '\\'), '%', '\%') || '%'
+       );
+
+  return query
+    select 'partition_detached', notika._quoted(c.relation),
+           format('a part of %s', spec.table_name), 'a table of its own'
+      from notika.contract_table as c
+     where c.workflow_id = spec.workflow_id
+       and notika._quoted(c.relation) is not null
+       and c.relation not in (select t from notika._tables(spec.relation) as t);
+
+  return query
+    select 'part_not_captured', notika._quoted(p.relid), 'an enabled trigger', null::text
+      from pg_partition_tree(spec.relation) as p
+     cross join unnest(spec.operations) as o (name)
+     where p.level > 0 and not exists (
+       select from pg_trigger as t
+        where t.tgrelid = p.relid and t.tgenabled in ('O', 'A')
+          and t.tgfoid = to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
+          and (t.tgtype & case o.name when 'insert' then 4 when 'delete' then 8 else 16 end) > 0
+     );
+
+  return query
+    select 'rule', format('%I on %s', r.rulename, spec.table_name), 'no rule instead of writes',
+           pg_get_ruledef(r.oid)
+      from pg_rewrite as r
+     where r.ev_class = spec.relation and r.is_instead;
+end;
+$$;
+
+comment on function notika._findings(notika.workflow) is
+  'How the catalog differs from what a workflow was published with.';
+
+create or replace function notika._is_breaking(kind text)
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select kind in ('table_dropped', 'column_dropped', 'type_changed', 'trigger_dropped');
+$$;
+
+comment on function notika._is_breaking(text) is
+  'Whether a workflow cannot go on after a finding of this kind.';
+
+create or replace function notika._is_rename(kind text)
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select kind in ('table_renamed', 'column_renamed', 'label_renamed');
+$$;
+
+comment on function notika._is_rename(text) is 'Whether a finding is a matter of on_rename.';
+
+create or replace function notika._is_complete(spec notika.workflow)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select to_regprocedure(format('notika._capture_%s()', (spec).workflow_id)) is not null
+     and not exists (
+       select from notika._family((spec).relation) as f (relation)
+        where (spec).columns is not null
+          and to_regprocedure(format('notika.payload_%s(%s)', (spec).workflow_id,
+                                     notika._quoted(f.relation))) is null
+           or exists (
+             select from unnest((spec).operations) as o (name)
+              where not exists (
+                select from pg_trigger as t
+                 where t.tgrelid = f.relation
+                   and t.tgname = format('notika_%s_%s', (spec).workflow_id, o.name)
+              )
+           )
+     )
+     and not exists (
+       select from notika._triggers((spec).workflow_id) as t
+        where t.relation not in (select f from notika._family((spec).relation) as f)
+     );
+$$;
+
+comment on function notika._is_complete(notika.workflow) is
+  'Whether all functions and triggers of a workflow are there, and nowhere else.';
+
+create or replace function notika._reconcile(workflow_id integer, statement text, settled boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+  v_after notika.workflow;
+  v_table regclass;
+  v_column record;
+begin
+  select w.* into v_spec
+    from notika.workflow as w
+   where w.workflow_id = _reconcile.workflow_id and w.unpublished_at is null;
+  if not found then
+    return;
+  end if;
+  v_after := v_spec;
+
+  -- By name first: what has taken the place of a table or column that was dropped or renamed away
+  -- is what the workflow is published on from now on.
+  v_table := to_regclass(v_spec.table_name);
+  if v_table <> v_spec.relation
+     and (settled or notika._quoted(v_spec.relation) is null)
+     and (select c.relkind in ('r', 'p') from pg_class as c where c.oid = v_table)
+  then
+    v_after.relation := v_table;
+    insert into notika.guard_log (workflow, verdict, kind, object, statement)
+    values (v_spec.name, 'healed', 'table_replaced', v_spec.table_name, _reconcile.statement);
+    update notika.workflow as w
+       set relation = v_table
+     where w.workflow_id = v_spec.workflow_id;
+  end if;
+  for v_column in
+    update notika.contract as c
+       set attnum = a.attnum, type = a.atttypid
+      from pg_attribute as a
+     where c.workflow_id = v_spec.workflow_id
+       and a.attrelid = v_after.relation and a.attname = c.column_name and not a.attisdropped
+       and format_type(a.atttypid, a.atttypmod) = c.type_name
+       and (a.attnum <> c.attnum or v_after.relation <> v_spec.relation)
+       and (settled or not exists (
+         select from pg_attribute as o
+          where o.attrelid = v_after.relation and o.attnum = c.attnum and not o.attisdropped
+       ))
+    returning c.column_name
+  loop
+    continue when v_after.relation <> v_spec.relation;
+    insert into notika.guard_log (workflow, verdict, kind, object, statement)
+    values (v_spec.name, 'healed', 'column_replaced',
+            format('%s.%I', v_spec.table_name, v_column.column_name), _reconcile.statement);
+  end loop;
+
+  -- Then by number: what is left under another name was renamed.
+  for v_column in
+    select c.column_name as old_name, a.attname::text as new_name
+      from notika.contract as c
+      join pg_attribute as a on a.attrelid = v_after.relation and a.attnum = c.attnum
+     where c.workflow_id = v_spec.workflow_id and not a.attisdropped
+       and a.attname <> c.column_name
+  loop
+    v_after.column_names :=
+      array_replace(v_after.column_names, v_column.old_name, v_column.new_name);
+    v_after.watch := array_replace(v_after.watch, v_column.old_name, v_column.new_name);
+    v_after.condition :=
+      notika._rename_in(v_after.condition, v_column.old_name, v_column.new_name);
+    continue when not settled or v_spec.on_rename <> 'follow';
+
+    update notika.contract as c
+       set column_name = v_column.new_name
+     where c.workflow_id = v_spec.workflow_id and c.column_name = v_column.old_name;
+    insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
+    values (v_spec.name, 'followed', 'column_renamed',
+            format('%s.%I', v_spec.table_name, v_column.old_name),
+            v_column.old_name, v_column.new_name, _reconcile.statement);
+  end loop;
+
+  -- Put back what was taken away to let the command through, if what it needs is there.
+  if not exists (
+    select from notika._findings(v_after) as f
+     where f.kind in ('table_dropped', 'column_dropped', 'type_changed')
+  ) then
+    v_after.definition := notika._definition(v_after);
+    -- Only what is missing: a trigger that somebody disabled stays disabled.
+    if not notika._is_complete(v_after) then
+      perform notika._apply(v_spec, v_after);
+    end if;
+    update notika.workflow as w
+       set definition = v_after.definition
+     where w.workflow_id = v_spec.workflow_id and w.definition <> v_after.definition;
+  end if;
+  if not settled or v_spec.on_rename <> 'follow' then
+    return;
+  end if;
+
+  v_after.table_name := coalesce(notika._quoted(v_after.relation), v_spec.table_name);
+  if v_after.table_name <> v_spec.table_name then
+    insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
+    values (v_spec.name, 'followed', 'table_renamed', v_spec.table_name, v_spec.table_name,
+            v_after.table_name, _reconcile.statement);
+  end if;
+  insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
+  select v_spec.name, 'followed', 'label_renamed',
+         format('%s.%I', v_after.table_name, c.column_name), c.labels::text,
+         notika._labels(c.type)::text, _reconcile.statement
+    from notika.contract as c
+   where c.workflow_id = v_spec.workflow_id and not c.labels <@ notika._labels(c.type);
+  update notika.contract as c
+     set labels = notika._labels(c.type)
+   where c.workflow_id = v_spec.workflow_id and c.labels <> notika._labels(c.type);
+  update notika.workflow as w
+     set table_name = v_after.table_name, watch = v_after.watch,
+         condition = v_after.condition, column_names = v_after.column_names
+   where w.workflow_id = v_spec.workflow_id
+     and (w.table_name, w.watch, w.condition, w.column_names)
+         is distinct from
+         (v_after.table_name, v_after.watch, v_after.condition, v_after.column_names);
+  -- A new partition that has its trigger is part of the contract.
+  insert into notika.contract_table (workflow_id, relation)
+  select v_spec.workflow_id, t from notika._tables(v_after.relation) as t
+  on conflict do nothing;
+end;
+$$;
+
+comment on function notika._reconcile(integer, text, boolean) is
+  'Binds what was replaced by something of the same name and type, follows what was renamed, and '
+  'puts triggers and functions back where everything they need is there. Not settled: in the '
+  'middle of a transaction, when a name that is gone may come back.';

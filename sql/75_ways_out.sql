@@ -1,0 +1,334 @@
+-- The ways past the guard, each with a name and a reason on record, and the questions one can ask it.
+
+create or replace function notika._owned(workflow text)
+  returns notika.workflow
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+  v_owner oid;
+begin
+  select w.* into v_spec
+    from notika.workflow as w
+   where w.workflow_id = notika._published(_owned.workflow);
+  select c.relowner into v_owner from pg_class as c where c.oid = v_spec.relation;
+
+  if not pg_has_role(notika._caller(), current_user, 'member')
+     and not coalesce(pg_has_role(notika._caller(), v_owner, 'member'), false)
+  then
+    raise exception 'role "%" may not decide about workflow "%"', notika._caller(), v_spec.name
+      using errcode = 'insufficient_privilege',
+            detail = 'That is for the owner of its table and for members of the owner of notika.',
+            hint = format('Run: grant %I to %I;', coalesce(v_owner::regrole::text, current_user::text),
+                          notika._caller());
+  end if;
+  return v_spec;
+end;
+$$;
+
+comment on function notika._owned(text) is
+  'A published workflow that the caller may decide about, or an error.';
+
+create or replace function notika._check_reason(reason text)
+  returns void
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if reason is null or reason !~ '\S' then
+    raise exception 'a reason is needed'
+      using errcode = 'invalid_parameter_value',
+            hint = 'It is kept in notika.guard_log, for whoever asks later.';
+  end if;
+end;
+$$;
+
+comment on function notika._check_reason(text) is 'Refuses an empty reason.';
+
+create or replace function notika.allow_breaking_change(workflow text, reason text)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow := notika._owned(allow_breaking_change.workflow);
+begin
+  perform notika._check_reason(reason);
+  insert into notika.guard_log (workflow, verdict, statement, reason)
+  values (v_spec.name, 'allowed', left(current_query(), 400), allow_breaking_change.reason);
+  -- Where there are no event triggers nobody else lets the command through.
+  if not notika._has_event_triggers() then
+    perform notika._summon(array[v_spec.workflow_id], 'ALLOW', current_query());
+    perform notika._unpin(v_spec.workflow_id);
+  end if;
+end;
+$$;
+
+comment on function notika.allow_breaking_change(text, text) is
+  'Lets this transaction break a workflow, on record. It is marked as broken and its runs are held.';
+
+create or replace function notika.release(workflow text, reason text)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow := notika._owned(release.workflow);
+begin
+  perform notika._check_reason(reason);
+  insert into notika.guard_log (workflow, verdict, statement, reason)
+  values (v_spec.name, 'released', left(current_query(), 400), release.reason);
+  perform notika._summon(array[v_spec.workflow_id], 'RELEASE', current_query());
+  perform notika._unpin(v_spec.workflow_id);
+end;
+$$;
+
+comment on function notika.release(text, text) is
+  'Takes the pins of a workflow away until this transaction commits, when what it left is judged: '
+  'the way to alter a pinned column where there are no event triggers.';
+
+create or replace function notika.begin_maintenance(reason text, ttl interval default '15 minutes')
+  returns bigint
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id bigint;
+begin
+  perform notika._check_reason(reason);
+  if ttl is null or ttl not between interval '1 second' and interval '1 day' then
+    raise exception 'ttl must be between a second and a day'
+      using errcode = 'invalid_parameter_value',
+            hint = 'For instance: select notika.begin_maintenance(''<reason>'', ''15 minutes'');';
+  end if;
+  if not pg_has_role(notika._caller(), current_user, 'member') then
+    raise exception 'role "%" may not begin maintenance', notika._caller()
+      using errcode = 'insufficient_privilege',
+            hint = format('Run: grant %I to %I;', current_user, notika._caller());
+  end if;
+  insert into notika.maintenance (reason, ends_at)
+  values (begin_maintenance.reason, clock_timestamp() + begin_maintenance.ttl)
+  returning maintenance_id into v_id;
+  insert into notika.guard_log (verdict, reason) values ('maintenance begun', begin_maintenance.reason);
+  return v_id;
+end;
+$$;
+
+comment on function notika.begin_maintenance(text, interval) is
+  'Opens a window in which the guard refuses nothing and takes notes; ends by itself after ttl.';
+
+create or replace function notika.end_maintenance()
+  returns table (workflow text, state text, reason text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer;
+begin
+  if not pg_has_role(notika._caller(), current_user, 'member') then
+    raise exception 'role "%" may not end maintenance', notika._caller()
+      using errcode = 'insufficient_privilege',
+            hint = format('Run: grant %I to %I;', current_user, notika._caller());
+  end if;
+  update notika.maintenance as m
+     set ended_at = clock_timestamp()
+   where m.ended_at is null;
+  insert into notika.guard_log (verdict) values ('maintenance ended');
+
+  for v_workflow_id in
+    select w.workflow_id from notika.workflow as w where w.unpublished_at is null
+  loop
+    perform notika._set_busy(true);
+    perform notika._reconcile(v_workflow_id, 'end_maintenance', true);
+    perform notika._set_busy(false);
+    perform notika._judge(v_workflow_id, 'end_maintenance');
+  end loop;
+  return query select w.workflow, w.state, w.reason from notika.workflows as w;
+end;
+$$;
+
+comment on function notika.end_maintenance() is
+  'Closes the window, puts back what it can, and says in what state it leaves each workflow.';
+
+create or replace function notika._has_event_triggers()
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select 3 = (
+    select count(*) from pg_event_trigger as e
+     where e.evtname in ('notika_guard_start', 'notika_guard_drop', 'notika_guard_end')
+       and e.evtenabled in ('O', 'A')
+       and coalesce(current_setting('event_triggers', true), 'on') = 'on'
+  );
+$$;
+
+comment on function notika._has_event_triggers() is
+  'Whether the guard judges at commit; otherwise only the pins refuse.';
+
+create or replace function notika._judge(workflow_id integer, statement text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+  v_finding record;
+begin
+  select w.* into v_spec from notika.workflow as w where w.workflow_id = _judge.workflow_id;
+
+  if v_spec.broken_reason is not null then
+    if not exists (
+      select from notika._findings(v_spec) as f
+       where notika._is_breaking(f.kind) or notika._is_rename(f.kind)
+    ) then
+      update notika.workflow as w set broken_reason = null where w.workflow_id = v_spec.workflow_id;
+      insert into notika.guard_log (workflow, verdict, statement)
+      values (v_spec.name, 'repaired', _judge.statement);
+      if v_spec.paused_at is null then
+        perform notika.resume(v_spec.name);
+      end if;
+    end if;
+    return;
+  end if;
+
+  for v_finding in
+    select f.* from notika._findings(v_spec) as f
+     order by f.kind = 'trigger_dropped', notika._is_breaking(f.kind) desc
+  loop
+    perform notika._note(v_spec, case when notika._is_breaking(v_finding.kind) then 'broken'
+                                      else 'warned' end,
+                         v_finding.kind, v_finding.object, v_finding.expected, v_finding.actual,
+                         _judge.statement);
+  end loop;
+end;
+$$;
+
+comment on function notika._judge(integer, text) is
+  'After the fact: marks a workflow whose contract is broken, or one that is whole again.';
+
+create or replace function notika._rebind_copy()
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update notika.guard_state as s
+     set workflow_table = 'notika.workflow'::regclass::oid
+   where s.workflow_table <> 'notika.workflow'::regclass::oid;
+  if not found then
+    return;
+  end if;
+
+  -- Tables were restored by their names; numbers of columns and types were not.
+  update notika.contract as c
+     set attnum = a.attnum, type = a.atttypid, typmod = a.atttypmod
+    from notika.workflow as w, pg_attribute as a
+   where w.workflow_id = c.workflow_id and a.attrelid = w.relation
+     and a.attname = c.column_name and not a.attisdropped
+     and format_type(a.atttypid, a.atttypmod) = c.type_name;
+  raise warning 'notika: this is a restored copy; workflows were bound to its tables by name'
+    using hint = 'What could not be bound: select * from notika.health;';
+end;
+$$;
+
+comment on function notika._rebind_copy() is
+  'Binds contracts to the tables of a restored copy.';
+
+create or replace function notika.check()
+  returns table (finding text, severity text, workflow text, detail text, remedy text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer;
+begin
+  perform notika._rebind_copy();
+  for v_workflow_id in
+    select w.workflow_id from notika.workflow as w where w.unpublished_at is null
+  loop
+    perform notika._judge(v_workflow_id, 'check');
+  end loop;
+  return query select h.* from notika.health as h where h.severity <> 'ok';
+end;
+$$;
+
+comment on function notika.check() is
+  'Compares every contract with the catalog, marks what is broken and what is whole again, and '
+  'gives what is not ok of notika.health. Does no DDL.';
+
+create or replace function notika._health()
+  returns table (finding text, severity text, workflow text, detail text, remedy text)
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if notika._has_event_triggers() then
+    return query select 'guard', 'ok', null::text, 'judges migrations when they commit', null::text;
+  else
+    return query select 'guard', 'warning', null::text,
+      'only pins protect: DROP … CASCADE is not refused, and pinned columns need a release first',
+      format('As a superuser: alter function … ; select * from notika.install();');
+  end if;
+  return query
+    select f.kind,
+           case when notika._is_breaking(f.kind) or w.broken_reason is not null then 'error'
+                else 'warning' end,
+           w.name,
+           format('%s: expected %s, found %s', f.object, coalesce(f.expected, 'nothing'),
+                  coalesce(f.actual, 'nothing')),
+           case f.kind
+             when 'trigger_disabled' then format('alter table %s enable trigger %s;',
+               split_part(f.object, ' on ', 2), split_part(f.object, ' on ', 1))
+             when 'part_not_captured' then 'select * from notika.install();'
+             when 'function_replaced' then 'select * from notika.install();'
+             else notika._call(w)
+           end
+      from notika.workflow as w
+     cross join lateral notika._findings(w) as f
+     where w.unpublished_at is null;
+  return query
+    select 'broken', 'error', w.name, w.broken_reason, notika._call(w)
+      from notika.workflow as w
+     where w.unpublished_at is null and w.broken_reason is not null;
+  return query
+    select 'ring', case when l.oldest_waiting < clock_timestamp() - interval '1 minute'
+                        then 'warning' else 'ok' end,
+           null::text,
+           format('%s events wait, the oldest since %s; the ring has %s', l.events_waiting,
+                  coalesce(l.oldest_waiting::text, 'now'), pg_size_pretty(l.ring_bytes)),
+           case when l.oldest_waiting < clock_timestamp() - interval '1 minute'
+                then 'Is a runner alive? npx notika run' end
+      from notika.lag as l;
+end;
+$$;
+
+comment on function notika._health() is 'What notika.health shows.';
+
+create or replace view notika.health as
+select h.finding, h.severity, h.workflow, h.detail, h.remedy from notika._health() as h;
+
+comment on view notika.health is 'What is well and what is not, with the call that mends it.';
+comment on column notika.health.finding is 'What was looked at or found.';
+comment on column notika.health.severity is 'ok, warning or error.';
+comment on column notika.health.workflow is 'The workflow; null: all of them.';
+comment on column notika.health.detail is 'What it is about.';
+comment on column notika.health.remedy is 'What mends it.';

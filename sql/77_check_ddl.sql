@@ -1,0 +1,254 @@
+-- check_ddl: what a migration would do to the workflows, found out by running it and undoing it.
+
+create or replace function notika._split(sql text)
+  returns table (line integer, statement text)
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_start integer := 1;
+  v_at integer := 1;
+  v_sign text;
+  v_tag text;
+  v_end integer;
+begin
+  -- Only what may hide a semicolon is recognised: strings, quoted names, comments, SQL bodies.
+  while v_at <= length(sql) + 1 loop
+    v_at := nullif(regexp_instr(sql, $re$['";$]|--|/\*$re$, v_at), 0);
+    v_sign := case when v_at is null then ';' else substr(sql, v_at, 1) end;
+    v_at := coalesce(v_at, length(sql) + 1);
+    v_end := null;
+    case
+      when v_sign = '''' and substr(sql, greatest(v_at - 2, 1), least(v_at - 1, 2)) ~* '(^|\W)e$' then
+        v_end := regexp_instr(sql, $re$'(?:[^'\\]|\\.|'')*'$re$, v_at, 1, 1);
+      when v_sign = '''' then
+        v_end := regexp_instr(sql, $re$'(?:[^']|'')*'$re$, v_at, 1, 1);
+      when v_sign = '"' then
+        v_end := regexp_instr(sql, $re$"(?:[^"]|"")*"$re$, v_at, 1, 1);
+      when v_sign = '-' then
+        v_end := regexp_instr(sql, '\n', v_at);
+      when v_sign = '/' then
+        v_end := strpos(substr(sql, v_at), '*/');
+        v_end := case when v_end > 0 then v_at + v_end + 1 end;
+      when v_sign = '$' then
+        v_tag := substring(substr(sql, v_at, 70) from '^\$(?:[A-Za-z_]\w*)?\$');
+        v_end := strpos(substr(sql, v_at + length(v_tag)), v_tag);
+        v_end := case when v_tag is null then v_at + 1
+                      when v_end > 0 then v_at + v_end + 2 * length(v_tag) - 1 end;
+      else
+        statement := substr(sql, v_start, v_at - v_start);
+        if statement ~* '\mbegin\s+atomic\M' and statement !~* '\mend\s*$' and v_at <= length(sql) then
+          v_end := v_at + 1; -- a semicolon inside a body
+        else
+          -- Its line is that of its first word.
+          v_end := length(substring(statement from '^(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*'));
+          line := 1 + length(regexp_replace(substr(sql, 1, v_start + v_end - 1), '[^\n]', '', 'g'));
+          statement := rtrim(substr(statement, v_end + 1), E' \t\r\n');
+          if statement <> '' then
+            return next;
+          end if;
+          v_start := v_at + 1;
+          v_end := v_at + 1;
+        end if;
+    end case;
+    v_at := case when coalesce(v_end, 0) = 0 then length(sql) + 1 else v_end end;
+    exit when v_start > length(sql) + 1;
+  end loop;
+end;
+$$;
+
+comment on function notika._split(text) is
+  'The statements of an SQL text and the lines that they begin on.';
+
+create or replace function notika._undoable(statement text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+           when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
+           when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
+             'tablespace|subscription)|alter\s+(system|database))\M'
+             then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))
+           when statement ~* '^(commit|rollback|end|abort|savepoint|release|prepare\s+transaction)\M'
+             and statement !~* '^(commit|end)\s*(work|transaction)?$'
+             then 'a transaction inside cannot be followed'
+           when statement ~* '^copy\M.*\mfrom\s+stdin\M' or statement like '\\%'
+             then 'that is for psql, not for the server'
+         end;
+$$;
+
+comment on function notika._undoable(text) is
+  'Why a statement cannot be tried and undone; null: it can.';
+
+create or replace function notika._foresee(settled boolean)
+  returns table (workflow text, kind text, object text, verdict text, expected text, actual text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer;
+begin
+  for v_workflow_id in
+    select distinct p.workflow_id from notika.guard_pending as p
+  loop
+    perform notika._set_busy(true);
+    if not exists (
+      select from notika.guard_pending as p
+       where p.workflow_id = v_workflow_id and p.dropped is not null
+    ) then
+      perform notika._reconcile(v_workflow_id, 'check_ddl', _foresee.settled);
+    end if;
+    perform notika._set_busy(false);
+    return query
+      select w.name, f.kind, f.object, notika._verdict(w, f.kind), f.expected, f.actual
+        from notika.workflow as w
+       cross join lateral notika._findings(w) as f
+       where w.workflow_id = v_workflow_id and w.unpublished_at is null
+         -- That is only a consequence of the others.
+         and (f.kind <> 'trigger_dropped' or not exists (
+           select from notika._findings(w) as o
+            where notika._is_breaking(o.kind) and o.kind <> 'trigger_dropped'
+         ));
+  end loop;
+  return query
+    select l.workflow, l.kind, l.object, l.verdict, l.expected, l.actual
+      from notika.guard_log as l
+     where l.xid = pg_current_xact_id() and l.verdict in ('followed', 'healed')
+       and l.statement = 'check_ddl';
+end;
+$$;
+
+comment on function notika._foresee(boolean) is
+  'What the guard would find now, about the workflows that this transaction has touched.';
+
+create or replace function notika._foresee_pinned(sql text)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer;
+begin
+  if notika._has_event_triggers() then
+    return;
+  end if;
+  for v_workflow_id in
+    select w.workflow_id
+      from notika.workflow as w
+     where w.unpublished_at is null
+       and w.relation in (select t from notika._named_tables(_foresee_pinned.sql) as t)
+  loop
+    perform notika._summon(array[v_workflow_id], 'CHECK', 'check_ddl');
+    perform notika._unpin(v_workflow_id);
+  end loop;
+end;
+$$;
+
+comment on function notika._foresee_pinned(text) is
+  'Where only pins protect: takes those away that would hide what the migration does.';
+
+create or replace function notika.check_ddl(sql text)
+  returns table (
+    statement_number integer,
+    line integer,
+    statement text,
+    workflow text,
+    verdict text,
+    problem text,
+    remedy text
+  )
+  language plpgsql
+  volatile
+  security invoker -- it runs somebody's DDL, so as them, and on their search_path
+  set lock_timeout = '500ms'
+as $$
+declare
+  v_statement record;
+  v_reason text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+  v_seen jsonb[] := '{}'; -- what was found after each statement
+  v_lines integer[] := '{}';
+  v_texts text[] := '{}';
+  v_last jsonb;
+begin
+  begin
+    perform notika._foresee_pinned(sql);
+    for v_statement in select s.line, s.statement from notika._split(check_ddl.sql) as s loop
+      continue when v_statement.statement ~* '^(begin|start\s+transaction|commit|end)\s*(work|transaction)?$';
+      v_lines := v_lines || v_statement.line;
+      v_texts := v_texts || v_statement.statement;
+      v_reason := notika._undoable(v_statement.statement);
+      if v_reason is not null then
+        statement_number := cardinality(v_texts);
+        line := v_statement.line;
+        statement := v_statement.statement;
+        verdict := 'unknown';
+        problem := format('cannot be tried: %s', v_reason);
+        remedy := 'Check the rest without it.';
+        return next;
+        v_seen := v_seen || coalesce(v_seen[cardinality(v_seen)], '[]');
+        continue;
+      end if;
+
+      begin
+        execute v_statement.statement;
+      exception when others then
+        get stacked diagnostics
+          v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+        statement_number := cardinality(v_texts);
+        line := v_statement.line;
+        statement := v_statement.statement;
+        verdict := case when sqlstate in ('NK001', '2BP01', '0A000') then 'breaks' else 'error' end;
+        problem := concat_ws(E'\n', v_message, nullif(v_detail, ''));
+        remedy := nullif(v_hint, '');
+        return next;
+        exit; -- what follows would be judged on a state that will not be
+      end;
+      v_seen := v_seen || (
+        select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object)), '[]')
+          from notika._foresee(false) as f
+      );
+    end loop;
+    select coalesce(jsonb_agg(to_jsonb(f)), '[]') into v_last from notika._foresee(true) as f;
+    raise exception 'undo' using errcode = 'NKUND';
+  exception when sqlstate 'NKUND' then
+    null;
+  end;
+
+  return query
+    select b.number, v_lines[b.number], v_texts[b.number], f.workflow,
+           case f.verdict when 'blocked' then 'breaks' when 'warned' then 'warns'
+                          when 'ignored' then 'breaks unguarded' else f.verdict end,
+           format('%s %s%s', replace(f.kind, '_', ' '), f.object,
+                  case when f.actual is not null
+                       then format(': %s instead of %s', f.actual, f.expected) else '' end),
+           case when f.verdict = 'blocked' then format(
+             'Publish %1$s anew in the same transaction, or select notika.allow_breaking_change(%1$L, ''<reason>'');',
+             f.workflow) end
+      from jsonb_to_recordset(v_last) as f (
+             workflow text, kind text, object text, verdict text, expected text, actual text)
+     cross join lateral (
+       -- The first statement after which it was so until the end.
+       select coalesce(max(s.place) filter (
+                where not s.seen @> jsonb_build_array(jsonb_build_array(f.workflow, f.kind, f.object))
+              ), 0)::integer + 1 as number
+         from unnest(v_seen) with ordinality as s (seen, place)
+     ) as n
+     cross join lateral (select least(n.number, cardinality(v_texts)) as number) as b
+     order by 1, 4, 6;
+end;
+$$;
+
+comment on function notika.check_ddl(text) is
+  'What a migration would do to the workflows, statement by statement: breaks, warns, followed, '
+  'healed, error or unknown. Runs it with the rights of the caller and undoes it; waits half a '
+  'second for each lock. No rows: no workflow would notice. Sequences and session locks stay moved.';
