@@ -32,6 +32,28 @@ describe("README", () => {
     );
   });
 
+  test("its safe ways to change a schema are safe", async ({ db }) => {
+    await db.script(`
+      create schema app;
+      create table app.users (id bigint generated always as identity primary key, email text);
+      select notika.publish('welcome_email', 'app.users', columns => '{id,email}', condition => 'new.email is not null')`);
+    const refusal = blocks("").find((block) => block.startsWith("ERROR:")) ?? "";
+    const [expand, together, onPurpose, maintenance] = blocks("sql").filter((block) => block.startsWith("-- "));
+    const state = async () => (await db.query("select state from notika.workflows")).map(({ state }) => state);
+
+    const refused = await db.query("alter table app.users drop column email").catch((error) => error);
+    expect(`ERROR:  ${refused.message}\nDETAIL:  ${refused.detail}\nHINT:  ${refused.hint}\n`).toBe(refusal);
+    for (const statement of (expand ?? "").split(/(?<=;)\n/).filter((text) => text.trim())) await db.query(statement);
+    expect(await state()).toEqual(["published"]);
+    await db.database.pool.query("alter table app.users alter column id drop identity");
+    await db.database.pool.query(together ?? "");
+    expect(await state()).toEqual(["published"]);
+    await db.database.pool.query(onPurpose ?? "");
+    expect(await state()).toEqual(["broken"]);
+    await db.database.pool.query(maintenance ?? "");
+    expect(await state()).toEqual(["published"]);
+  });
+
   test("its task passes its test", async () => {
     const ts = blocks("ts").map((block) =>
       block
@@ -55,7 +77,7 @@ describe("README", () => {
 
   test("the errors it lists are those that Notika has", async () => {
     const sources = await Promise.all(
-      ["migrations/prepare.sql", "sql/40_dispatch.sql", "sql/65_publish.sql"].map((file) =>
+      ["migrations/prepare.sql", "sql/65_publish.sql", "sql/72_judge.sql"].map((file) =>
         readFile(path.join(root, file), "utf8"),
       ),
     );
