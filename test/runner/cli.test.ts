@@ -39,7 +39,7 @@ describe.concurrent("the command line", () => {
     for (const line of answers[0]?.stdout.split("\n") ?? []) expect(line.length).toBeLessThanOrEqual(100);
     const explained = new Set([...(answers[0]?.stdout ?? "").matchAll(/^ {2}notika (\w+)/gm)].map(([, name]) => name));
     expect([...explained].sort()).toEqual(
-      "cancel dev install plan publish retry run runs sql status unpublish upgrade".split(" "),
+      "cancel check dev install plan publish retry run runs sql status unpublish upgrade".split(" "),
     );
   });
 
@@ -270,6 +270,10 @@ a-host  77   1      N s ago
 Runs of the last hour, and those to come
 done  failed  ready
 1     1       2
+
+Health
+severity  finding  detail
+ok        guard    judges migrations when they commit
 
 Failures of the last hour
 run  workflow       attempts  ended    error
