@@ -19,7 +19,8 @@ afterAll(async () => {
 });
 
 test("while a workflow is published anew, again and again, no write fails and none is missed", async () => {
-  const publish = (more: string) => database.execute(raw(`select notika.publish('watch_items', 'public.items'${more})`));
+  const publish = (more: string) =>
+    database.execute(raw(`select notika.publish('watch_items', 'public.items'${more})`));
   await publish("");
   let writing = true;
   const writers = Array.from({ length: 4 }, async () => {
