@@ -290,9 +290,12 @@ begin
      order by v.event_id
      limit _hand_over.max_events
   ), target as materialized (
-    select w.workflow_id, w.name, coalesce(notika._quoted(w.relation), w.table_name) as table_name,
+    select w.workflow_id, w.name,
+           coalesce(format('%I.%I', n.nspname, r.relname), w.table_name) as table_name,
            w.paused_at is not null or w.broken_reason is not null as is_held
       from notika.workflow as w
+      left join pg_class as r on r.oid = w.relation
+      left join pg_namespace as n on n.oid = r.relnamespace
      where w.workflow_id in (select c.workflow_id from chunk as c)
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)

@@ -202,9 +202,15 @@ describe("the cursor", () => {
   test("keeps the order of run_at whatever the sizes of the chunks", async ({ db }) => {
     await db.query("insert into item select generate_series(1, 300)");
 
-    for (const size of [1, 1000]) await db.query(`select notika.dispatch(${size})`);
+    for (const size of [1, 100_000]) await db.query(`select notika.dispatch(${size})`);
 
-    expect(await jobs(db)).toEqual(Array.from({ length: 300 }, (_, i) => i + 1));
+    // graphile-worker takes jobs with the same run_at in any order.
+    expect(
+      await db.value(`
+        select bool_and(run_at > before)
+          from (select run_at, lag(run_at) over (order by key::bigint) as before
+                  from notika_worker._private_jobs) as j`),
+    ).toBe(true);
   });
 
   test("makes one job of each event when eight sessions dispatch at once", async ({ db }) => {

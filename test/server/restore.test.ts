@@ -85,6 +85,21 @@ describe("a copy in another cluster", () => {
       expect(warnings).toHaveLength(1);
     });
   }
+
+  test("hands over what is written before anybody looks, where the cursor waited for nothing", async ({ db }) => {
+    await db.query("insert into item select generate_series(1, 6)");
+    await drain(db);
+    await db.database.script(`
+      update notika.event_log_0 set xid = '4000000';
+      insert into notika.position (system_identifier, snapshot, high, low, horizon)
+      select system_identifier + 1, '4000001:4000001:', high, low, horizon from notika._position()`);
+
+    await db.query("insert into item values (7)"); // an xid that the old snapshot takes for a finished one
+
+    expect(await db.value("select notika.dispatch()")).toBe(0);
+    expect(await drain(db)).toEqual([1]);
+    expect(await jobs(db)).toEqual([1, 2, 3, 4, 5, 6, 7]);
+  });
 });
 
 describe("a copy in the same cluster", () => {
