@@ -93,12 +93,17 @@ export async function startRunner({
     await database.execute(sql`
       select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
                array(select json_array_elements_text(${names}::text::json)))`);
-    for (const { did } of await database.execute<{ did: string }>(sql`select notika.maintain() as did`)) log.info(did);
+    const done = await database.transaction((execute) =>
+      execute<{ did: string }>(sql`select notika.maintain() as did`),
+    );
+    for (const { did } of done) log.info(did);
     await check();
   }, log);
   const check = atMostEvery(60_000, async () => {
-    const found = await database.execute<{ finding: string; workflow: string | null; detail: string; remedy: string }>(
-      sql`select finding, workflow, detail, remedy from notika.check() where severity = 'error'`,
+    const found = await database.transaction((execute) =>
+      execute<{ detail: string }>(
+        sql`select finding, workflow, detail, remedy from notika.check() where severity = 'error'`,
+      ),
     );
     for (const { detail, ...fields } of found) log.error(detail, fields);
   });

@@ -128,6 +128,57 @@ test("a task that throws is tried again with back-off; the error, the attempts a
   expect(await history()).toEqual(["began", "began", "began", "began"]);
 });
 
+test("an idle runner sleeps until a writer wakes it", async () => {
+  await startRunner();
+  const isAsleep = async () => {
+    const [row] = await database.execute<{ asleep: boolean }>(
+      sql`select pg_sequence_last_value('notika.control_seq') & 1 = 1 as asleep`,
+    );
+    return row?.asleep;
+  };
+  while (!(await isAsleep())) await setTimeout(50);
+
+  await add({ ms: 1, kind: "polite" });
+
+  await until("done");
+  while (!(await isAsleep())) await setTimeout(50);
+});
+
+test("a runner works where transactions are serializable by default", async () => {
+  await database.script(
+    `do $$ begin execute format('alter database %I set default_transaction_isolation = serializable', current_database()); end $$`,
+  );
+  const runner = await startRunner();
+  for (let i = 0; i < 20; i++) await add({ ms: 1, kind: "polite" });
+
+  await until("done", 1, 20);
+
+  expect(runner.said().filter(({ message }) => /dispatch|sign of life/.test(message))).toEqual([]);
+});
+
+test("a workflow whose table is altered against the pins is marked within a minute", async () => {
+  await database.script(`
+    drop event trigger notika_guard_start;
+    drop event trigger notika_guard_drop;
+    drop event trigger notika_guard_end;
+    select notika.publish('work', 'public.work', columns => '{id,ms,kind}')`);
+  await add({ ms: 1, kind: "polite" });
+  await database.script("set client_min_messages = warning; alter table public.work drop column kind cascade");
+
+  await startRunner();
+
+  for (;;) {
+    const [row] = await database.execute<{ state: string; reason: string }>(
+      sql`select state, reason from notika.workflows`,
+    );
+    if (row?.state === "broken") {
+      expect(row.reason).toBe("column dropped: public.work.kind");
+      break;
+    }
+    await setTimeout(100);
+  }
+});
+
 test("a runner without the task leaves the run to one that has it", async () => {
   await database.script("select notika.publish('elsewhere', 'public.work')");
   await startRunner();
