@@ -40,7 +40,7 @@ export const test = base
 export async function startCluster(settings: Record<string, string> = {}): Promise<Postgres> {
   const postgres = await startPostgres({
     major,
-    settings: { max_connections: "60", deadlock_timeout: "50ms", ...settings },
+    settings: { max_connections: "60", deadlock_timeout: "50ms", lock_timeout: "10s", ...settings },
   });
   const model = openDatabase({ connect: await postgres.createDatabase("model"), connections: 1 });
   await install(model);

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect } from "vitest";
-import { type Arena, begin, commit, drain, jobs, startCluster, test } from "./cluster.ts";
+import { type Arena, begin, commit, drain, jobs, startCluster, test, until } from "./cluster.ts";
 
 describe("a writer", () => {
   test("notifies only while the dispatcher sleeps", async ({ db }) => {
@@ -15,6 +15,7 @@ describe("a writer", () => {
     expect(await drain(db)).toEqual([1]);
 
     for (let id = 10; id < 110; id++) await db.query("insert into item values ($1::text::int)", [id]);
+    await db.query("select notika.emit('watch_item')");
     await drain(db);
     await sleep(50);
     expect(rings.count()).toBe(1); // nobody notified in a busy period
@@ -44,6 +45,23 @@ describe("a writer", () => {
 
     expect(rings.count()).toBe(0); // the bell that a dispatcher must not wait for
     expect(await db.value("select notika._doze()")).toBe(true);
+    expect(await drain(db)).toEqual([1]);
+  });
+
+  test("that is stalled on its way to the log looks again when it has written", async ({ db }) => {
+    const [writer, blocker] = [await db.connect(), await db.connect()];
+    const rings = await listen(db);
+    await begin(blocker, "lock table notika.event_log_0 in share mode");
+    const pid = await writer.value<number>("select pg_backend_pid()");
+    const stalled = writer.query("insert into item values (1)");
+    await until(db, `exists (select from pg_locks where pid = ${pid} and not granted)`);
+
+    expect(await db.value("select notika._doze()")).toBe(true);
+    expect(await drain(db)).toEqual([]);
+    await commit(blocker);
+    await stalled;
+
+    expect(await rings.until(1)).toBe(true);
     expect(await drain(db)).toEqual([1]);
   });
 
