@@ -51,11 +51,11 @@ export function startDispatcher({ database, log, onDispatch }: Setting): Dispatc
           idle = pause.first;
           asleep = false;
           if (events < batch) await bell.wait(pause.few);
-        } else if (events === 0 && listening && !asleep) {
-          // Then look once more: somebody may have written in between, unseen.
-          await database.execute(sql`select notika._doze()`);
-          asleep = true;
         } else {
+          if (events === 0 && listening && !asleep) {
+            asleep = await doze(database);
+            if (asleep) continue; // look once more: somebody may have written in between, unseen
+          }
           await bell.wait(idle);
           idle = Math.min(idle * 2, pause.longest);
         }
@@ -85,6 +85,12 @@ async function dispatch(database: Database): Promise<number | null> {
     execute<{ events: number | null }>(sql`select notika.dispatch(${batch}::int) as events`),
   );
   return row?.events ?? null;
+}
+
+/** Whether from now on every writer notifies. */
+async function doze(database: Database): Promise<boolean> {
+  const [row] = await database.execute<{ asleep: boolean }>(sql`select notika._doze() as asleep`);
+  return row?.asleep === true;
 }
 
 /** A wait that ends early when the bell rings, also when it rang just before. */

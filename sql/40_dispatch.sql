@@ -193,7 +193,7 @@ begin
       '%s:%s:%s', pg_snapshot_xmin(v_snapshot), pg_snapshot_xmax(v_snapshot),
       (select string_agg(x.xid::text, ',' order by x.xid)
          from (select pg_snapshot_xip(v_snapshot) union select v_xid) as x (xid))
-    );
+    )::pg_snapshot;
   end if;
   return v_snapshot;
 end;
@@ -291,11 +291,9 @@ begin
      limit _hand_over.max_events
   ), target as materialized (
     select w.workflow_id, w.name,
-           coalesce(format('%I.%I', n.nspname, r.relname), w.table_name) as table_name,
+           coalesce(notika._quoted(w.relation), w.table_name) as table_name,
            w.paused_at is not null or w.broken_reason is not null as is_held
       from notika.workflow as w
-      left join pg_class as r on r.oid = w.relation
-      left join pg_namespace as n on n.oid = r.relnamespace
      where w.workflow_id in (select c.workflow_id from chunk as c)
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)

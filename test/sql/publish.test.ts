@@ -244,6 +244,28 @@ describe("publish", () => {
     expect(await generated(db)).toEqual(before);
   });
 
+  test("lets run what was captured before a workflow or its table is gone", async ({ db }) => {
+    await db.script(`${users}
+      create table app.orders (id int);
+      select notika.publish('gone', 'app.users', columns => '{id}'), notika.publish('orphan', 'app.orders');
+      insert into app.users values (1);
+      insert into app.orders values (2);`);
+    await db.query(`select notika.unpublish('gone')`);
+    await db.script(`${noEventTriggers} drop table app.orders cascade`);
+
+    expect(await db.query(`select notika.dispatch() as events`)).toEqual([{ events: 2 }]);
+
+    const run = { state: "ready", held: false };
+    expect(
+      await db.query(`
+        select r.workflow, e.table_name, r.event ->> 'table' as "table", r.state, r.wake_at is not null as held
+          from notika.runs as r join notika.event_log as e on e.event_id = r.run_id order by r.run_id`),
+    ).toEqual([
+      { workflow: "gone", table_name: "app.users", table: "app.users", ...run },
+      { workflow: "orphan", table_name: "app.orders", table: "app.orders", ...run },
+    ]);
+  });
+
   test("mends a broken workflow and lets its runs go on", async ({ db }) => {
     await db.script(`${users}
       select notika.publish('w', 'app.users');
