@@ -6,10 +6,9 @@ import { NotikaError } from "./errors.ts";
 import { type Log, textLog } from "./log.ts";
 import { openOutcomes } from "./outcomes.ts";
 import { makeTask, type RunObserver } from "./run.ts";
-import { loadTasks, type Tasks } from "./tasks.ts";
+import { type Tasks, toTasks } from "./tasks.ts";
 import { version } from "./version.ts";
 import { startWorker } from "./worker.ts";
-import { asWorkflow } from "./workflow.ts";
 
 /** Runs workflows until it is stopped. */
 export interface Runner {
@@ -35,10 +34,7 @@ export async function createRunner({ url, tasks, ...options }: RunnerOptions): P
       hint: "Give createRunner a url, or set DATABASE_URL.",
     });
   }
-  const loaded =
-    typeof tasks === "string"
-      ? await loadTasks(tasks)
-      : Object.fromEntries(Object.entries(tasks).map(([name, task]) => [name, asWorkflow(task)]));
+  const loaded = await toTasks(tasks);
   if (Object.keys(loaded).length === 0) {
     throw new NotikaError("NOTIKA_TASKS", "there is no task to run", {
       hint:

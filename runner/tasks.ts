@@ -12,6 +12,12 @@ import { asWorkflow, type Workflow } from "./workflow.ts";
 /** Workflows by name. */
 export type Tasks = Record<string, Workflow>;
 
+/** The tasks of a folder, or those that somebody has at hand, by name. */
+export async function toTasks(given: string | Record<string, unknown>): Promise<Tasks> {
+  if (typeof given === "string") return loadTasks(given);
+  return Object.fromEntries(Object.entries(given).map(([name, exported]) => [name, asWorkflow(exported)]));
+}
+
 /**
  * Loads the task modules of a folder: `tasks/welcome_email.ts` is the workflow `welcome_email`.
  * Each call loads them anew, and what they import.

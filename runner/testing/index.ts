@@ -8,9 +8,9 @@ import { openOutcomes } from "../outcomes.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
 import { publish } from "../publish.ts";
 import { makeTask } from "../run.ts";
-import { loadTasks, type Tasks } from "../tasks.ts";
+import { toTasks } from "../tasks.ts";
 import { workerPreset } from "../worker.ts";
-import { asWorkflow, type Event } from "../workflow.ts";
+import type { Event } from "../workflow.ts";
 
 /** A run, as `notika.runs` shows it. */
 export interface TestRun {
@@ -52,10 +52,7 @@ export interface TestOptions {
  *     expect(await t.runs()).toMatchObject([{ workflow: "welcome_email", state: "done" }]);
  */
 export async function createTestNotika({ schema = "", tasks }: TestOptions): Promise<TestNotika> {
-  const loaded: Tasks =
-    typeof tasks === "string"
-      ? await loadTasks(tasks)
-      : Object.fromEntries(Object.entries(tasks).map(([name, task]) => [name, asWorkflow(task)]));
+  const loaded = await toTasks(tasks);
 
   const embedded = await openEmbedded({ prepare: install, version: await installVersion() });
   const { database } = embedded;
