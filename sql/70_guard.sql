@@ -273,6 +273,7 @@ begin
              when a.atttypid <> c.type or a.atttypmod <> c.typmod then
                case when a.atttypid = c.type
                       and (a.atttypmod = -1 or c.typmod <> -1 and a.atttypmod > c.typmod)
+                      or a.atttypid = 'text'::regtype and c.type = 'varchar'::regtype
                     then 'type_widened' else 'type_changed' end
              when a.attname <> c.column_name then 'column_renamed'
              else 'label_renamed'
