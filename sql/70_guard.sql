@@ -273,18 +273,19 @@ begin
              when a.atttypid <> c.type or a.atttypmod <> c.typmod then
                case when a.atttypid = c.type
                       and (a.atttypmod = -1 or c.typmod <> -1 and a.atttypmod > c.typmod)
+                      or a.atttypid = 'text'::regtype and c.type = 'varchar'::regtype
                     then 'type_widened' else 'type_changed' end
              when a.attname <> c.column_name then 'column_renamed'
              else 'label_renamed'
            end,
            format('%s.%I', spec.table_name, c.column_name),
            case when a.attname <> c.column_name then c.column_name::text
-                when a.atttypid = c.type and a.atttypmod = c.typmod and not a.attisdropped
+                when format_type(a.atttypid, a.atttypmod) = c.type_name and not a.attisdropped
                 then c.labels::text
                 else c.type_name end,
            case when a.attisdropped then null
                 when a.attname <> c.column_name then a.attname::text
-                when a.atttypid = c.type and a.atttypmod = c.typmod
+                when format_type(a.atttypid, a.atttypmod) = c.type_name
                 then notika._labels(a.atttypid)::text
                 else format_type(a.atttypid, a.atttypmod) end
       from notika.contract as c
@@ -440,6 +441,17 @@ begin
        set relation = v_table
      where w.workflow_id = v_spec.workflow_id;
   end if;
+  if v_after.relation <> v_spec.relation then
+    -- Numbers of the old table mean nothing in the new one; what it does not have is at none.
+    update notika.contract as c
+       set attnum = coalesce((
+             select a.attnum
+               from pg_attribute as a
+              where a.attrelid = v_after.relation and a.attname = c.column_name
+                and not a.attisdropped
+           ), 0)
+     where c.workflow_id = v_spec.workflow_id;
+  end if;
   for v_column in
     update notika.contract as c
        set attnum = a.attnum, type = a.atttypid
@@ -447,8 +459,10 @@ begin
      where c.workflow_id = v_spec.workflow_id
        and a.attrelid = v_after.relation and a.attname = c.column_name and not a.attisdropped
        and format_type(a.atttypid, a.atttypmod) = c.type_name
-       and (a.attnum <> c.attnum or v_after.relation <> v_spec.relation)
-       and (settled or not exists (
+       and (a.attnum <> c.attnum or a.atttypid <> c.type or v_after.relation <> v_spec.relation)
+       -- Another enum of that name will do if it has all labels.
+       and (a.atttypid = c.type or c.labels is null or c.labels <@ notika._labels(a.atttypid))
+       and (settled or v_after.relation <> v_spec.relation or a.attnum = c.attnum or not exists (
          select from pg_attribute as o
           where o.attrelid = v_after.relation and o.attnum = c.attnum and not o.attisdropped
        ))

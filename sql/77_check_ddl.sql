@@ -119,7 +119,8 @@ begin
     select l.workflow, l.kind, l.object, l.verdict, l.expected, l.actual
       from notika.guard_log as l
      where l.xid = pg_current_xact_id() and l.verdict in ('followed', 'healed')
-       and l.statement = 'check_ddl';
+       -- Some is noted while the statements run.
+       and l.at >= statement_timestamp();
 end;
 $$;
 

@@ -90,7 +90,7 @@ function versionIn(bin: string): string | undefined {
 }
 
 /** Fills a folder and renames it to `folder`; when another process was first, its folder stays. */
-async function putInPlace(folder: string, fill: (aside: string) => unknown) {
+export async function putInPlace(folder: string, fill: (aside: string) => unknown) {
   const aside = mkdtempSync(`${folder}.`);
   try {
     chmodSync(aside, 0o755);

@@ -1,0 +1,95 @@
+import { describe, expect } from "vitest";
+import { test } from "../support/database.ts";
+import { captured, inTransaction } from "./support.ts";
+
+const orders = `
+  create type public.stage as enum ('new', 'paid');
+  create table public.orders (id int, stage public.stage, note varchar(9));
+  select notika.publish('w', 'public.orders', columns => '{id,stage}');`;
+
+describe("a table that takes the place of a published one", () => {
+  test("is captured from then on, whatever the numbers of its columns", async ({ db }) => {
+    await db.script(orders);
+
+    await inTransaction(
+      db,
+      "alter table public.orders rename to orders_old",
+      "create table public.orders (note text, place int, stage public.stage, id int)",
+      "drop table public.orders_old",
+    );
+    await db.script("insert into public.orders (id, stage) values (1, 'paid')");
+
+    expect(await captured(db)).toEqual([{ id: 1, stage: "paid" }]);
+    expect(await db.query("select column_name, attnum from notika.contract order by 1")).toEqual([
+      { column_name: "id", attnum: 4 },
+      { column_name: "stage", attnum: 3 },
+    ]);
+  });
+
+  test("is refused when it lacks a column, and another column has its number", async ({ db }) => {
+    await db.script(orders);
+
+    const replaced = inTransaction(
+      db,
+      "alter table public.orders rename to orders_old",
+      "create table public.orders (stage public.stage, number int)",
+      "drop table public.orders_old",
+    );
+
+    await expect(replaced).rejects.toMatchObject({
+      code: "NK001",
+      message: 'cannot drop column "id" of table public.orders because workflow "w" uses it',
+    });
+  });
+});
+
+describe("an enum that is replaced by another of its name", () => {
+  const replacement = (labels: string) => `
+    create type public.stage_new as enum (${labels});
+    alter table public.orders alter column stage type public.stage_new using stage::text::public.stage_new;
+    alter type public.stage rename to stage_old;
+    alter type public.stage_new rename to stage;
+    drop type public.stage_old;`;
+
+  test("passes with all labels", async ({ db }) => {
+    await db.script(orders);
+
+    await inTransaction(db, ...replacement("'new', 'sent', 'paid'").trim().split("\n"));
+    await db.script("insert into public.orders values (1, 'sent')");
+
+    expect(await captured(db)).toEqual([{ id: 1, stage: "sent" }]);
+    expect(await db.query("select labels from notika.contract where column_name = 'stage'")).toEqual([
+      { labels: ["new", "sent", "paid"] },
+    ]);
+    expect(await db.query("select * from notika.check() where workflow = 'w'")).toEqual([]);
+  });
+
+  test("is refused without one of them", async ({ db }) => {
+    await db.script(orders);
+
+    await expect(inTransaction(db, ...replacement("'new', 'sent'").trim().split("\n"))).rejects.toMatchObject({
+      code: "NK001",
+      message:
+        'cannot change the type of column "stage" of table public.orders from {new,paid} to {new,sent} ' +
+        'because workflow "w" uses it',
+    });
+  });
+});
+
+test("varchar may become text", async ({ db }) => {
+  await db.script(`${orders} select notika.publish('n', 'public.orders', columns => '{note}');`);
+
+  await db.script("alter table public.orders alter column note type text");
+  await db.script("insert into public.orders (note) values ('longer than nine')");
+
+  expect(await captured(db, "n")).toEqual([{ note: "longer than nine" }]);
+  expect(await db.query("select verdict, kind, object, expected, actual from notika.guard_log")).toEqual([
+    {
+      verdict: "warned",
+      kind: "type_widened",
+      object: "public.orders.note",
+      expected: "character varying(9)",
+      actual: "text",
+    },
+  ]);
+});
