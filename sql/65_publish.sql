@@ -657,7 +657,9 @@ declare
   v_left regclass[] := '{}';
   v_trigger record;
 begin
-  if before.definition = after.definition and notika._captures(before) then
+  if before.relation = after.relation and before.definition = after.definition
+     and notika._captures(before)
+  then
     return;
   end if;
 

@@ -13,6 +13,7 @@ create table if not exists notika.contract (
   type regtype not null,
   typmod integer not null,
   labels text[],
+  attributes text[],
   constraint contract_pkey primary key (workflow_id, column_name),
   constraint contract_workflow_id_fkey foreign key (workflow_id) references notika.workflow
 );
@@ -26,7 +27,8 @@ comment on column notika.contract.attnum is 'Its number in the published table.'
 comment on column notika.contract.type_name is 'Its type when it was published, written out.';
 comment on column notika.contract.type is 'The same without its modifier, for the catalog.';
 comment on column notika.contract.typmod is 'The type''s modifier.';
-comment on column notika.contract.labels is 'The labels of an enum.';
+comment on column notika.contract.labels is 'The labels of the enums in it.';
+comment on column notika.contract.attributes is 'The attributes of the composite types in it.';
 
 create table if not exists notika.contract_table (
   workflow_id integer not null,
@@ -176,6 +178,35 @@ $$;
 
 comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
 
+create or replace function notika._attributes(type oid)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with recursive part as (
+    select notika._base_type(_attributes.type) as oid
+    union
+    select notika._base_type(inner_type.oid)
+      from part as p
+      join pg_type as t on t.oid = p.oid
+     cross join lateral (
+       select t.typelem as oid where t.typcategory = 'A'
+       union all
+       select a.atttypid from pg_attribute as a
+        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+     ) as inner_type
+  )
+  select array_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod))
+                   order by a.attrelid, a.attnum)
+    from part as p
+    join pg_type as t on t.oid = p.oid and t.typtype = 'c'
+    join pg_attribute as a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped;
+$$;
+
+comment on function notika._attributes(oid) is
+  'The attributes of the composite types in a type; null: there are none.';
+
 create or replace function notika._tables(relation regclass)
   returns setof regclass
   language sql
@@ -203,9 +234,10 @@ begin
   delete from notika.contract_table as c where c.workflow_id = _bind.workflow_id;
 
   insert into notika.contract
-    (workflow_id, column_name, attnum, type_name, type, typmod, labels)
+    (workflow_id, column_name, attnum, type_name, type, typmod, labels, attributes)
   select v_spec.workflow_id, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
-         a.atttypid, a.atttypmod, notika._labels(a.atttypid)
+         a.atttypid, a.atttypmod, notika._labels(a.atttypid),
+         notika._attributes(a.atttypid)
     from pg_attribute as a
    where a.attrelid = v_spec.relation and a.attnum > 0 and not a.attisdropped
      and (
@@ -294,32 +326,36 @@ begin
   end if;
 
   return query
-    select case
-             when a.attnum is null or a.attisdropped then 'column_dropped'
-             when a.atttypid <> c.type or a.atttypmod <> c.typmod then
-               case when notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
-                    then 'type_widened' else 'type_changed' end
-             when a.attname <> c.column_name then 'column_renamed'
-             else 'label_renamed'
-           end,
+    select k.kind,
            format('%s.%I', spec.table_name, c.column_name),
-           case when a.attname <> c.column_name then c.column_name::text
-                when a.atttypid = c.type and a.atttypmod = c.typmod and not a.attisdropped
-                then c.labels::text
-                else c.type_name end,
-           case when a.attisdropped then null
-                when a.attname <> c.column_name then a.attname::text
-                when a.atttypid = c.type and a.atttypmod = c.typmod
-                then notika._labels(a.atttypid)::text
-                else format_type(a.atttypid, a.atttypmod) end
+           case k.kind when 'column_renamed' then c.column_name
+                       when 'label_renamed' then c.labels::text
+                       when 'type_changed' then coalesce(k.attributes, c.type_name)
+                       else c.type_name end,
+           case k.kind when 'column_renamed' then a.attname::text
+                       when 'label_renamed' then notika._labels(a.atttypid)::text
+                       when 'column_dropped' then null
+                       when 'type_changed' then coalesce(
+                         case when k.attributes is not null
+                              then notika._attributes(a.atttypid)::text end,
+                         format_type(a.atttypid, a.atttypmod))
+                       else format_type(a.atttypid, a.atttypmod) end
       from notika.contract as c
-      left join pg_attribute as a on a.attrelid = spec.relation and a.attnum = c.attnum
-     where c.workflow_id = spec.workflow_id
-       and (
-         a.attnum is null or a.attisdropped or a.attname <> c.column_name
-         or a.atttypid <> c.type or a.atttypmod <> c.typmod
-         or not c.labels <@ notika._labels(a.atttypid)
-       );
+      left join pg_attribute as a
+        on a.attrelid = spec.relation and a.attnum = c.attnum and not a.attisdropped
+     cross join lateral (
+       select case
+                when a.attnum is null then 'column_dropped'
+                when a.atttypid <> c.type or a.atttypmod <> c.typmod then
+                  case when notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
+                       then 'type_widened' else 'type_changed' end
+                when not c.attributes <@ notika._attributes(a.atttypid) then 'type_changed'
+                when a.attname <> c.column_name then 'column_renamed'
+                when not c.labels <@ notika._labels(a.atttypid) then 'label_renamed'
+              end,
+              case when a.atttypid = c.type and a.atttypmod = c.typmod then c.attributes::text end
+     ) as k (kind, attributes)
+     where c.workflow_id = spec.workflow_id and k.kind is not null;
 
   return query
     select case when t.oid is null then 'trigger_dropped'
@@ -342,11 +378,12 @@ begin
     select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',
            'another body, owner or setting'
       from pg_proc as p
+      join pg_namespace as n on n.oid = p.pronamespace
      where p.oid = to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
-       and not exists (
+       and (not p.prosecdef or p.proowner <> n.nspowner or not exists (
          select from unnest(spec.definition) as d (statement)
-          where d.statement like '%' || replace(replace(p.prosrc, '\', '\\'), '%', '\%') || '%'
-       );
+          where strpos(d.statement, p.prosrc) > 0
+       ));
 
   return query
     select 'partition_detached', notika._quoted(c.relation),
@@ -451,7 +488,8 @@ as $$
         where c.workflow_id = (spec).workflow_id
           and (a.attnum is null
                or (a.atttypid <> c.type or a.atttypmod <> c.typmod)
-                  and not notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod))
+                  and not notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
+               or not c.attributes <@ notika._attributes(a.atttypid))
      );
 $$;
 

@@ -92,7 +92,7 @@ begin
 
   select array_agg(u.command order by u.place) into v_commands
     from unnest(notika._commands(query)) with ordinality as u (command, place)
-   where u.command ~* '^\s*(alter|drop)\s+table\M';
+   where u.command ~* '^\s*(alter\s+table|drop\s+table|alter\s+type)\M';
   if cardinality(v_commands) > 1 then
     -- Several in one text are run one after the other, and this is called for each.
     v_last := regexp_match(current_setting('notika.command', true), '^(.*) #([0-9]+)$');
@@ -106,7 +106,7 @@ end;
 $body$;
 
 comment on function notika._current_command(text, text) is
-  'The ALTER TABLE or DROP TABLE that is about to be run; null: it cannot be told.';
+  'The ALTER TABLE, DROP TABLE or ALTER TYPE that is about to be run; null: it cannot be told.';
 
 create or replace function notika._named_tables(command text, path text)
   returns setof regclass
@@ -117,7 +117,7 @@ as $body$
 declare
   v_name constant text := $re$(?:"(?:[^"]|"")+"|[[:alpha:]_][\w$]*)$re$;
   v_list text := substring(
-    command from '(?i)^\s*(?:alter|drop)\s+table\s+(?:if\s+exists\s+)?(?:only\s+)?(.*)$');
+    command from '(?i)^\s*(?:alter\s+table|drop\s+table|alter\s+type)\s+(?:if\s+exists\s+)?(?:only\s+)?(.*)$');
   v_match text[];
   v_parts text[];
   v_schema text;
@@ -154,7 +154,7 @@ end;
 $body$;
 
 comment on function notika._named_tables(text, text) is
-  'The tables that an ALTER TABLE or DROP TABLE is about, found on this search path.';
+  'The tables or type that such a command is about, found on this search path.';
 
 create or replace function notika._schemas(path text)
   returns name[]

@@ -116,6 +116,27 @@ begin
     return;
   end if;
 
+  if tag = 'ALTER TYPE' then
+    -- Its attributes are pinned too.  The tables that have it are not locked by the command.
+    for v_workflow_id in
+      select distinct c.workflow_id
+        from notika._named_tables(v_command, path) as t
+        join pg_class as k on k.oid = t and k.relkind = 'c'
+        join notika.contract as c on c.attributes is not null
+        join notika.workflow as w on w.workflow_id = c.workflow_id and w.is_pinned
+       where exists (
+         select from pg_depend as d
+           join notika._generated(c.workflow_id) as g (function) on g.function = d.objid
+          where d.classid = 'pg_proc'::regclass
+            and d.refclassid = 'pg_class'::regclass and d.refobjid = k.oid
+       )
+       order by 1
+    loop
+      perform notika._loosen(v_workflow_id);
+    end loop;
+    return;
+  end if;
+
   for v_table in
     select t from notika._named_tables(v_command, path) as t where notika._may_alter(t, context)
   loop

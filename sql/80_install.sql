@@ -20,7 +20,7 @@ begin
     drop event trigger if exists notika_guard_drop;
     drop event trigger if exists notika_guard_end;
     create event trigger notika_guard_start on ddl_command_start
-      when tag in ('ALTER TABLE', 'DROP TABLE')
+      when tag in ('ALTER TABLE', 'DROP TABLE', 'ALTER TYPE')
       execute function notika._guard_start();
     create event trigger notika_guard_drop on sql_drop
       execute function notika._guard_drop();
