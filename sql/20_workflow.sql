@@ -15,6 +15,7 @@ create table if not exists notika.workflow (
   guard text not null,
   on_rename text not null,
   definition text[] not null,
+  is_pinned boolean not null default true,
   broken_reason text,
   published_at timestamptz not null default clock_timestamp(),
   published_by name not null default session_user,
@@ -48,6 +49,8 @@ comment on column notika.workflow.guard is 'What DDL against the contract meets:
 comment on column notika.workflow.on_rename is 'What a rename meets: follow, block.';
 comment on column notika.workflow.definition is
   'The statements that made its functions and triggers; publish compares with them.';
+comment on column notika.workflow.is_pinned is
+  'Whether they pin the columns they read: not while a migration is let through, nor when it is broken.';
 comment on column notika.workflow.broken_reason is 'Why it cannot capture; null: it can.';
 comment on column notika.workflow.published_at is 'When it was last published or changed.';
 comment on column notika.workflow.published_by is 'Who published it.';

@@ -495,7 +495,9 @@ comment on function notika._payload_definition(integer, regclass, text[], text[]
 create or replace function notika._capture_definition(
   workflow_id integer,
   relation regclass,
-  columns text[]
+  columns text[],
+  watch text[] default null,
+  is_pinned boolean default true
 )
   returns text
   language plpgsql
@@ -506,9 +508,25 @@ declare
   v_limit integer := (select s.payload_bytes from notika.setting as s);
   v_settings text;
   v_image text;
+  v_filter text := '';
   v_append text;
 begin
-  if _capture_definition.columns is null then
+  if not is_pinned then
+    v_settings := notika._settings(array['point'::regtype]);
+    v_image := format($$
+    if pg_column_size(%%1$s) <= %1$s then
+      v_%%1$s := notika._loose_image(%%1$s, tg_relid, %2$s);
+    end if;$$, v_limit, _capture_definition.workflow_id);
+    if _capture_definition.watch is not null then
+      v_filter := format($$
+  if tg_op = 'UPDATE' then
+    if not notika._is_watched_change(new, old, tg_relid, %s) then
+      return null;
+    end if;
+  end if;
+$$, _capture_definition.workflow_id);
+    end if;
+  elsif _capture_definition.columns is null then
     -- Any type may be added later.
     v_settings := notika._settings(array['point'::regtype]);
     v_image := format($$
@@ -562,7 +580,7 @@ begin
     v_cause_id := split_part(v_run, '/', 1);
     v_depth := coalesce(split_part(v_run, '/', 2)::smallint + 1, 0);
   end if;
-
+%8$s
   if tg_op <> 'DELETE' then%3$s
   end if;
   if tg_op <> 'INSERT' then%4$s
@@ -588,12 +606,13 @@ $capture$$template$,
     format(v_image, 'old'),
     format(v_append, 0),
     format(v_append, 1),
-    format(v_append, 2)
+    format(v_append, 2),
+    v_filter
   );
 end;
 $body$;
 
-comment on function notika._capture_definition(integer, regclass, text[]) is
+comment on function notika._capture_definition(integer, regclass, text[], text[], boolean) is
   'The statement that makes the trigger function of a workflow.';
 
 create or replace function notika._changed_expression(
@@ -649,7 +668,8 @@ create or replace function notika._trigger_definition(
   operation text,
   columns text[],
   watch text[],
-  condition text
+  condition text,
+  is_pinned boolean default true
 )
   returns text
   language plpgsql
@@ -659,6 +679,20 @@ as $$
 declare
   v_filters text[];
 begin
+  if not is_pinned then
+    return format(
+      E'create or replace trigger notika_%1$s_%2$s\n'
+      '  after %2$s on %3$s\n'
+      '  for each row%4$s\n'
+      '  execute function notika._capture_%1$s()',
+      workflow_id, operation, notika._quoted(relation),
+      case when condition is not null then format(
+        E'\n  when (notika._passes_%s(%s, %s))', workflow_id,
+        case operation when 'delete' then 'null' else 'new.*' end,
+        case operation when 'insert' then 'null' else 'old.*' end
+      ) end
+    );
+  end if;
   if operation = 'update' and watch is not null then
     perform notika._expect_columns(relation, watch);
     v_filters := v_filters || (
@@ -695,5 +729,5 @@ begin
 end;
 $$;
 
-comment on function notika._trigger_definition(integer, regclass, text, text[], text[], text) is
+comment on function notika._trigger_definition(integer, regclass, text, text[], text[], text, boolean) is
   'The statement that makes the trigger of a workflow for one operation.';

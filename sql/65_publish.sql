@@ -408,6 +408,19 @@ $$;
 comment on function notika._check_rights(notika.workflow) is
   'Refuses to publish a table for a caller who could not attach a trigger to it, or read it.';
 
+create or replace function notika._wants_pins(guard text)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- A pin refuses, which a guard that only warns is not there for: event triggers see to that.
+  select _wants_pins.guard = 'block' or notika._has_event_triggers();
+$$;
+
+comment on function notika._wants_pins(text) is
+  'Whether the functions of a workflow that is whole pin its columns.';
+
 create or replace function notika._specify(
   workflow text,
   table_name text,
@@ -502,6 +515,7 @@ begin
     perform notika._check_condition(v_spec);
   end if;
   v_spec.column_names := v_spec.columns;
+  v_spec.is_pinned := notika._wants_pins(v_spec.guard);
   return v_spec;
 end;
 $$;
@@ -529,18 +543,18 @@ as $$
                                         (spec).column_names),
              'access share on ' || f.name
         from family as f
-       where (spec).columns is not null
+       where (spec).columns is not null and (spec).is_pinned
       union all
       select 2, f.name,
              format('revoke execute on function notika.payload_%s(%s) from public',
                     (spec).workflow_id, f.name),
              null
         from family as f
-       where (spec).columns is not null
+       where (spec).columns is not null and (spec).is_pinned
       union all
       select 3, null,
              notika._capture_definition((spec).workflow_id, (spec).relation,
-                                        (spec).column_names),
+                                        (spec).column_names, (spec).watch, (spec).is_pinned),
              null
       union all
       select 4, null,
@@ -548,9 +562,14 @@ as $$
                     (spec).workflow_id),
              null
       union all
-      select 5, f.name || o.name,
+      select 5, null,
+             notika._passes_definition((spec).workflow_id, (spec).condition),
+             null
+       where (spec).condition is not null and not (spec).is_pinned
+      union all
+      select 6, f.name || o.name,
              notika._trigger_definition((spec).workflow_id, f.relation, o.name, (spec).columns,
-                                        (spec).watch, (spec).condition),
+                                        (spec).watch, (spec).condition, (spec).is_pinned),
              'share row exclusive on ' || f.name
         from family as f
        cross join unnest((spec).operations) as o (name)
@@ -603,6 +622,7 @@ as $$
     from pg_proc as p
    where p.pronamespace = 'notika'::regnamespace
      and p.proname in (format('_capture_%s', _generated.workflow_id),
+                       format('_passes_%s', _generated.workflow_id),
                        format('payload_%s', _generated.workflow_id))
    order by p.proname, p.oid;
 $$;
@@ -632,47 +652,71 @@ create or replace function notika._steps(before notika.workflow, after notika.wo
   set quote_all_identifiers = off
 as $$
 declare
-  v_lock text;
+  v_function regprocedure;
+  v_table regclass;
+  v_left regclass[] := '{}';
+  v_trigger record;
 begin
-  if before.definition = after.definition and notika._captures(before) then
+  if before.relation = after.relation and before.definition = after.definition
+     and notika._captures(before)
+  then
     return;
   end if;
 
-  -- Only the owner of a table may drop a trigger on it, but whoever owns a trigger's function may
-  -- drop that with its triggers.
-  if exists (
-       select from notika._triggers(after.workflow_id) as t
-        where (t.relation, t.name) not in (
-          select f.relation, format('notika_%s_%s', after.workflow_id, o.name)
-            from notika._family(after.relation) as f (relation)
-           cross join unnest(after.operations) as o (name)
-        )
-     )
-     or exists (
-       select from notika._generated(after.workflow_id) as g (function)
-         join pg_proc as p on p.oid = g.function and p.pronargs = 1
-         join pg_type as t on t.oid = p.proargtypes[0]
-        where t.typrelid not in (
-          select f.relation from notika._family(after.relation) as f (relation)
-        )
-     )
-  then
-    select 'access exclusive on ' || string_agg(distinct notika._quoted(t.relation), ', ')
-      into v_lock
-      from notika._triggers(after.workflow_id) as t;
-    return query
-      select format('drop function %s cascade', g.function), v_lock
-        from notika._generated(after.workflow_id) as g (function);
-  end if;
+  -- What is left on tables that are not, or not any more, those of the workflow.  Only the owner of
+  -- a table may drop a trigger on it, but whoever owns a function may drop it with its triggers.
+  for v_function, v_table in
+    select p.oid::regprocedure, t.typrelid::regclass
+      from notika._generated(after.workflow_id) as g (function)
+      join pg_proc as p on p.oid = g.function and p.proname = format('payload_%s', after.workflow_id)
+      join pg_type as t on t.oid = p.proargtypes[0]
+     where t.typrelid not in (select f from notika._family(after.relation) as f)
+  loop
+    statement := format('drop function %s cascade', v_function);
+    lock := 'access exclusive on ' || notika._quoted(v_table);
+    return next;
+    v_left := v_left || v_table;
+  end loop;
+  for v_trigger in
+    select t.relation, t.name, c.relowner
+      from notika._triggers(after.workflow_id) as t
+      join pg_class as c on c.oid = t.relation
+     where t.relation <> all (v_left)
+       and (t.relation, t.name) not in (
+         select f.relation, format('notika_%s_%s', after.workflow_id, o.name)
+           from notika._family(after.relation) as f (relation)
+          cross join unnest(after.operations) as o (name)
+       )
+  loop
+    if not pg_has_role(v_trigger.relowner, 'usage') then
+      return query
+        select format('drop function %s cascade', g.function),
+               'access exclusive on ' || (
+                 select string_agg(distinct notika._quoted(t.relation), ', ')
+                   from notika._triggers(after.workflow_id) as t
+               )
+          from notika._generated(after.workflow_id) as g (function)
+         where g.function = to_regprocedure(format('notika._capture_%s()', after.workflow_id));
+      exit;
+    end if;
+    statement := format('drop trigger %I on %s', v_trigger.name, notika._quoted(v_trigger.relation));
+    lock := 'access exclusive on ' || notika._quoted(v_trigger.relation);
+    return next;
+  end loop;
 
   return query select * from notika._statements(after);
 
-  if after.columns is null and v_lock is null then
-    return query
-      select format('drop function %s', g.function), null::text
-        from notika._generated(after.workflow_id) as g (function)
-        join pg_proc as p on p.oid = g.function and p.pronargs = 1;
-  end if;
+  return query
+    select format('drop function %s', g.function), null::text
+      from notika._generated(after.workflow_id) as g (function)
+      join pg_proc as p on p.oid = g.function
+     where p.proname = format('_passes_%s', after.workflow_id)
+       and (after.is_pinned or after.condition is null)
+        or p.proname = format('payload_%s', after.workflow_id)
+       and (not after.is_pinned or after.columns is null)
+       and (
+         select t.typrelid from pg_type as t where t.oid = p.proargtypes[0]
+       ) <> all (v_left);
 end;
 $$;
 
@@ -835,6 +879,7 @@ begin
          guard = v_after.guard,
          on_rename = v_after.on_rename,
          definition = v_after.definition,
+         is_pinned = v_after.is_pinned,
          broken_reason = null,
          unpublished_at = null,
          published_at = clock_timestamp(),

@@ -13,6 +13,7 @@ create table if not exists notika.contract (
   type regtype not null,
   typmod integer not null,
   labels text[],
+  attributes text[],
   constraint contract_pkey primary key (workflow_id, column_name),
   constraint contract_workflow_id_fkey foreign key (workflow_id) references notika.workflow
 );
@@ -26,7 +27,8 @@ comment on column notika.contract.attnum is 'Its number in the published table.'
 comment on column notika.contract.type_name is 'Its type when it was published, written out.';
 comment on column notika.contract.type is 'The same without its modifier, for the catalog.';
 comment on column notika.contract.typmod is 'The type''s modifier.';
-comment on column notika.contract.labels is 'The labels of an enum.';
+comment on column notika.contract.labels is 'The labels of the enums in it.';
+comment on column notika.contract.attributes is 'The attributes of the composite types in it.';
 
 create table if not exists notika.contract_table (
   workflow_id integer not null,
@@ -154,7 +156,8 @@ begin
   if busy then
     insert into notika.guard_busy (pid) values (pg_backend_pid());
   else
-    delete from notika.guard_busy;
+    -- One of them: whoever called is busy still.
+    delete from notika.guard_busy as b where b.ctid = (select max(o.ctid) from notika.guard_busy as o);
   end if;
 end;
 $$;
@@ -168,12 +171,41 @@ create or replace function notika._labels(type oid)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(e.enumlabel::text order by e.enumsortorder)
-    from pg_enum as e
-   where e.enumtypid = notika._base_type(_labels.type);
+  select array_agg(e.enumlabel::text order by e.enumtypid, e.enumsortorder)
+    from notika._leaf_types(_labels.type) as l (oid)
+    join pg_enum as e on e.enumtypid = l.oid;
 $$;
 
-comment on function notika._labels(oid) is 'The labels of an enum; null for any other type.';
+comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
+
+create or replace function notika._attributes(type oid)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with recursive part as (
+    select notika._base_type(_attributes.type) as oid
+    union
+    select notika._base_type(inner_type.oid)
+      from part as p
+      join pg_type as t on t.oid = p.oid
+     cross join lateral (
+       select t.typelem as oid where t.typcategory = 'A'
+       union all
+       select a.atttypid from pg_attribute as a
+        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+     ) as inner_type
+  )
+  select array_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod))
+                   order by a.attrelid, a.attnum)
+    from part as p
+    join pg_type as t on t.oid = p.oid and t.typtype = 'c'
+    join pg_attribute as a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped;
+$$;
+
+comment on function notika._attributes(oid) is
+  'The attributes of the composite types in a type; null: there are none.';
 
 create or replace function notika._tables(relation regclass)
   returns setof regclass
@@ -202,9 +234,10 @@ begin
   delete from notika.contract_table as c where c.workflow_id = _bind.workflow_id;
 
   insert into notika.contract
-    (workflow_id, column_name, attnum, type_name, type, typmod, labels)
+    (workflow_id, column_name, attnum, type_name, type, typmod, labels, attributes)
   select v_spec.workflow_id, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
-         a.atttypid, a.atttypmod, notika._labels(a.atttypid)
+         a.atttypid, a.atttypmod, notika._labels(a.atttypid),
+         notika._attributes(a.atttypid)
     from pg_attribute as a
    where a.attrelid = v_spec.relation and a.attnum > 0 and not a.attisdropped
      and (
@@ -250,6 +283,31 @@ $$;
 comment on function notika._rename_in(text, text, text) is
   'A condition with a column under its new name.';
 
+create or replace function notika._holds_as_much(
+  type oid,
+  typmod integer,
+  old_type oid,
+  old_typmod integer
+)
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+           when type = old_type then typmod = -1 or old_typmod <> -1 and typmod >= old_typmod
+           -- Only where events look the same: an int8 is a string in json.
+           else typmod = -1 and (old_type, type) in (
+             ('varchar'::regtype, 'text'::regtype),
+             ('int2'::regtype, 'int4'::regtype),
+             ('float4'::regtype, 'float8'::regtype)
+           )
+         end;
+$$;
+
+comment on function notika._holds_as_much(oid, integer, oid, integer) is
+  'Whether a type holds whatever another one holds, and looks the same in an event.';
+
 create or replace function notika._findings(spec notika.workflow)
   returns table (kind text, object text, expected text, actual text)
   language plpgsql
@@ -268,34 +326,36 @@ begin
   end if;
 
   return query
-    select case
-             when a.attnum is null or a.attisdropped then 'column_dropped'
-             when a.atttypid <> c.type or a.atttypmod <> c.typmod then
-               case when a.atttypid = c.type
-                      and (a.atttypmod = -1 or c.typmod <> -1 and a.atttypmod > c.typmod)
-                      or a.atttypid = 'text'::regtype and c.type = 'varchar'::regtype
-                    then 'type_widened' else 'type_changed' end
-             when a.attname <> c.column_name then 'column_renamed'
-             else 'label_renamed'
-           end,
+    select k.kind,
            format('%s.%I', spec.table_name, c.column_name),
-           case when a.attname <> c.column_name then c.column_name::text
-                when format_type(a.atttypid, a.atttypmod) = c.type_name and not a.attisdropped
-                then c.labels::text
-                else c.type_name end,
-           case when a.attisdropped then null
-                when a.attname <> c.column_name then a.attname::text
-                when format_type(a.atttypid, a.atttypmod) = c.type_name
-                then notika._labels(a.atttypid)::text
-                else format_type(a.atttypid, a.atttypmod) end
+           case k.kind when 'column_renamed' then c.column_name
+                       when 'label_renamed' then c.labels::text
+                       when 'type_changed' then coalesce(k.attributes, c.type_name)
+                       else c.type_name end,
+           case k.kind when 'column_renamed' then a.attname::text
+                       when 'label_renamed' then notika._labels(a.atttypid)::text
+                       when 'column_dropped' then null
+                       when 'type_changed' then coalesce(
+                         case when k.attributes is not null
+                              then notika._attributes(a.atttypid)::text end,
+                         format_type(a.atttypid, a.atttypmod))
+                       else format_type(a.atttypid, a.atttypmod) end
       from notika.contract as c
-      left join pg_attribute as a on a.attrelid = spec.relation and a.attnum = c.attnum
-     where c.workflow_id = spec.workflow_id
-       and (
-         a.attnum is null or a.attisdropped or a.attname <> c.column_name
-         or a.atttypid <> c.type or a.atttypmod <> c.typmod
-         or not c.labels <@ notika._labels(a.atttypid)
-       );
+      left join pg_attribute as a
+        on a.attrelid = spec.relation and a.attnum = c.attnum and not a.attisdropped
+     cross join lateral (
+       select case
+                when a.attnum is null then 'column_dropped'
+                when a.atttypid <> c.type or a.atttypmod <> c.typmod then
+                  case when notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
+                       then 'type_widened' else 'type_changed' end
+                when not c.attributes <@ notika._attributes(a.atttypid) then 'type_changed'
+                when a.attname <> c.column_name then 'column_renamed'
+                when not c.labels <@ notika._labels(a.atttypid) then 'label_renamed'
+              end,
+              case when a.atttypid = c.type and a.atttypmod = c.typmod then c.attributes::text end
+     ) as k (kind, attributes)
+     where c.workflow_id = spec.workflow_id and k.kind is not null;
 
   return query
     select case when t.oid is null then 'trigger_dropped'
@@ -318,11 +378,12 @@ begin
     select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',
            'another body, owner or setting'
       from pg_proc as p
+      join pg_namespace as n on n.oid = p.pronamespace
      where p.oid = to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
-       and not exists (
+       and (not p.prosecdef or p.proowner <> n.nspowner or not exists (
          select from unnest(spec.definition) as d (statement)
-          where d.statement like '%' || replace(replace(p.prosrc, '\', '\\'), '%', '\%') || '%'
-       );
+          where strpos(d.statement, p.prosrc) > 0
+       ));
 
   return query
     select 'partition_detached', notika._quoted(c.relation),
@@ -383,29 +444,104 @@ create or replace function notika._is_complete(spec notika.workflow)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
+  with expected (relation, name) as (
+    select f.relation::oid, format('notika_%s_%s', (spec).workflow_id, o.name)
+      from notika._family((spec).relation) as f (relation)
+     cross join unnest((spec).operations) as o (name)
+  ), there (relation, name) as (
+    select t.tgrelid, t.tgname::text
+      from pg_trigger as t
+     where t.tgfoid = to_regprocedure(format('notika._capture_%s()', (spec).workflow_id))
+       and t.tgparentid = 0
+  )
   select to_regprocedure(format('notika._capture_%s()', (spec).workflow_id)) is not null
      and not exists (
-       select from notika._family((spec).relation) as f (relation)
-        where (spec).columns is not null
-          and to_regprocedure(format('notika.payload_%s(%s)', (spec).workflow_id,
-                                     notika._quoted(f.relation))) is null
-           or exists (
-             select from unnest((spec).operations) as o (name)
-              where not exists (
-                select from pg_trigger as t
-                 where t.tgrelid = f.relation
-                   and t.tgname = format('notika_%s_%s', (spec).workflow_id, o.name)
-              )
-           )
+       (select e.relation, e.name from expected as e except select t.relation, t.name from there as t)
+       union all
+       (select t.relation, t.name from there as t except select e.relation, e.name from expected as e)
      )
-     and not exists (
-       select from notika._triggers((spec).workflow_id) as t
-        where t.relation not in (select f from notika._family((spec).relation) as f)
-     );
+     and (not (spec).is_pinned or (spec).columns is null or not exists (
+       select e.relation from expected as e
+       except
+       select t.typrelid
+         from pg_proc as p
+         join pg_type as t on t.oid = p.proargtypes[0]
+        where p.pronamespace = 'notika'::regnamespace
+          and p.proname = format('payload_%s', (spec).workflow_id)
+     ));
 $$;
 
 comment on function notika._is_complete(notika.workflow) is
   'Whether all functions and triggers of a workflow are there, and nowhere else.';
+
+create or replace function notika._has_all_it_needs(spec notika.workflow)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from pg_class as t where t.oid = (spec).relation)
+     and not exists (
+       select from notika.contract as c
+         left join pg_attribute as a
+           on a.attrelid = (spec).relation and a.attnum = c.attnum and not a.attisdropped
+        where c.workflow_id = (spec).workflow_id
+          and (a.attnum is null
+               or (a.atttypid <> c.type or a.atttypmod <> c.typmod)
+                  and not notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
+               or not c.attributes <@ notika._attributes(a.atttypid))
+     );
+$$;
+
+comment on function notika._has_all_it_needs(notika.workflow) is
+  'Whether its table and the columns it was published with are there.';
+
+create or replace function notika._bring_into_form(before notika.workflow, after notika.workflow)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_after notika.workflow := _bring_into_form.after;
+begin
+  v_after.definition := notika._definition(v_after);
+  perform notika._set_busy(true);
+  perform notika._apply(before, v_after);
+  perform notika._set_busy(false);
+  update notika.workflow as w
+     set definition = v_after.definition, is_pinned = v_after.is_pinned
+   where w.workflow_id = v_after.workflow_id;
+end;
+$$;
+
+comment on function notika._bring_into_form(notika.workflow, notika.workflow) is
+  'Makes the functions and triggers of a workflow anew, with or without pins.';
+
+create or replace function notika._loosen(workflow_id integer)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before notika.workflow;
+  v_after notika.workflow;
+begin
+  select w.* into v_before from notika.workflow as w where w.workflow_id = _loosen.workflow_id;
+  if notika._quoted(v_before.relation) is null
+     or not v_before.is_pinned and notika._is_complete(v_before)
+  then
+    return;
+  end if;
+  v_after := v_before;
+  v_after.is_pinned := false;
+  perform notika._bring_into_form(v_before, v_after);
+end;
+$$;
+
+comment on function notika._loosen(integer) is
+  'Takes the pins of a workflow away; it captures on, as far as what it reads is there.';
 
 create or replace function notika._reconcile(workflow_id integer, statement text, settled boolean)
   returns void
@@ -418,6 +554,7 @@ declare
   v_after notika.workflow;
   v_table regclass;
   v_column record;
+  v_label record;
 begin
   select w.* into v_spec
     from notika.workflow as w
@@ -435,52 +572,50 @@ begin
      and (select c.relkind in ('r', 'p') from pg_class as c where c.oid = v_table)
   then
     v_after.relation := v_table;
-    insert into notika.guard_log (workflow, verdict, kind, object, statement)
-    values (v_spec.name, 'healed', 'table_replaced', v_spec.table_name, _reconcile.statement);
+    perform notika._record(v_spec, 'healed', 'table_replaced', v_spec.table_name, statement);
     update notika.workflow as w
        set relation = v_table
      where w.workflow_id = v_spec.workflow_id;
-  end if;
-  if v_after.relation <> v_spec.relation then
-    -- Numbers of the old table mean nothing in the new one; what it does not have is at none.
-    update notika.contract as c
-       set attnum = coalesce((
-             select a.attnum
-               from pg_attribute as a
-              where a.attrelid = v_after.relation and a.attname = c.column_name
-                and not a.attisdropped
-           ), 0)
-     where c.workflow_id = v_spec.workflow_id;
+    delete from notika.contract_table as c where c.workflow_id = v_spec.workflow_id;
+    insert into notika.contract_table (workflow_id, relation)
+    select v_spec.workflow_id, t from notika._tables(v_table) as t;
   end if;
   for v_column in
     update notika.contract as c
-       set attnum = a.attnum, type = a.atttypid
-      from pg_attribute as a
+       set attnum = coalesce(a.attnum, 0), -- 0: another table, which does not have it
+           -- Another enum of that name will do if it has all labels.
+           type = case when format_type(a.atttypid, a.atttypmod) = c.type_name
+                        and (c.labels is null or c.labels <@ notika._labels(a.atttypid))
+                       then a.atttypid else c.type end
+      from notika.contract as o
+      left join pg_attribute as a
+        on a.attrelid = v_after.relation and a.attname = o.column_name and not a.attisdropped
      where c.workflow_id = v_spec.workflow_id
-       and a.attrelid = v_after.relation and a.attname = c.column_name and not a.attisdropped
-       and format_type(a.atttypid, a.atttypmod) = c.type_name
-       and (a.attnum <> c.attnum or a.atttypid <> c.type or v_after.relation <> v_spec.relation)
-       -- Another enum of that name will do if it has all labels.
-       and (a.atttypid = c.type or c.labels is null or c.labels <@ notika._labels(a.atttypid))
-       and (settled or v_after.relation <> v_spec.relation or a.attnum = c.attnum or not exists (
-         select from pg_attribute as o
-          where o.attrelid = v_after.relation and o.attnum = c.attnum and not o.attisdropped
+       and o.workflow_id = c.workflow_id and o.column_name = c.column_name
+       and (
+         v_after.relation <> v_spec.relation or a.attnum <> c.attnum
+         or a.atttypid <> c.type and format_type(a.atttypid, a.atttypmod) = c.type_name
+       )
+       and (settled or a.attnum = c.attnum or not exists (
+         select from pg_attribute as p
+          where p.attrelid = v_after.relation and p.attnum = c.attnum and not p.attisdropped
        ))
-    returning c.column_name
+    returning c.column_name, format_type(a.atttypid, a.atttypmod) = c.type_name as is_same_type
   loop
-    continue when v_after.relation <> v_spec.relation;
-    insert into notika.guard_log (workflow, verdict, kind, object, statement)
-    values (v_spec.name, 'healed', 'column_replaced',
-            format('%s.%I', v_spec.table_name, v_column.column_name), _reconcile.statement);
+    continue when v_after.relation <> v_spec.relation or not v_column.is_same_type;
+    perform notika._record(v_spec, 'healed', 'column_replaced',
+                           format('%s.%I', v_spec.table_name, v_column.column_name), statement);
   end loop;
 
-  -- Then by number: what is left under another name was renamed.
+  -- Then by number: what is left under another name was renamed.  All at once, because names may
+  -- have gone from one column to another.
   for v_column in
     select c.column_name as old_name, a.attname::text as new_name
       from notika.contract as c
       join pg_attribute as a on a.attrelid = v_after.relation and a.attnum = c.attnum
      where c.workflow_id = v_spec.workflow_id and not a.attisdropped
        and a.attname <> c.column_name
+       and v_after.relation = v_spec.relation
   loop
     v_after.column_names :=
       array_replace(v_after.column_names, v_column.old_name, v_column.new_name);
@@ -492,45 +627,63 @@ begin
     update notika.contract as c
        set column_name = v_column.new_name
      where c.workflow_id = v_spec.workflow_id and c.column_name = v_column.old_name;
-    insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
-    values (v_spec.name, 'followed', 'column_renamed',
-            format('%s.%I', v_spec.table_name, v_column.old_name),
-            v_column.old_name, v_column.new_name, _reconcile.statement);
+    perform notika._record(v_spec, 'followed', 'column_renamed',
+                           format('%s.%I', v_spec.table_name, v_column.old_name), statement,
+                           v_column.old_name, v_column.new_name);
   end loop;
 
   -- Put back what was taken away to let the command through, if what it needs is there.
-  if not exists (
-    select from notika._findings(v_after) as f
-     where f.kind in ('table_dropped', 'column_dropped', 'type_changed')
-  ) then
-    v_after.definition := notika._definition(v_after);
+  if notika._has_all_it_needs(v_after) then
+    v_after.is_pinned := notika._wants_pins(v_spec.guard);
     -- Only what is missing: a trigger that somebody disabled stays disabled.
-    if not notika._is_complete(v_after) then
-      perform notika._apply(v_spec, v_after);
+    if not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned then
+      perform notika._bring_into_form(v_spec, v_after);
+    elsif v_after.is_pinned and (v_after.column_names, v_after.watch, v_after.condition)
+          is distinct from (v_spec.column_names, v_spec.watch, v_spec.condition)
+    then
+      -- Postgres has renamed in them what was renamed.
+      update notika.workflow as w
+         set definition = notika._definition(v_after)
+       where w.workflow_id = v_spec.workflow_id;
     end if;
-    update notika.workflow as w
-       set definition = v_after.definition
-     where w.workflow_id = v_spec.workflow_id and w.definition <> v_after.definition;
+  else
+    perform notika._loosen(v_spec.workflow_id);
   end if;
   if not settled or v_spec.on_rename <> 'follow' then
     return;
   end if;
 
+  for v_column in
+    select c.column_name, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
+      from notika.contract as c
+      join pg_attribute as a
+        on a.attrelid = v_after.relation and a.attnum = c.attnum and a.atttypid = c.type
+     where c.workflow_id = v_spec.workflow_id and c.labels <> notika._labels(a.atttypid)
+  loop
+    update notika.contract as c
+       set labels = v_column.new_labels
+     where c.workflow_id = v_spec.workflow_id and c.column_name = v_column.column_name;
+    continue when v_column.old_labels <@ v_column.new_labels;
+    perform notika._record(v_spec, 'followed', 'label_renamed',
+                           format('%s.%I', v_spec.table_name, v_column.column_name), statement,
+                           v_column.old_labels::text, v_column.new_labels::text);
+    -- A renamed label keeps its place.
+    continue when cardinality(v_column.old_labels) <> cardinality(v_column.new_labels);
+    for v_label in
+      select l.old_label, l.new_label
+        from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
+       where l.old_label <> l.new_label
+    loop
+      v_after.condition := replace(
+        v_after.condition, quote_literal(v_label.old_label), quote_literal(v_label.new_label));
+    end loop;
+  end loop;
+
   v_after.table_name := coalesce(notika._quoted(v_after.relation), v_spec.table_name);
   if v_after.table_name <> v_spec.table_name then
-    insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
-    values (v_spec.name, 'followed', 'table_renamed', v_spec.table_name, v_spec.table_name,
-            v_after.table_name, _reconcile.statement);
+    perform notika._record(v_spec, 'followed', 'table_renamed', v_spec.table_name, statement,
+                           v_spec.table_name, v_after.table_name);
   end if;
-  insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
-  select v_spec.name, 'followed', 'label_renamed',
-         format('%s.%I', v_after.table_name, c.column_name), c.labels::text,
-         notika._labels(c.type)::text, _reconcile.statement
-    from notika.contract as c
-   where c.workflow_id = v_spec.workflow_id and not c.labels <@ notika._labels(c.type);
-  update notika.contract as c
-     set labels = notika._labels(c.type)
-   where c.workflow_id = v_spec.workflow_id and c.labels <> notika._labels(c.type);
   update notika.workflow as w
      set table_name = v_after.table_name, watch = v_after.watch,
          condition = v_after.condition, column_names = v_after.column_names
@@ -549,3 +702,26 @@ comment on function notika._reconcile(integer, text, boolean) is
   'Binds what was replaced by something of the same name and type, follows what was renamed, and '
   'puts triggers and functions back where everything they need is there. Not settled: in the '
   'middle of a transaction, when a name that is gone may come back.';
+
+create or replace function notika._record(
+  spec notika.workflow,
+  verdict text,
+  kind text,
+  object text,
+  statement text,
+  expected text default null,
+  actual text default null
+)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
+  values ((_record.spec).name, _record.verdict, _record.kind, _record.object, _record.expected,
+          _record.actual, _record.statement);
+$$;
+
+comment on function
+  notika._record(notika.workflow, text, text, text, text, text, text) is
+  'Writes down in guard_log what the guard saw or did.';

@@ -1,43 +1,6 @@
 -- The guard's judgement: event triggers find out which workflows a command touched, and a deferred
 -- constraint trigger judges what the transaction leaves when it commits.
 
-create or replace function notika._named_tables(statement text)
-  returns setof regclass
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  -- Good enough for help, not for a verdict: a table that is not recognised stays pinned.
-  with named (parts) as (
-    select regexp_match(
-             m[1], '^\s*(?:("(?:[^"]|"")+"|[\w$]+)\s*\.\s*)?("(?:[^"]|"")+"|[\w$]+)')
-      from regexp_matches(
-             _named_tables.statement,
-             '\m(?:alter|drop)\s+table\s+(?:if\s+exists\s+)?(?:only\s+)?([^;()]*)', 'gi') as d
-     cross join lateral regexp_matches(d[1], '[^,]+', 'g') as m
-  ), folded (schema_name, table_name) as (
-    select case when n.parts[1] like '"%'
-                then replace(substring(n.parts[1] from '^"(.*)"$'), '""', '"')
-                else lower(n.parts[1]) end,
-           case when n.parts[2] like '"%'
-                then replace(substring(n.parts[2] from '^"(.*)"$'), '""', '"')
-                else lower(n.parts[2]) end
-      from named as n
-  )
-  select c.oid::regclass
-    from folded as f
-    join pg_class as c on c.relname = f.table_name and c.relkind in ('r', 'p')
-    join pg_namespace as s on s.oid = c.relnamespace
-   where s.nspname = f.schema_name
-      -- The search path of the command is not to be seen from here.
-      or f.schema_name is null and 1 = (
-        select count(*) from pg_class as o where o.relname = f.table_name and o.relkind in ('r', 'p')
-      );
-$$;
-
-comment on function notika._named_tables(text) is
-  'The tables that ALTER TABLE and DROP TABLE in this text are about, as far as they are certain.';
-
 create or replace function notika._unpin(workflow_id integer)
   returns void
   language plpgsql
@@ -57,24 +20,30 @@ end;
 $$;
 
 comment on function notika._unpin(integer) is
-  'Takes the functions and triggers of a workflow away, and with them what pins its columns.';
+  'Takes the functions and triggers of a workflow away.';
 
-create or replace function notika._summon(workflow_ids integer[], tag text, statement text)
+create or replace function notika._summon(
+  workflow_ids integer[],
+  tag text,
+  statement text,
+  dropped text default null
+)
   returns void
   language sql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
-  insert into notika.guard_pending (workflow_id, tag, statement)
-  select s.workflow_id, _summon.tag, left(_summon.statement, 400)
+  insert into notika.guard_pending (workflow_id, tag, statement, dropped)
+  select s.workflow_id, _summon.tag, coalesce(left(_summon.statement, 400), ''), _summon.dropped
     from unnest(_summon.workflow_ids) as s (workflow_id)
    where not exists (
      select from notika.guard_pending as p
-      where p.workflow_id = s.workflow_id and p.dropped is null
+      where p.workflow_id = s.workflow_id
+        and (p.dropped = _summon.dropped or _summon.dropped is null)
    );
 $$;
 
-comment on function notika._summon(integer[], text, text) is
+comment on function notika._summon(integer[], text, text, text) is
   'Has workflows judged when the transaction commits.';
 
 create or replace function notika._see_publications()
@@ -95,37 +64,135 @@ $$;
 comment on function notika._see_publications() is
   'Fails in a transaction whose snapshot is older than the last publish.';
 
-create or replace function notika._guard_start()
-  returns event_trigger
+create or replace function notika._may_alter(relation regclass, context text)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pg_class as c
+     where c.oid = _may_alter.relation
+       and (
+         pg_has_role(notika._caller(), c.relowner, 'usage')
+         -- Or on behalf of somebody, in a function with its owner's rights.
+         or exists (
+           select from regexp_matches(_may_alter.context, 'PL/pgSQL function (\S+\(.*?\)) line', 'g') as m
+             join pg_proc as p on p.oid = to_regprocedure(m[1]) and p.prosecdef
+            where pg_has_role(p.proowner, c.relowner, 'usage')
+         )
+       )
+  );
+$$;
+
+comment on function notika._may_alter(regclass, text) is
+  'Whether the caller may alter a table: if not, the command is about to fail and locks nothing.';
+
+create or replace function notika._let_through(tag text, context text, path text)
+  returns void
   language plpgsql
-  security definer
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_statement text := current_query();
-  v_context text;
+  v_command text;
+  v_table regclass;
   v_workflow_id integer;
+  v_function regprocedure;
 begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
   perform notika._see_publications();
-  -- A statement inside a function is not in the query, but in the context.
-  get diagnostics v_context = pg_context;
-  v_context := v_statement || ';' || v_context;
-  if tg_tag = 'ALTER TABLE' and v_context !~* '\m(drop|type)\M' then
+  context := regexp_replace(context, '^.*?\n', ''); -- the guard's own line
+  if context !~ E'\n' then
+    context := '';
+  end if;
+  if context = '' and current_query() !~* '\m(drop|type)\M' then
     return; -- nothing that a pin would refuse
   end if;
+  v_command := notika._current_command(current_query(), context);
+  if v_command !~* '\m(drop|type)\M' then
+    return;
+  end if;
 
-  for v_workflow_id in
-    select w.workflow_id
-      from notika.workflow as w
-     where w.unpublished_at is null
-       and w.relation in (select t from notika._named_tables(v_context) as t)
+  if tag = 'ALTER TYPE' then
+    -- Its attributes are pinned too.  The tables that have it are not locked by the command.
+    for v_workflow_id in
+      select distinct c.workflow_id
+        from notika._named_tables(v_command, path) as t
+        join pg_class as k on k.oid = t and k.relkind = 'c'
+        join notika.contract as c on c.attributes is not null
+        join notika.workflow as w on w.workflow_id = c.workflow_id and w.is_pinned
+       where exists (
+         select from pg_depend as d
+           join notika._generated(c.workflow_id) as g (function) on g.function = d.objid
+          where d.classid = 'pg_proc'::regclass
+            and d.refclassid = 'pg_class'::regclass and d.refobjid = k.oid
+       )
+       order by 1
+    loop
+      perform notika._loosen(v_workflow_id);
+    end loop;
+    return;
+  end if;
+
+  for v_table in
+    select t from notika._named_tables(v_command, path) as t where notika._may_alter(t, context)
   loop
-    perform notika._summon(array[v_workflow_id], tg_tag, v_statement);
-    perform notika._unpin(v_workflow_id);
+    if tag = 'DROP TABLE' then
+      for v_function in
+        select p.oid
+          from pg_proc as p
+          join pg_type as y on y.oid = p.proargtypes[0]
+         where p.pronamespace = 'notika'::regnamespace and p.proname ~ '^payload_[0-9]+$'
+           and y.typrelid in (select d from notika._tables(v_table) as d)
+      loop
+        perform notika._set_busy(true);
+        perform set_config('client_min_messages', 'warning', true);
+        execute format('drop function %s cascade', v_function);
+        perform notika._set_busy(false);
+      end loop;
+      continue;
+    end if;
+
+    for v_workflow_id in
+      select distinct w.workflow_id
+        from notika._tables(v_table) as d (relation)
+        join notika.contract_table as t on t.relation = d.relation
+        join notika.workflow as w on w.workflow_id = t.workflow_id and w.is_pinned
+        join notika.contract as c on c.workflow_id = w.workflow_id
+       -- Any mention will do: at worst its pins are taken away and put back.
+       where strpos(lower(v_command), lower(c.column_name)) > 0
+       order by 1
+    loop
+      -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
+      begin
+        execute format('lock table %s in access exclusive mode', notika._quoted(v_table));
+      exception when insufficient_privilege then
+        null;
+      end;
+      perform notika._loosen(v_workflow_id);
+    end loop;
   end loop;
+end;
+$$;
+
+comment on function notika._let_through(text, text, text) is
+  'Takes away the pins that would refuse a command, for the judgement at commit.';
+
+create or replace function notika._guard_start()
+  returns event_trigger
+  language plpgsql
+  security definer
+  -- No search_path of its own: the names in the command are found on the caller's.  So here every
+  -- name is written in full, and there are no operators.
+as $$
+declare
+  v_context text;
+begin
+  get diagnostics v_context = pg_context;
+  perform notika._let_through(tg_tag, v_context, pg_catalog.current_setting('search_path'));
 exception
   when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
     raise;
@@ -144,32 +211,40 @@ create or replace function notika._guard_drop()
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_touched record;
 begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
   perform notika._see_publications();
 
-  insert into notika.guard_pending (workflow_id, tag, statement, dropped)
-  select distinct on (w.workflow_id) w.workflow_id, tg_tag, left(current_query(), 400),
-         case when d.original and d.objsubid = 0 and d.classid in ('pg_trigger'::regclass, 'pg_proc'::regclass)
-              then d.object_identity end
-    from pg_event_trigger_dropped_objects() as d
-    join notika.workflow as w
-      on w.unpublished_at is null
-     and (
-       d.classid = 'pg_class'::regclass and (
-         d.objid = w.relation
-         or exists (select from notika.contract_table as c
-                     where c.workflow_id = w.workflow_id and c.relation = d.objid)
-       )
-       or d.classid = 'pg_trigger'::regclass
-          and d.address_names[array_upper(d.address_names, 1)]
-              = any (array(select format('notika_%s_%s', w.workflow_id, o) from unnest(w.operations) as o))
-       or d.classid = 'pg_proc'::regclass and d.schema_name = 'notika'
-          and d.address_names[2] in (format('_capture_%s', w.workflow_id), format('payload_%s', w.workflow_id))
-     )
-   order by w.workflow_id, 4 nulls last;
+  for v_touched in
+    select t.workflow_id, max(t.dropped) as dropped
+      from (
+        select c.workflow_id, null::text as dropped
+          from pg_event_trigger_dropped_objects() as d
+          join notika.contract_table as c on c.relation = d.objid
+         where d.classid = 'pg_class'::regclass
+        union all
+        select substring(n.name from '[0-9]+')::integer,
+               case when d.original then d.object_identity end
+          from pg_event_trigger_dropped_objects() as d
+         cross join lateral (select d.address_names[cardinality(d.address_names)]) as n (name)
+         where d.classid = 'pg_trigger'::regclass
+           and n.name ~ '^notika_[0-9]{1,9}_(insert|update|delete)$'
+        union all
+        select substring(d.address_names[2] from '[0-9]+')::integer,
+               case when d.original then d.object_identity end
+          from pg_event_trigger_dropped_objects() as d
+         where d.classid = 'pg_proc'::regclass and d.address_names[1] = 'notika'
+           and d.address_names[2] ~ '^(_capture|_passes|payload)_[0-9]{1,9}$'
+      ) as t
+      join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null
+     group by t.workflow_id
+  loop
+    perform notika._summon(array[v_touched.workflow_id], tg_tag, current_query(), v_touched.dropped);
+  end loop;
 exception
   when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
     raise;
@@ -189,76 +264,90 @@ create or replace function notika._guard_end()
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_touched integer[];
-  v_workflow_id integer;
+  v_touched record;
+  v_is_dropped boolean;
 begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
   perform notika._see_publications();
 
-  select array_agg(distinct t.workflow_id) into v_touched
-    from (
-      select c.workflow_id
-        from pg_event_trigger_ddl_commands() as d
-        join pg_class as r on r.oid = d.objid and d.classid = 'pg_class'::regclass
-        join notika.contract_table as c on c.relation = r.oid
+  for v_touched in
+    with command as materialized (
+      select d.classid, d.objid from pg_event_trigger_ddl_commands() as d where d.objid is not null
+    ), relation (oid) as (
+      select d.objid from command as d where d.classid = 'pg_class'::regclass
       union
-      -- A partition or child that was attached, or a table that takes a published name.
-      select w.workflow_id
-        from pg_event_trigger_ddl_commands() as d
-        join notika.workflow as w on w.unpublished_at is null
-       where d.classid = 'pg_class'::regclass
-         and (
-           w.table_name = notika._quoted(d.objid)
-           or exists (select from pg_inherits as i
-                       where i.inhrelid = d.objid and i.inhparent = w.relation)
-         )
-      union
-      select c.workflow_id
-        from pg_event_trigger_ddl_commands() as d
-        join notika.contract as c on d.classid = 'pg_type'::regclass and c.type = d.objid
-      union
-      select c.workflow_id
-        from pg_event_trigger_ddl_commands() as d
+      select t.tgrelid from command as d
         join pg_trigger as t on d.classid = 'pg_trigger'::regclass and t.oid = d.objid
-        join notika.contract_table as c on c.relation = t.tgrelid
       union
-      select c.workflow_id
-        from pg_event_trigger_ddl_commands() as d
+      select r.ev_class from command as d
         join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
-        join notika.contract_table as c on c.relation = r.ev_class
-      union
-      select w.workflow_id
-        from pg_event_trigger_ddl_commands() as d
-        join pg_proc as p on d.classid = 'pg_proc'::regclass and p.oid = d.objid
-        join notika.workflow as w on w.unpublished_at is null
-       where p.pronamespace = 'notika'::regnamespace
-         and p.proname in (format('_capture_%s', w.workflow_id), format('payload_%s', w.workflow_id))
-      union
-      select w.workflow_id
-        from pg_event_trigger_ddl_commands() as d
-        join pg_class as r on d.classid = 'pg_namespace'::regclass and r.relnamespace = d.objid
-        join notika.workflow as w on w.relation = r.oid and w.unpublished_at is null
-      union
-      select p.workflow_id from notika.guard_pending as p
-    ) as t;
-  if v_touched is null then
-    return;
-  end if;
-
-  foreach v_workflow_id in array v_touched loop
-    continue when exists (
-      select from notika.guard_pending as p where p.workflow_id = v_workflow_id and p.dropped is not null
-    );
-    perform notika._set_busy(true);
-    perform notika._reconcile(v_workflow_id, left(current_query(), 400), false);
-    perform notika._set_busy(false);
-    if exists (
-      select from notika.workflow as w, notika._findings(w) as f where w.workflow_id = v_workflow_id
-    ) then
-      perform notika._summon(array[v_workflow_id], tg_tag, current_query());
+    )
+    select t.workflow_id, max(t.replaced) as replaced
+      from (
+        select c.workflow_id, null::text as replaced
+          from relation as r
+          join notika.contract_table as c on c.relation = r.oid
+        union all
+        -- A partition or child that was attached.
+        select c.workflow_id, null
+          from relation as r
+          join pg_inherits as i on i.inhrelid = r.oid
+          join notika.contract_table as c on c.relation = i.inhparent
+        union all
+        -- A table that takes a published name.
+        select w.workflow_id, null
+          from relation as r
+          join pg_class as k on k.oid = r.oid
+          join pg_namespace as n on n.oid = k.relnamespace
+          join notika.workflow as w on w.table_name = format('%I.%I', n.nspname, k.relname)
+        union all
+        select c.workflow_id, null
+          from (select distinct o.type from notika.contract as o where o.type >= 16384) as u
+          join notika.contract as c on c.type = u.type
+         where exists (
+           select from command as d
+             join notika._leaf_types(u.type) as l (oid) on l.oid = d.objid
+            where d.classid = 'pg_type'::regclass
+         )
+        union all
+        select substring(t.tgname::text from '[0-9]+')::integer,
+               format('%I on %s', t.tgname, notika._quoted(t.tgrelid))
+          from command as d
+          join pg_trigger as t on d.classid = 'pg_trigger'::regclass and t.oid = d.objid
+         where t.tgname ~ '^notika_[0-9]{1,9}_(insert|update|delete)$'
+        union all
+        select substring(p.proname::text from '[0-9]+')::integer, null
+          from command as d
+          join pg_proc as p on d.classid = 'pg_proc'::regclass and p.oid = d.objid
+         where p.pronamespace = 'notika'::regnamespace
+           and p.proname ~ '^(_capture|_passes|payload)_[0-9]{1,9}$'
+        union all
+        select w.workflow_id, null
+          from command as d
+          join pg_class as k on d.classid = 'pg_namespace'::regclass and k.relnamespace = d.objid
+          join notika.workflow as w on w.relation = k.oid
+        union all
+        select p.workflow_id, null from notika.guard_pending as p
+      ) as t
+      join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null
+     group by t.workflow_id
+  loop
+    select coalesce(bool_or(p.dropped is not null), false) into v_is_dropped
+      from notika.guard_pending as p
+     where p.workflow_id = v_touched.workflow_id;
+    -- What was dropped by name was meant.
+    if not v_is_dropped then
+      perform notika._reconcile(v_touched.workflow_id, left(current_query(), 400), false);
     end if;
+    if v_touched.replaced is not null then
+      perform notika._note(w, 'warned', 'trigger_replaced', v_touched.replaced, 'as published',
+                           'created by hand', left(current_query(), 400))
+         from notika.workflow as w
+        where w.workflow_id = v_touched.workflow_id;
+    end if;
+    perform notika._summon(array[v_touched.workflow_id], tg_tag, current_query());
   end loop;
 exception
   when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
@@ -270,7 +359,8 @@ end;
 $$;
 
 comment on function notika._guard_end() is
-  'Event trigger: follows renames at once, puts back what it can, and notes what is to be judged.';
+  'Event trigger: keeps a workflow working in the middle of a transaction, as far as it goes, and '
+  'notes that it is to be judged.';
 
 create or replace function notika._guard_at_commit()
   returns trigger
@@ -279,41 +369,28 @@ create or replace function notika._guard_at_commit()
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_spec notika.workflow;
-  v_finding record;
-  v_verdict text;
+  v_is_dropped boolean;
 begin
-  delete from notika.guard_pending as p where p.pending_id = new.pending_id;
-  if exists (
-    select from notika.guard_state as s where s.workflow_table <> 'notika.workflow'::regclass::oid
-  ) then
-    return null; -- a restored copy: check() binds it first
+  -- One judgement for all that was noted about a workflow.
+  if not exists (select from notika.guard_pending as p where p.pending_id = new.pending_id) then
+    return null;
   end if;
   begin
-    if new.dropped is null then
-      perform notika._set_busy(true);
+    with judged as (
+      delete from notika.guard_pending as p
+       where p.workflow_id = new.workflow_id
+      returning p.dropped
+    )
+    select bool_or(j.dropped is not null) into v_is_dropped from judged as j;
+    if exists (
+      select from notika.guard_state as s where s.workflow_table <> 'notika.workflow'::regclass::oid
+    ) then
+      return null; -- a restored copy: check() binds it first
+    end if;
+    if not v_is_dropped then
       perform notika._reconcile(new.workflow_id, new.statement, true);
-      perform notika._set_busy(false);
     end if;
-    select w.* into v_spec
-      from notika.workflow as w
-     where w.workflow_id = new.workflow_id and w.unpublished_at is null;
-    if not found or v_spec.broken_reason is not null then
-      return null;
-    end if;
-
-    for v_finding in
-      select f.* from notika._findings(v_spec) as f
-       order by f.kind = 'trigger_dropped', notika._is_breaking(f.kind) desc
-    loop
-      v_verdict := notika._verdict(v_spec, v_finding.kind);
-      if v_verdict = 'blocked' then
-        perform notika._refuse(v_spec, v_finding.kind, v_finding.object, v_finding.expected,
-                               v_finding.actual, new.statement);
-      end if;
-      perform notika._note(v_spec, v_verdict, v_finding.kind, v_finding.object,
-                           v_finding.expected, v_finding.actual, new.statement);
-    end loop;
+    perform notika._judge(new.workflow_id, new.statement, 'commit');
   exception
     when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
       raise;
@@ -321,6 +398,7 @@ begin
       raise warning 'notika could not check %: % (%)', new.tag, sqlerrm, sqlstate
         using hint = 'The command goes on. See what it left: select * from notika.check();';
   end;
+  delete from notika.guard_pending as p where p.workflow_id = new.workflow_id;
   return null;
 end;
 $$;
@@ -334,6 +412,61 @@ create constraint trigger guard_at_commit
   deferrable initially deferred
   for each row
   execute function notika._guard_at_commit();
+
+create or replace function notika._judge(workflow_id integer, statement text, occasion text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+  v_finding record;
+  v_verdict text;
+begin
+  select w.* into v_spec
+    from notika.workflow as w
+   where w.workflow_id = _judge.workflow_id and w.unpublished_at is null;
+  if not found then
+    return;
+  end if;
+
+  if v_spec.broken_reason is not null then
+    if not exists (
+      select from notika._findings(v_spec) as f
+       where notika._is_breaking(f.kind) or notika._is_rename(f.kind)
+    ) then
+      update notika.workflow as w set broken_reason = null where w.workflow_id = v_spec.workflow_id;
+      perform notika._record(v_spec, 'repaired', null, v_spec.table_name, statement);
+      if v_spec.paused_at is null then
+        perform notika.resume(v_spec.name);
+      end if;
+    end if;
+    return;
+  end if;
+
+  for v_finding in
+    select f.* from notika._findings(v_spec) as f
+     order by f.kind = 'trigger_dropped', notika._is_breaking(f.kind) desc
+  loop
+    v_verdict := case
+      when occasion = 'commit' then notika._verdict(v_spec, v_finding.kind)
+      when notika._is_breaking(v_finding.kind) then 'broken'
+      else 'warned'
+    end;
+    if v_verdict = 'blocked' then
+      perform notika._refuse(v_spec, v_finding.kind, v_finding.object, v_finding.expected,
+                             v_finding.actual, statement);
+    end if;
+    perform notika._note(v_spec, v_verdict, v_finding.kind, v_finding.object,
+                         v_finding.expected, v_finding.actual, statement);
+  end loop;
+end;
+$$;
+
+comment on function notika._judge(integer, text, text) is
+  'Compares a workflow with its contract. At commit it may refuse; later it marks what is broken, '
+  'and what is whole again.';
 
 create or replace function notika._verdict(spec notika.workflow, kind text)
   returns text
@@ -460,47 +593,13 @@ create or replace function notika._break(workflow_id integer, reason text)
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_spec notika.workflow;
-  v_after notika.workflow;
 begin
   update notika.workflow as w
      set broken_reason = coalesce(w.broken_reason, _break.reason)
-   where w.workflow_id = _break.workflow_id
-  returning w.* into v_spec;
+   where w.workflow_id = _break.workflow_id;
   perform notika._hold_jobs();
-
-  -- Its events are wanted all the same: with the columns that are left, and without a condition
-  -- that cannot be evaluated any more.
-  if notika._quoted(v_spec.relation) is null then
-    return;
-  end if;
-  v_after := v_spec;
-  select array_agg(k.key order by k.place), array_agg(k.name order by k.place)
-    into v_after.columns, v_after.column_names
-    from unnest(v_spec.columns, v_spec.column_names) with ordinality as k (key, name, place)
-    join pg_attribute as a
-      on a.attrelid = v_spec.relation and a.attname = k.name and not a.attisdropped;
-  select array_agg(k.name) into v_after.watch
-    from unnest(v_spec.watch) as k (name)
-    join pg_attribute as a
-      on a.attrelid = v_spec.relation and a.attname = k.name and not a.attisdropped;
-  foreach v_after.condition in array array[v_spec.condition, null] loop
-    begin
-      perform notika._set_busy(true);
-      v_after.definition := notika._definition(v_after);
-      perform notika._apply(v_spec, v_after);
-      perform notika._set_busy(false);
-      update notika.workflow as w
-         set definition = v_after.definition
-       where w.workflow_id = _break.workflow_id;
-      return;
-    exception when others then
-      null; -- the next one asks for less
-    end;
-  end loop;
 end;
 $$;
 
 comment on function notika._break(integer, text) is
-  'Marks a workflow as broken: its runs are held, and it captures as far as it can.';
+  'Marks a workflow as broken: its runs are held. What captures its changes goes on.';

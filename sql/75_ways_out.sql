@@ -48,6 +48,23 @@ $$;
 
 comment on function notika._check_reason(text) is 'Refuses an empty reason.';
 
+create or replace function notika._let_go(workflow_id integer, tag text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- An early verdict that was asked for would put the pins back at once.
+  set constraints notika.guard_at_commit deferred;
+  perform notika._summon(array[_let_go.workflow_id], _let_go.tag, current_query());
+  perform notika._loosen(_let_go.workflow_id);
+end;
+$$;
+
+comment on function notika._let_go(integer, text) is
+  'Takes the pins of a workflow away until this transaction commits.';
+
 create or replace function notika.allow_breaking_change(workflow text, reason text)
   returns void
   language plpgsql
@@ -63,8 +80,7 @@ begin
   values (v_spec.name, 'allowed', left(current_query(), 400), allow_breaking_change.reason);
   -- Where there are no event triggers nobody else lets the command through.
   if not notika._has_event_triggers() then
-    perform notika._summon(array[v_spec.workflow_id], 'ALLOW', current_query());
-    perform notika._unpin(v_spec.workflow_id);
+    perform notika._let_go(v_spec.workflow_id, 'ALLOW');
   end if;
 end;
 $$;
@@ -85,8 +101,7 @@ begin
   perform notika._check_reason(reason);
   insert into notika.guard_log (workflow, verdict, statement, reason)
   values (v_spec.name, 'released', left(current_query(), 400), release.reason);
-  perform notika._summon(array[v_spec.workflow_id], 'RELEASE', current_query());
-  perform notika._unpin(v_spec.workflow_id);
+  perform notika._let_go(v_spec.workflow_id, 'RELEASE');
 end;
 $$;
 
@@ -149,10 +164,8 @@ begin
   for v_workflow_id in
     select w.workflow_id from notika.workflow as w where w.unpublished_at is null
   loop
-    perform notika._set_busy(true);
     perform notika._reconcile(v_workflow_id, 'end_maintenance', true);
-    perform notika._set_busy(false);
-    perform notika._judge(v_workflow_id, 'end_maintenance');
+    perform notika._judge(v_workflow_id, 'end_maintenance', 'maintenance');
   end loop;
   return query select w.workflow, w.state, w.reason from notika.workflows as w;
 end;
@@ -160,65 +173,6 @@ $$;
 
 comment on function notika.end_maintenance() is
   'Closes the window, puts back what it can, and says in what state it leaves each workflow.';
-
-create or replace function notika._has_event_triggers()
-  returns boolean
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select 3 = (
-    select count(*) from pg_event_trigger as e
-     where e.evtname in ('notika_guard_start', 'notika_guard_drop', 'notika_guard_end')
-       and e.evtenabled in ('O', 'A')
-       and coalesce(current_setting('event_triggers', true), 'on') = 'on'
-  );
-$$;
-
-comment on function notika._has_event_triggers() is
-  'Whether the guard judges at commit; otherwise only the pins refuse.';
-
-create or replace function notika._judge(workflow_id integer, statement text)
-  returns void
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_spec notika.workflow;
-  v_finding record;
-begin
-  select w.* into v_spec from notika.workflow as w where w.workflow_id = _judge.workflow_id;
-
-  if v_spec.broken_reason is not null then
-    if not exists (
-      select from notika._findings(v_spec) as f
-       where notika._is_breaking(f.kind) or notika._is_rename(f.kind)
-    ) then
-      update notika.workflow as w set broken_reason = null where w.workflow_id = v_spec.workflow_id;
-      insert into notika.guard_log (workflow, verdict, statement)
-      values (v_spec.name, 'repaired', _judge.statement);
-      if v_spec.paused_at is null then
-        perform notika.resume(v_spec.name);
-      end if;
-    end if;
-    return;
-  end if;
-
-  for v_finding in
-    select f.* from notika._findings(v_spec) as f
-     order by f.kind = 'trigger_dropped', notika._is_breaking(f.kind) desc
-  loop
-    perform notika._note(v_spec, case when notika._is_breaking(v_finding.kind) then 'broken'
-                                      else 'warned' end,
-                         v_finding.kind, v_finding.object, v_finding.expected, v_finding.actual,
-                         _judge.statement);
-  end loop;
-end;
-$$;
-
-comment on function notika._judge(integer, text) is
-  'After the fact: marks a workflow whose contract is broken, or one that is whole again.';
 
 create or replace function notika._rebind_copy()
   returns void
@@ -263,7 +217,7 @@ begin
   for v_workflow_id in
     select w.workflow_id from notika.workflow as w where w.unpublished_at is null
   loop
-    perform notika._judge(v_workflow_id, 'check');
+    perform notika._judge(v_workflow_id, 'check', 'check');
   end loop;
   return query select h.* from notika.health as h where h.severity <> 'ok';
 end;

@@ -96,14 +96,12 @@ begin
   for v_workflow_id in
     select distinct p.workflow_id from notika.guard_pending as p
   loop
-    perform notika._set_busy(true);
     if not exists (
       select from notika.guard_pending as p
        where p.workflow_id = v_workflow_id and p.dropped is not null
     ) then
       perform notika._reconcile(v_workflow_id, 'check_ddl', _foresee.settled);
     end if;
-    perform notika._set_busy(false);
     return query
       select w.name, f.kind, f.object, notika._verdict(w, f.kind), f.expected, f.actual
         from notika.workflow as w
@@ -127,7 +125,7 @@ $$;
 comment on function notika._foresee(boolean) is
   'What the guard would find now, about the workflows that this transaction has touched.';
 
-create or replace function notika._foresee_pinned(sql text)
+create or replace function notika._foresee_pinned(sql text, path text)
   returns void
   language plpgsql
   volatile
@@ -141,18 +139,20 @@ begin
     return;
   end if;
   for v_workflow_id in
-    select w.workflow_id
-      from notika.workflow as w
-     where w.unpublished_at is null
-       and w.relation in (select t from notika._named_tables(_foresee_pinned.sql) as t)
+    select distinct w.workflow_id
+      from unnest(notika._commands(_foresee_pinned.sql)) as c (command)
+     cross join lateral notika._named_tables(c.command, _foresee_pinned.path) as n (relation)
+     cross join lateral notika._tables(n.relation) as d (relation)
+      join notika.contract_table as t on t.relation = d.relation
+      join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null
   loop
     perform notika._summon(array[v_workflow_id], 'CHECK', 'check_ddl');
-    perform notika._unpin(v_workflow_id);
+    perform notika._loosen(v_workflow_id);
   end loop;
 end;
 $$;
 
-comment on function notika._foresee_pinned(text) is
+comment on function notika._foresee_pinned(text, text) is
   'Where only pins protect: takes those away that would hide what the migration does.';
 
 create or replace function notika.check_ddl(sql text)
@@ -182,7 +182,7 @@ declare
   v_last jsonb;
 begin
   begin
-    perform notika._foresee_pinned(sql);
+    perform notika._foresee_pinned(sql, pg_catalog.current_setting('search_path'));
     for v_statement in select s.line, s.statement from notika._split(check_ddl.sql) as s loop
       continue when v_statement.statement ~* '^(begin|start\s+transaction|commit|end)\s*(work|transaction)?$';
       v_lines := v_lines || v_statement.line;

@@ -20,7 +20,7 @@ begin
     drop event trigger if exists notika_guard_drop;
     drop event trigger if exists notika_guard_end;
     create event trigger notika_guard_start on ddl_command_start
-      when tag in ('ALTER TABLE', 'DROP TABLE')
+      when tag in ('ALTER TABLE', 'DROP TABLE', 'ALTER TYPE')
       execute function notika._guard_start();
     create event trigger notika_guard_drop on sql_drop
       execute function notika._guard_drop();
@@ -28,7 +28,7 @@ begin
       when tag in (
         'ALTER TABLE', 'DROP TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO',
         'CREATE TRIGGER', 'ALTER TRIGGER', 'DROP TRIGGER', 'CREATE RULE', 'ALTER TYPE',
-        'DROP TYPE', 'ALTER DOMAIN', 'ALTER SCHEMA', 'DROP SCHEMA', 'CREATE FUNCTION',
+        'DROP TYPE', 'ALTER DOMAIN', 'DROP DOMAIN', 'ALTER SCHEMA', 'DROP SCHEMA', 'CREATE FUNCTION',
         'ALTER FUNCTION', 'DROP FUNCTION', 'DROP OWNED', 'DROP EXTENSION'
       )
       execute function notika._guard_end();
@@ -103,7 +103,9 @@ begin
     step := format('workflow %s', v_workflow.name);
     begin
       v_after := v_workflow;
-      v_after.definition := notika._definition(v_workflow);
+      v_after.is_pinned := notika._has_all_it_needs(v_workflow)
+                           and notika._wants_pins(v_workflow.guard);
+      v_after.definition := notika._definition(v_after);
       if exists (
         select from notika._findings(v_workflow) as f
          where f.kind in ('trigger_dropped', 'trigger_disabled', 'trigger_replaced',
@@ -115,7 +117,7 @@ begin
       v_count := notika._apply(v_workflow, v_after);
       perform notika._set_busy(false);
       update notika.workflow as w
-         set definition = v_after.definition
+         set definition = v_after.definition, is_pinned = v_after.is_pinned
        where w.workflow_id = v_workflow.workflow_id and v_count > 0;
       outcome := case when v_count > 0 then 'repaired' else 'ok' end;
       detail := format('captures on %s', notika._quoted(v_workflow.relation));
@@ -131,7 +133,7 @@ begin
     select format('drop function %s cascade', p.oid::regprocedure)
       from pg_proc as p
      where p.pronamespace = 'notika'::regnamespace
-       and p.proname ~ '^(_capture|payload)_[0-9]+$'
+       and p.proname ~ '^(_capture|_passes|payload)_[0-9]+$'
        and not exists (
          select from notika.workflow as w
           where w.unpublished_at is null

@@ -5,8 +5,10 @@
 --!include 45_maintain.sql
 --!include 50_run.sql
 --!include 60_capture.sql
+--!include 62_loose.sql
 --!include 65_publish.sql
 --!include 70_guard.sql
+--!include 71_command.sql
 --!include 72_judge.sql
 --!include 75_ways_out.sql
 --!include 77_check_ddl.sql
