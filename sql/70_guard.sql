@@ -330,7 +330,7 @@ begin
            format('%s.%I', spec.table_name, c.column_name),
            case k.kind when 'column_renamed' then c.column_name
                        when 'label_renamed' then c.labels::text
-                       when 'type_changed' then coalesce(k.attributes, c.type_name)
+                       when 'type_changed' then coalesce(k.attributes, k.labels, c.type_name)
                        else c.type_name end,
            case k.kind when 'column_renamed' then a.attname::text
                        when 'label_renamed' then notika._labels(a.atttypid)::text
@@ -338,6 +338,8 @@ begin
                        when 'type_changed' then coalesce(
                          case when k.attributes is not null
                               then notika._attributes(a.atttypid)::text end,
+                         case when k.labels is not null
+                              then notika._labels(a.atttypid)::text end,
                          format_type(a.atttypid, a.atttypmod))
                        else format_type(a.atttypid, a.atttypmod) end
       from notika.contract as c
@@ -353,8 +355,10 @@ begin
                 when a.attname <> c.column_name then 'column_renamed'
                 when not c.labels <@ notika._labels(a.atttypid) then 'label_renamed'
               end,
-              case when a.atttypid = c.type and a.atttypmod = c.typmod then c.attributes::text end
-     ) as k (kind, attributes)
+              case when a.atttypid = c.type and a.atttypmod = c.typmod then c.attributes::text end,
+              -- Another type of the same name is told by its labels.
+              case when format_type(a.atttypid, a.atttypmod) = c.type_name then c.labels::text end
+     ) as k (kind, attributes, labels)
      where c.workflow_id = spec.workflow_id and k.kind is not null;
 
   return query
@@ -596,7 +600,8 @@ begin
          v_after.relation <> v_spec.relation or a.attnum <> c.attnum
          or a.atttypid <> c.type and format_type(a.atttypid, a.atttypmod) = c.type_name
        )
-       and (settled or a.attnum = c.attnum or not exists (
+       and (settled or v_after.relation <> v_spec.relation or a.attnum = c.attnum
+            or not exists (
          select from pg_attribute as p
           where p.attrelid = v_after.relation and p.attnum = c.attnum and not p.attisdropped
        ))

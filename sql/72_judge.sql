@@ -162,8 +162,11 @@ begin
         join notika.contract_table as t on t.relation = d.relation
         join notika.workflow as w on w.workflow_id = t.workflow_id and w.is_pinned
         join notika.contract as c on c.workflow_id = w.workflow_id
-       -- Any mention will do: at worst its pins are taken away and put back.
+        left join pg_attribute as a on a.attrelid = v_table and a.attnum = c.attnum
+       -- Any mention will do, also by the name it was given in this transaction: at worst its pins
+       -- are taken away and put back.
        where strpos(lower(v_command), lower(c.column_name)) > 0
+          or strpos(lower(v_command), lower(a.attname)) > 0
        order by 1
     loop
       -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
