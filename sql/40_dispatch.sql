@@ -281,7 +281,7 @@ begin
   select s.* into v_setting from notika.setting as s;
 
   with chunk as materialized (
-    select v as event, v.event_id, v.workflow_id, row_number() over (order by v.event_id) as place
+    select v as event, v.event_id, v.workflow_id
       from notika._event as v
      where v.event_id > here.window_at
        and v.event_id <= here.window_high
@@ -329,7 +329,8 @@ begin
              )
          )
     into handed_over, last_id, v_jobs
-    from chunk as c
+    -- Not in the chunk: there row_number would look for the event after the last one.
+    from (select row_number() over (order by c.event_id) as place, c.* from chunk as c) as c
     left join target as t on t.workflow_id = c.workflow_id;
 
   if v_jobs is not null then

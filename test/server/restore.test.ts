@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { describe, expect } from "vitest";
 import { findProgram } from "../support/postgres.ts";
-import { begin, commit, drain, jobs, major, openSession, startCluster, test } from "./cluster.ts";
+import { begin, commit, drain, jobs, major, openSession, startCluster, stopCluster, test } from "./cluster.ts";
 
 const warning = "notika: this database was restored from another cluster; the cursor was rebased";
 
@@ -45,7 +45,7 @@ describe("a copy in another cluster", () => {
       expect(await copy.value("select events_waiting::int from notika.lag")).toBe(0);
       await Promise.all([copy.close(), writer.close()]);
     } finally {
-      await other.stop();
+      await stopCluster(other);
     }
     // The original goes on as if nothing had happened.
     await commit(straggler);

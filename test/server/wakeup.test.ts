@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect } from "vitest";
-import { type Arena, begin, commit, drain, jobs, startCluster, test, until } from "./cluster.ts";
+import { type Arena, begin, commit, drain, jobs, startCluster, stopCluster, test, until } from "./cluster.ts";
 
 describe("a writer", () => {
   test("notifies only while the dispatcher sleeps", async ({ db }) => {
@@ -111,7 +111,7 @@ describe("a writer", () => {
 
 const testPrepared = test.extend("cluster", { scope: "worker" }, async ({}, { onCleanup }) => {
   const cluster = await startCluster({ max_prepared_transactions: "10", synchronous_commit: "on" });
-  onCleanup(cluster.stop);
+  onCleanup(() => stopCluster(cluster));
   return cluster;
 });
 
