@@ -117,7 +117,7 @@ create unique index if not exists run_log_run_id_idx
   on notika.run_log (run_id) where retried_at is null;
 create index if not exists run_log_finished_at_idx on notika.run_log (finished_at);
 create index if not exists run_log_cancelled_idx
-  on notika.run_log (run_id) where state = 'cancelled' and retried_at is null;
+  on notika.run_log (run_id) where state = 'cancelled';
 
 comment on table notika.run_log is
   'What became of each run, appended when it ends. See the view notika.runs.';

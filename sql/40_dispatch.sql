@@ -325,7 +325,7 @@ begin
            where (c.event).depth <= v_setting.max_depth
              and not exists (
                select from notika.run_log as l
-                where l.run_id = c.event_id and l.state = 'cancelled' and l.retried_at is null
+                where l.run_id = c.event_id and l.state = 'cancelled'
              )
          )
     into handed_over, last_id, v_jobs

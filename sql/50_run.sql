@@ -330,6 +330,12 @@ declare
   v_run notika.runs;
   v_cancelled boolean;
 begin
+  if not exists (
+    select from notika_worker._private_jobs as j where j.key = cancel.run_id::text
+  ) then
+    -- Its event may be on the way: wait until it has become a job, or keep it from that.
+    perform pg_advisory_xact_lock(hashtextextended('notika.dispatch', 0));
+  end if;
   select r.* into v_run from notika.runs as r where r.run_id = cancel.run_id;
   if not found then
     raise exception 'there is no run %', cancel.run_id

@@ -176,9 +176,9 @@ declare
   v_message text;
   v_detail text;
   v_hint text;
-  v_seen jsonb[] := '{}'; -- what was found after each statement
-  v_lines integer[] := '{}';
-  v_texts text[] := '{}';
+  v_seen jsonb[] := array[]::jsonb[]; -- what was found after each statement
+  v_lines integer[] := array[]::integer[];
+  v_texts text[] := array[]::text[];
   v_last jsonb;
 begin
   begin

@@ -78,9 +78,8 @@ begin
 
   step := 'cursor';
   if not exists (select from notika.position) then
-    -- Its own transaction is not in its own snapshot, so nothing that is captured from now on is.
     insert into notika.position (system_identifier, snapshot, low, horizon)
-    select c.system_identifier, pg_current_snapshot(), notika._last_event_id(), 0
+    select c.system_identifier, notika._snapshot(), notika._last_event_id(), 0
       from pg_control_system() as c;
     outcome := 'created';
     detail := 'events are handed over from now on';
