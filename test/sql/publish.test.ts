@@ -316,9 +316,8 @@ describe("plan", () => {
     );
 
     expect(plan.map(({ statement, lock }) => [statement.split("\n")[0], lock])).toEqual([
-      ["drop function notika._capture_1() cascade;", "access exclusive on app.admins, app.users"],
-      ["drop function notika.payload_1(app.admins) cascade;", "access exclusive on app.admins, app.users"],
-      ["drop function notika.payload_1(app.users) cascade;", "access exclusive on app.admins, app.users"],
+      ["drop trigger notika_1_update on app.admins;", "access exclusive on app.admins"],
+      ["drop trigger notika_1_update on app.users;", "access exclusive on app.users"],
       ["create or replace function notika.payload_1(r app.admins)", "access share on app.admins"],
       ["create or replace function notika.payload_1(r app.users)", "access share on app.users"],
       ["revoke execute on function notika.payload_1(app.admins) from public;", null],
