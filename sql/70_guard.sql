@@ -450,7 +450,7 @@ as $$
     left join pg_class as c on c.oid = w.relation
     left join pg_namespace as n on n.oid = c.relnamespace
    where w.broken_reason is not null
-      or w.table_name is distinct from format('%I.%I', n.nspname, c.relname)
+      or w.table_name is distinct from quote_ident(n.nspname) || '.' || quote_ident(c.relname)
       or c.relhasrules
   union
   select c.workflow_id

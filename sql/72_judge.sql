@@ -423,6 +423,8 @@ create constraint trigger guard_at_commit
   deferrable initially deferred
   for each row
   execute function notika._guard_at_commit();
+-- Like the event triggers: also under session_replication_role = replica.
+alter table notika.guard_pending enable always trigger guard_at_commit;
 
 create or replace function notika._judge(workflow_id integer, statement text, occasion text)
   returns void
