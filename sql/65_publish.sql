@@ -635,10 +635,14 @@ create or replace function notika._triggers(workflow_id integer)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
+  -- pg_trigger has no index by function.
   select t.tgrelid, t.tgname
-    from pg_trigger as t
-   where t.tgfoid = to_regprocedure(format('notika._capture_%s()', _triggers.workflow_id))
-     and t.tgparentid = 0;
+    from pg_depend as d
+    join pg_trigger as t on t.oid = d.objid
+   where d.refclassid = 'pg_proc'::regclass
+     and d.refobjid = to_regprocedure(format('notika._capture_%s()', _triggers.workflow_id))
+     and d.classid = 'pg_trigger'::regclass
+     and t.tgparentid = 0 and t.tgfoid = d.refobjid;
 $$;
 
 comment on function notika._triggers(integer) is

@@ -173,19 +173,20 @@ create or replace function notika._labels(type oid)
 as $$
   select array_agg(e.enumlabel::text order by e.enumtypid, e.enumsortorder)
     from notika._leaf_types(_labels.type) as l (oid)
-    join pg_enum as e on e.enumtypid = l.oid;
+    join pg_enum as e on e.enumtypid = l.oid
+   where _labels.type >= 16384;
 $$;
 
 comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
 
-create or replace function notika._attributes(type oid)
-  returns text[]
+create or replace function notika._part_types(type oid)
+  returns setof oid
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
   with recursive part as (
-    select notika._base_type(_attributes.type) as oid
+    select notika._base_type(_part_types.type) as oid
     union
     select notika._base_type(inner_type.oid)
       from part as p
@@ -197,11 +198,24 @@ as $$
         where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
      ) as inner_type
   )
+  select p.oid from part as p;
+$$;
+
+comment on function notika._part_types(oid) is
+  'A type with those of its elements and attributes, all of them without domains.';
+
+create or replace function notika._attributes(type oid)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
   select array_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod))
                    order by a.attrelid, a.attnum)
-    from part as p
+    from notika._part_types(_attributes.type) as p (oid)
     join pg_type as t on t.oid = p.oid and t.typtype = 'c'
-    join pg_attribute as a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped;
+    join pg_attribute as a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+   where _attributes.type >= 16384;
 $$;
 
 comment on function notika._attributes(oid) is
@@ -351,9 +365,13 @@ begin
                 when a.atttypid <> c.type or a.atttypmod <> c.typmod then
                   case when notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
                        then 'type_widened' else 'type_changed' end
-                when not c.attributes <@ notika._attributes(a.atttypid) then 'type_changed'
+                when case when c.attributes is not null
+                          then not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}') end
+                  then 'type_changed'
                 when a.attname <> c.column_name then 'column_renamed'
-                when not c.labels <@ notika._labels(a.atttypid) then 'label_renamed'
+                when case when c.labels is not null
+                          then not c.labels <@ coalesce(notika._labels(a.atttypid), '{}') end
+                  then 'label_renamed'
               end,
               case when a.atttypid = c.type and a.atttypmod = c.typmod then c.attributes::text end,
               -- Another type of the same name is told by its labels.
@@ -419,6 +437,68 @@ $$;
 comment on function notika._findings(notika.workflow) is
   'How the catalog differs from what a workflow was published with.';
 
+create or replace function notika._suspects()
+  returns setof integer
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with published as materialized (
+    select w.workflow_id, w.relation, w.table_name, w.operations, w.definition, w.broken_reason,
+           format('notika_%s_', w.workflow_id) as prefix
+      from notika.workflow as w
+     where w.unpublished_at is null
+  )
+  select w.workflow_id
+    from published as w
+    left join pg_class as c on c.oid = w.relation
+    left join pg_namespace as n on n.oid = c.relnamespace
+   where w.broken_reason is not null
+      or w.table_name is distinct from quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+      or c.relhasrules
+  union
+  select c.workflow_id
+    from published as w
+    join notika.contract as c on c.workflow_id = w.workflow_id
+    left join pg_attribute as a on a.attrelid = w.relation and a.attnum = c.attnum
+   where a.attnum is null or a.attisdropped or a.attname <> c.column_name
+      or a.atttypid <> c.type or a.atttypmod <> c.typmod
+      or c.labels is not null or c.attributes is not null
+  union
+  select w.workflow_id
+    from published as w
+    join notika.contract_table as c on c.workflow_id = w.workflow_id
+   cross join unnest(w.operations) as o (name)
+    left join pg_trigger as t on t.tgrelid = c.relation and t.tgname = (w.prefix || o.name)::name
+   where t.oid is null or t.tgenabled not in ('O', 'A')
+      or c.relation <> w.relation and not exists (
+        select from pg_inherits as i where i.inhrelid = c.relation
+      )
+  union
+  -- A part that is new.
+  select c.workflow_id
+    from notika.contract_table as c
+    join pg_inherits as i on i.inhparent = c.relation
+   where not exists (
+     select from notika.contract_table as o
+      where o.workflow_id = c.workflow_id and o.relation = i.inhrelid
+   )
+  union
+  select w.workflow_id
+    from published as w
+    left join pg_proc as p
+      on p.proname = format('_capture_%s', w.workflow_id)
+     and p.pronamespace = 'notika'::regnamespace
+    left join pg_namespace as n on n.oid = p.pronamespace
+   where p.oid is null or not p.prosecdef or p.proowner <> n.nspowner
+      or not exists (
+        select from unnest(w.definition) as d (statement) where strpos(d.statement, p.prosrc) > 0
+      );
+$$;
+
+comment on function notika._suspects() is
+  'The workflows that are worth a closer look, found by few queries over all of them.';
+
 create or replace function notika._is_breaking(kind text)
   returns boolean
   language sql
@@ -453,10 +533,7 @@ as $$
       from notika._family((spec).relation) as f (relation)
      cross join unnest((spec).operations) as o (name)
   ), there (relation, name) as (
-    select t.tgrelid, t.tgname::text
-      from pg_trigger as t
-     where t.tgfoid = to_regprocedure(format('notika._capture_%s()', (spec).workflow_id))
-       and t.tgparentid = 0
+    select t.relation::oid, t.name::text from notika._triggers((spec).workflow_id) as t
   )
   select to_regprocedure(format('notika._capture_%s()', (spec).workflow_id)) is not null
      and not exists (
@@ -493,7 +570,8 @@ as $$
           and (a.attnum is null
                or (a.atttypid <> c.type or a.atttypmod <> c.typmod)
                   and not notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
-               or not c.attributes <@ notika._attributes(a.atttypid))
+               or case when c.attributes is not null
+                       then not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}') end)
      );
 $$;
 
@@ -663,7 +741,8 @@ begin
       from notika.contract as c
       join pg_attribute as a
         on a.attrelid = v_after.relation and a.attnum = c.attnum and a.atttypid = c.type
-     where c.workflow_id = v_spec.workflow_id and c.labels <> notika._labels(a.atttypid)
+     where c.workflow_id = v_spec.workflow_id
+       and case when c.labels is not null then c.labels <> notika._labels(a.atttypid) end
   loop
     update notika.contract as c
        set labels = v_column.new_labels

@@ -93,12 +93,14 @@ create or replace function notika._let_through(tag text, context text, path text
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set client_min_messages = warning -- what is dropped along is not what the caller did
 as $$
 declare
   v_command text;
   v_table regclass;
   v_workflow_id integer;
   v_function regprocedure;
+  v_parts regclass[];
 begin
   if exists (select from notika.guard_busy) then
     return;
@@ -140,16 +142,19 @@ begin
   for v_table in
     select t from notika._named_tables(v_command, path) as t where notika._may_alter(t, context)
   loop
+    v_parts := array(select d from notika._tables(v_table) as d);
+    continue when not exists (
+      select from notika.contract_table as t where t.relation = any (v_parts)
+    );
     if tag = 'DROP TABLE' then
       for v_function in
-        select p.oid
-          from pg_proc as p
-          join pg_type as y on y.oid = p.proargtypes[0]
-         where p.pronamespace = 'notika'::regnamespace and p.proname ~ '^payload_[0-9]+$'
-           and y.typrelid in (select d from notika._tables(v_table) as d)
+        select to_regprocedure(
+                 format('notika.payload_%s(%s)', t.workflow_id, notika._quoted(t.relation)))
+          from notika.contract_table as t
+         where t.relation = any (v_parts)
       loop
+        continue when v_function is null;
         perform notika._set_busy(true);
-        perform set_config('client_min_messages', 'warning', true);
         execute format('drop function %s cascade', v_function);
         perform notika._set_busy(false);
       end loop;
@@ -157,17 +162,22 @@ begin
     end if;
 
     for v_workflow_id in
-      select distinct w.workflow_id
-        from notika._tables(v_table) as d (relation)
-        join notika.contract_table as t on t.relation = d.relation
-        join notika.workflow as w on w.workflow_id = t.workflow_id and w.is_pinned
-        join notika.contract as c on c.workflow_id = w.workflow_id
-        left join pg_attribute as a on a.attrelid = v_table and a.attnum = c.attnum
-       -- Any mention will do, also by the name it was given in this transaction: at worst its pins
-       -- are taken away and put back.
-       where strpos(lower(v_command), lower(c.column_name)) > 0
-          or strpos(lower(v_command), lower(a.attname)) > 0
-       order by 1
+      select w.workflow_id
+        from notika.workflow as w
+       where w.is_pinned
+         and w.workflow_id in (
+           select t.workflow_id from notika.contract_table as t where t.relation = any (v_parts)
+         )
+         -- Any mention will do, also by the name it was given in this transaction: at worst its
+         -- pins are taken away and put back.
+         and exists (
+           select from notika.contract as c
+             left join pg_attribute as a on a.attrelid = w.relation and a.attnum = c.attnum
+            where c.workflow_id = w.workflow_id
+              and (strpos(lower(v_command), lower(c.column_name)) > 0
+                   or strpos(lower(v_command), lower(a.attname)) > 0)
+         )
+       order by w.workflow_id
     loop
       -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
       begin
@@ -311,8 +321,9 @@ begin
           join notika.contract as c on c.type = u.type
          where exists (
            select from command as d
-             join notika._leaf_types(u.type) as l (oid) on l.oid = d.objid
-            where d.classid = 'pg_type'::regclass
+             left join pg_class as k on d.classid = 'pg_class'::regclass and k.oid = d.objid
+             join notika._part_types(u.type) as p (oid) on p.oid = coalesce(k.reltype, d.objid)
+            where d.classid = 'pg_type'::regclass or k.relkind = 'c'
          )
         union all
         select substring(t.tgname::text from '[0-9]+')::integer,
@@ -415,6 +426,8 @@ create constraint trigger guard_at_commit
   deferrable initially deferred
   for each row
   execute function notika._guard_at_commit();
+-- Like the event triggers: also under session_replication_role = replica.
+alter table notika.guard_pending enable always trigger guard_at_commit;
 
 create or replace function notika._judge(workflow_id integer, statement text, occasion text)
   returns void

@@ -215,7 +215,7 @@ declare
 begin
   perform notika._rebind_copy();
   for v_workflow_id in
-    select w.workflow_id from notika.workflow as w where w.unpublished_at is null
+    select s from notika._suspects() as s order by s
   loop
     perform notika._judge(v_workflow_id, 'check', 'check');
   end loop;
@@ -256,9 +256,9 @@ begin
              when 'function_replaced' then 'select * from notika.install();'
              else notika._call(w)
            end
-      from notika.workflow as w
-     cross join lateral notika._findings(w) as f
-     where w.unpublished_at is null;
+      from notika._suspects() as s (workflow_id)
+      join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
+     cross join lateral notika._findings(w) as f;
   return query
     select 'broken', 'error', w.name, w.broken_reason, notika._call(w)
       from notika.workflow as w
