@@ -12,6 +12,11 @@ export interface RunnerProcess {
   end(signal: NodeJS.Signals): Promise<number | null>;
 }
 
+const children = new Set<ChildProcess>();
+process.once("exit", () => {
+  for (const child of children) child.kill("SIGKILL");
+});
+
 /** Starts `notika run` as a process of its own. */
 export function spawnRunner(url: string, tasks: string, ...options: string[]): RunnerProcess {
   const root = path.resolve(import.meta.dirname, "../..");
@@ -24,8 +29,8 @@ export function spawnRunner(url: string, tasks: string, ...options: string[]): R
   child.stderr.on("data", (chunk) => {
     text += chunk;
   });
-  const ended = once(child, "exit");
-  process.once("exit", () => child.kill("SIGKILL"));
+  children.add(child);
+  const ended = once(child, "exit").finally(() => children.delete(child));
 
   const said = () =>
     text
