@@ -256,6 +256,8 @@ begin
    where a.attrelid = v_spec.relation and a.attnum > 0 and not a.attisdropped
      and (
        a.attname = any (v_spec.column_names || v_spec.watch)
+       or not v_spec.is_pinned
+          and notika._rename_in(v_spec.condition, a.attname, a.attname || ' ') <> v_spec.condition
        -- What the condition reads, Postgres has written down.
        or exists (
          select from pg_depend as d
@@ -380,9 +382,14 @@ begin
      where c.workflow_id = spec.workflow_id and k.kind is not null;
 
   return query
-    select case when t.oid is null then 'trigger_dropped'
-                when t.tgenabled not in ('O', 'A') then 'trigger_disabled'
-                else 'trigger_replaced' end,
+    select case
+             when t.oid is null and f.relation not in (
+               select c.relation from notika.contract_table as c where c.workflow_id = spec.workflow_id
+             ) then 'part_not_captured'
+             when t.oid is null then 'trigger_dropped'
+             when t.tgenabled not in ('O', 'A') then 'trigger_disabled'
+             else 'trigger_replaced'
+           end,
            format('%I on %s', format('notika_%s_%s', spec.workflow_id, o.name),
                   notika._quoted(f.relation)),
            'enabled',
@@ -394,7 +401,15 @@ begin
         on t.tgrelid = f.relation and t.tgname = format('notika_%s_%s', spec.workflow_id, o.name)
      where t.oid is null or t.tgenabled not in ('O', 'A')
         or t.tgfoid is distinct from
-           to_regprocedure(format('notika._capture_%s()', spec.workflow_id));
+           to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
+        -- Its condition tells a trigger that somebody else made.
+        or spec.is_pinned and spec.columns is not null and not exists (
+          select from pg_depend as d
+           where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+             and d.refclassid = 'pg_proc'::regclass
+             and d.refobjid = to_regprocedure(format('notika.payload_%s(%s)', spec.workflow_id,
+                                                     notika._quoted(f.relation)))
+        );
 
   return query
     select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',
@@ -625,7 +640,12 @@ $$;
 comment on function notika._loosen(integer) is
   'Takes the pins of a workflow away; it captures on, as far as what it reads is there.';
 
-create or replace function notika._reconcile(workflow_id integer, statement text, settled boolean)
+create or replace function notika._reconcile(
+  workflow_id integer,
+  statement text,
+  settled boolean,
+  may_alter boolean default true
+)
   returns void
   language plpgsql
   volatile
@@ -649,7 +669,7 @@ begin
   -- By name first: what has taken the place of a table or column that was dropped or renamed away
   -- is what the workflow is published on from now on.
   v_table := to_regclass(v_spec.table_name);
-  if v_table <> v_spec.relation
+  if v_table <> v_spec.relation and may_alter
      and (settled or notika._quoted(v_spec.relation) is null)
      and (select c.relkind in ('r', 'p') from pg_class as c where c.oid = v_table)
   then
@@ -717,9 +737,12 @@ begin
 
   -- Put back what was taken away to let the command through, if what it needs is there.
   if notika._has_all_it_needs(v_after) then
-    v_after.is_pinned := notika._wants_pins(v_spec.guard);
+    v_after.is_pinned := case when may_alter then notika._wants_pins(v_spec.guard)
+                              else v_spec.is_pinned end;
     -- Only what is missing: a trigger that somebody disabled stays disabled.
-    if not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned then
+    if may_alter
+       and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned)
+    then
       perform notika._bring_into_form(v_spec, v_after);
     elsif v_after.is_pinned and (v_after.column_names, v_after.watch, v_after.condition)
           is distinct from (v_spec.column_names, v_spec.watch, v_spec.condition)
@@ -729,7 +752,7 @@ begin
          set definition = notika._definition(v_after)
        where w.workflow_id = v_spec.workflow_id;
     end if;
-  else
+  elsif may_alter then
     perform notika._loosen(v_spec.workflow_id);
   end if;
   if not settled or v_spec.on_rename <> 'follow' then
@@ -763,7 +786,10 @@ begin
     end loop;
   end loop;
 
-  v_after.table_name := coalesce(notika._quoted(v_after.relation), v_spec.table_name);
+  -- Without the right to alter, another table that took the name is for somebody to decide about.
+  if v_table is null or v_table = v_after.relation then
+    v_after.table_name := coalesce(notika._quoted(v_after.relation), v_spec.table_name);
+  end if;
   if v_after.table_name <> v_spec.table_name then
     perform notika._record(v_spec, 'followed', 'table_renamed', v_spec.table_name, statement,
                            v_spec.table_name, v_after.table_name);
@@ -778,14 +804,15 @@ begin
   -- A new partition that has its trigger is part of the contract.
   insert into notika.contract_table (workflow_id, relation)
   select v_spec.workflow_id, t from notika._tables(v_after.relation) as t
+   where may_alter
   on conflict do nothing;
 end;
 $$;
 
-comment on function notika._reconcile(integer, text, boolean) is
+comment on function notika._reconcile(integer, text, boolean, boolean) is
   'Binds what was replaced by something of the same name and type, follows what was renamed, and '
   'puts triggers and functions back where everything they need is there. Not settled: in the '
-  'middle of a transaction, when a name that is gone may come back.';
+  'middle of a transaction, when a name that is gone may come back. may_alter: whether to do DDL.';
 
 create or replace function notika._record(
   spec notika.workflow,

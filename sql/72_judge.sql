@@ -462,7 +462,13 @@ begin
   end if;
 
   for v_finding in
-    select f.* from notika._findings(v_spec) as f
+    with found as materialized (select f.* from notika._findings(v_spec) as f)
+    select f.*
+      from found as f
+     -- That is only a consequence.
+     where f.kind <> 'trigger_dropped' or not exists (
+       select from found as o where notika._is_breaking(o.kind) and o.kind <> 'trigger_dropped'
+     )
      order by f.kind = 'trigger_dropped', notika._is_breaking(f.kind) desc
   loop
     v_verdict := case

@@ -217,6 +217,7 @@ begin
   for v_workflow_id in
     select s from notika._suspects() as s order by s
   loop
+    perform notika._reconcile(v_workflow_id, 'check', true, false);
     perform notika._judge(v_workflow_id, 'check', 'check');
   end loop;
   return query select h.* from notika.health as h where h.severity <> 'ok';
