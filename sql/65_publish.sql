@@ -629,6 +629,24 @@ $$;
 
 comment on function notika._generated(integer) is 'The functions that publish made for a workflow.';
 
+create or replace function notika._payload_function(workflow_id integer, relation oid)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Not by its name: that asks for rights to the schema of the table.
+  select p.oid::regprocedure
+    from pg_proc as p
+    join pg_type as t on t.oid = p.proargtypes[0]
+   where p.pronamespace = 'notika'::regnamespace
+     and p.proname = format('payload_%s', _payload_function.workflow_id)
+     and t.typrelid = _payload_function.relation;
+$$;
+
+comment on function notika._payload_function(integer, oid) is
+  'The function that makes the payload of a workflow from the rows of a table.';
+
 create or replace function notika._triggers(workflow_id integer)
   returns table (relation regclass, name name)
   language sql

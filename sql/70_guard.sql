@@ -407,8 +407,7 @@ begin
           select from pg_depend as d
            where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
              and d.refclassid = 'pg_proc'::regclass
-             and d.refobjid = to_regprocedure(format('notika.payload_%s(%s)', spec.workflow_id,
-                                                     notika._quoted(f.relation)))
+             and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
         );
 
   return query
@@ -668,7 +667,10 @@ begin
 
   -- By name first: what has taken the place of a table or column that was dropped or renamed away
   -- is what the workflow is published on from now on.
-  v_table := to_regclass(v_spec.table_name);
+  select c.oid into v_table
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+   where array[n.nspname, c.relname]::text[] = parse_ident(v_spec.table_name);
   if v_table <> v_spec.relation and may_alter
      and (settled or notika._quoted(v_spec.relation) is null)
      and (select c.relkind in ('r', 'p') from pg_class as c where c.oid = v_table)

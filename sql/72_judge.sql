@@ -9,10 +9,17 @@ create or replace function notika._unpin(workflow_id integer)
   set client_min_messages = warning
 as $$
 declare
-  v_function regprocedure;
+  v_function text;
 begin
   perform notika._set_busy(true);
-  for v_function in select g from notika._generated(_unpin.workflow_id) as g loop
+  for v_function in
+    -- By the name alone where there is one: to name its argument asks for rights to that schema.
+    select case when count(*) over (partition by p.proname) = 1
+                then format('notika.%I', p.proname) else g::text end
+      from notika._generated(_unpin.workflow_id) as g
+      join pg_proc as p on p.oid = g
+     order by 1
+  loop
     execute format('drop function %s cascade', v_function);
   end loop;
   perform notika._set_busy(false);
@@ -148,8 +155,7 @@ begin
     );
     if tag = 'DROP TABLE' then
       for v_function in
-        select to_regprocedure(
-                 format('notika.payload_%s(%s)', t.workflow_id, notika._quoted(t.relation)))
+        select notika._payload_function(t.workflow_id, t.relation)
           from notika.contract_table as t
          where t.relation = any (v_parts)
       loop

@@ -217,8 +217,16 @@ begin
   for v_workflow_id in
     select s from notika._suspects() as s order by s
   loop
-    perform notika._reconcile(v_workflow_id, 'check', true, false);
-    perform notika._judge(v_workflow_id, 'check', 'check');
+    begin
+      perform notika._reconcile(v_workflow_id, 'check', true, false);
+      perform notika._judge(v_workflow_id, 'check', 'check');
+    exception
+      when serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others then
+        raise warning 'notika could not check workflow %: % (%)', v_workflow_id, sqlerrm, sqlstate
+          using hint = 'The others were checked.';
+    end;
   end loop;
   return query select h.* from notika.health as h where h.severity <> 'ok';
 end;

@@ -24,7 +24,9 @@ describe("publish and a migration at once", () => {
     await begin(migration, "alter table free rename n to m");
 
     const published = (await db.connect()).query("select notika.publish('late', 'public.free', columns => '{id,n}')");
-    const refused = expect(published).rejects.toThrow(/^cannot publish workflow "late" on public.free: column "n" not found/);
+    const refused = expect(published).rejects.toThrow(
+      /^cannot publish workflow "late" on public.free: column "n" not found/,
+    );
     await waiting(db);
     await commit(migration);
 
@@ -184,7 +186,9 @@ describe("a guard that is broken or switched off", () => {
       await db.query("alter table item drop column n cascade");
       await db.query("insert into item values (1)");
 
-      expect(await db.query("select finding, severity, workflow from notika.check() where workflow is not null")).toContainEqual({
+      expect(
+        await db.query("select finding, severity, workflow from notika.check() where workflow is not null"),
+      ).toContainEqual({
         finding: "column_dropped",
         severity: "error",
         workflow: "watch_item",

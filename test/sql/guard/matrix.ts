@@ -16,13 +16,23 @@ export interface Migration {
   table?: string;
   /** A write that comes after it. */
   write?: string;
+  /** What becomes of it where the guard judges at commit. */
+  judged: Outcomes;
+  /** And where there are only pins; later: after `notika.check()`. */
+  pinned: Outcomes;
 }
 
+/** For each guard; others: for those that are not named. */
+export type Outcomes = Outcome | { block: Outcome; warn?: Outcome; off?: Outcome; others?: Outcome };
+
 /**
- * What becomes of it: `refused NK001: cannot …`, or the state it leaves, the keys of an event that is written after it,
- * and what guard_log says.
+ * Whether it was refused and why, the state of the workflow, the keys of the last event of a write that came after it
+ * (and how many events there are, if more than one), and what guard_log says.
  */
 export type Outcome = string;
+
+export const outcomeFor = (outcomes: Outcomes, guard: Guard) =>
+  typeof outcomes === "string" ? outcomes : (outcomes[guard] ?? outcomes.others);
 
 const tables = `
   create schema $s;
@@ -43,12 +53,14 @@ export async function migrate(
 ): Promise<Outcome> {
   const schema = `s${++schemas}`;
   const fill = (text: string) => text.replaceAll("$s", schema);
-  
+
   await db.script(fill(`${tables}${given ?? ""}`));
   if (publisher) {
-    await db.script(fill(`
+    await db.script(
+      fill(`
       grant usage on schema $s to ${publisher};
-      grant select, trigger on all tables in schema $s to ${publisher};`));
+      grant select, trigger on all tables in schema $s to ${publisher};`),
+    );
   }
   await inTransaction(db, [
     ...(publisher ? [`set local role ${publisher}`] : []),
@@ -56,9 +68,10 @@ export async function migrate(
       ${publish ?? "operations => '{insert,update,delete}', columns => '{id,email,status}'"}, guard => '${guard}')`),
   ]);
 
-  const [{ id } = { id: 0 }] = await db.query<{ id: number }>("select workflow_id as id from notika.workflow where name = $1", [
-    schema,
-  ]);
+  const [{ id } = { id: 0 }] = await db.query<{ id: number }>(
+    "select workflow_id as id from notika.workflow where name = $1",
+    [schema],
+  );
   const statements = ddl.map((text) => fill(text).replaceAll("$n", String(id)));
 
   let outcome: Outcome;

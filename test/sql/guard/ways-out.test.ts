@@ -36,9 +36,9 @@ describe("a refusal", () => {
   test("comes early when constraints are made immediate", async ({ db }) => {
     await db.script(users);
 
-    await expect(
-      inTransaction(db, drop, "set constraints all immediate", "select 'never'"),
-    ).rejects.toMatchObject({ code: "NK001" });
+    await expect(inTransaction(db, drop, "set constraints all immediate", "select 'never'")).rejects.toMatchObject({
+      code: "NK001",
+    });
     await expect(inTransaction(db, "set constraints all immediate", drop, "select 'never'")).rejects.toMatchObject({
       code: "NK001",
     });
@@ -62,7 +62,9 @@ describe("a refusal", () => {
 
     await db.query("select notika.unpublish('w')");
     await db.query(drop);
-    expect(await db.query("select workflow, state from notika.workflows")).toEqual([{ workflow: "a", state: "broken" }]);
+    expect(await db.query("select workflow, state from notika.workflows")).toEqual([
+      { workflow: "a", state: "broken" },
+    ]);
   });
 
   test("is not escaped by a setting", async ({ db }) => {
@@ -118,9 +120,9 @@ describe("allow_breaking_change", () => {
 
     await db.query("select notika.allow_breaking_change('w', 'why not')");
     await expect(db.query(drop)).rejects.toMatchObject({ code: "NK001" });
-    await expect(
-      inTransaction(db, "select notika.allow_breaking_change('x', 'why not')", drop),
-    ).rejects.toMatchObject({ message: expect.stringContaining('workflow "w"') });
+    await expect(inTransaction(db, "select notika.allow_breaking_change('x', 'why not')", drop)).rejects.toMatchObject({
+      message: expect.stringContaining('workflow "w"'),
+    });
   });
 
   for (const call of [
@@ -316,8 +318,14 @@ describe("without event triggers", () => {
     await pinned(db);
     await db.query("alter table app.users add constraint one unique (id) deferrable initially deferred");
 
-    await inTransaction(db, "insert into app.users values (1)", "insert into app.users values (2)",
-      "select notika.release('w', 'x')", "set constraints app.one immediate", "alter table app.users alter email type text");
+    await inTransaction(
+      db,
+      "insert into app.users values (1)",
+      "insert into app.users values (2)",
+      "select notika.release('w', 'x')",
+      "set constraints app.one immediate",
+      "alter table app.users alter email type text",
+    );
 
     expect(await state(db)).toEqual({ state: "published", reason: null });
   });
@@ -339,14 +347,15 @@ describe("without event triggers", () => {
     await db.query("alter table app.users drop column email cascade");
     await db.query("insert into app.users values (2)");
 
-    expect(await db.query("select finding, severity, workflow, detail, remedy from notika.check() where workflow = 'w'"))
-      .toContainEqual({
-        finding: "column_dropped",
-        severity: "error",
-        workflow: "w",
-        detail: "app.users.email: expected character varying(50), found nothing",
-        remedy: "select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,email}');",
-      });
+    expect(
+      await db.query("select finding, severity, workflow, detail, remedy from notika.check() where workflow = 'w'"),
+    ).toContainEqual({
+      finding: "column_dropped",
+      severity: "error",
+      workflow: "w",
+      detail: "app.users.email: expected character varying(50), found nothing",
+      remedy: "select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,email}');",
+    });
     expect(await state(db)).toEqual({ state: "broken", reason: "column dropped: app.users.email" });
     expect(await db.query("select state from notika.runs")).toEqual([{ state: "held" }]);
     await db.script("set role keeper; select notika.publish('w', 'app.users', columns => '{id}'); reset role");
