@@ -249,7 +249,7 @@ begin
   else
     return query select 'guard', 'warning', null::text,
       'only pins protect: DROP … CASCADE is not refused, and pinned columns need a release first',
-      format('As a superuser: alter function … ; select * from notika.install();');
+      'select * from notika.install(); it creates the event triggers or says why it cannot';
   end if;
   return query
     select f.kind,

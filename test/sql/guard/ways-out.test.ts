@@ -281,9 +281,10 @@ describe("without event triggers", () => {
           "retyped without notika.release(workflow, reason)",
       },
     ]);
-    expect(await db.query("select severity, detail from notika.health where finding = 'guard'")).toEqual([
+    expect(await db.query("select severity, detail, remedy from notika.health where finding = 'guard'")).toEqual([
       {
         severity: "warning",
+        remedy: "select * from notika.install(); it creates the event triggers or says why it cannot",
         detail: "only pins protect: DROP … CASCADE is not refused, and pinned columns need a release first",
       },
     ]);
