@@ -15,7 +15,7 @@ interface Setting {
 }
 
 const batch = 1000;
-const pause = { few: 5, first: 50, longest: 1000, failed: 100, failedLongest: 10_000 }; // milliseconds
+const pause = { few: 5, first: 50, longest: 1000, failed: 100, failedLongest: 10_000, answer: 30_000 }; // milliseconds
 
 /**
  * Hands events over as they come: at once while there are more, then at longer and longer intervals, unless a writer
@@ -43,7 +43,7 @@ export function startDispatcher({ database, log, onDispatch }: Setting): Dispatc
     let failures = 0;
     while (!stopping) {
       try {
-        const events = await dispatch(database);
+        const events = await answered(dispatch(database));
         if (failures > 0) log.info("the database is back");
         failures = 0;
         if (events) {
@@ -53,7 +53,7 @@ export function startDispatcher({ database, log, onDispatch }: Setting): Dispatc
           if (events < batch) await bell.wait(pause.few);
         } else {
           if (events === 0 && listening && !asleep) {
-            asleep = await doze(database);
+            asleep = await answered(doze(database));
             if (asleep) continue; // look once more: somebody may have written in between, unseen
           }
           await bell.wait(idle);
@@ -76,6 +76,15 @@ export function startDispatcher({ database, log, onDispatch }: Setting): Dispatc
       await (await unlisten)().catch(() => {});
     },
   };
+}
+
+/** Fails when the database does not answer: a connection that hangs must not stop the hand-over for good. */
+async function answered<T>(work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer in ${pause.answer} ms`)), pause.answer);
+  });
+  return Promise.race([work, late]).finally(() => clearTimeout(timer));
 }
 
 /** How many events were handed over; null: somebody else is at it. */

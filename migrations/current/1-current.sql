@@ -1,16 +1,1 @@
---!include 10_schema.sql
---!include 20_workflow.sql
---!include 30_event_log.sql
---!include 40_dispatch.sql
---!include 45_maintain.sql
---!include 50_run.sql
---!include 60_capture.sql
---!include 62_loose.sql
---!include 65_publish.sql
---!include 70_guard.sql
---!include 71_command.sql
---!include 72_judge.sql
---!include 75_ways_out.sql
---!include 77_check_ddl.sql
---!include 80_install.sql
---!include 90_grants.sql
+-- Alter and drop by hand, then --!include what changed in sql/.

@@ -32,7 +32,7 @@ beforeEach(async () => {
 afterEach(async () => {
   await Promise.all(runners.map((runner) => runner.end("SIGKILL")));
   await database.close();
-});
+}, 30_000);
 
 test("a runner that is asked to stop lets its runs finish and exits with 0", async () => {
   const runner = await startRunner();
@@ -215,22 +215,28 @@ async function startRunner(...options: string[]) {
 
 async function add({ ms, kind }: { ms: number; kind: string }) {
   for (;;) {
+    // A connection of its own: the server may be coming up again.
+    const own = openDatabase({ connect: url, connections: 1 });
     try {
-      await database.execute(sql`insert into public.work (ms, kind) values (${ms}, ${kind})`);
+      await own.execute(sql`insert into public.work (ms, kind) values (${ms}, ${kind})`);
       return;
     } catch {
-      await setTimeout(200); // the server comes up again
+      await setTimeout(200);
+    } finally {
+      await own.close();
     }
   }
 }
 
 async function until(state: string, attempts = 0, count = 1) {
   for (;;) {
-    const [row] = await database
+    const own = openDatabase({ connect: url, connections: 1 });
+    const [row] = await own
       .execute<{ runs: number }>(
         sql`select count(*)::int as runs from notika.runs where state = ${state} and attempts >= ${attempts}::int`,
       )
-      .catch(() => []);
+      .catch(() => [])
+      .finally(own.close);
     if ((row?.runs ?? 0) >= count) return;
     await setTimeout(50);
   }
