@@ -1,1 +1,3 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
+--!include 75_ways_out.sql
+--!include 90_grants.sql
