@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:017d08d979b8e5b574785c8d871fcbc56f68a2b8
+--! Hash: sha1:115351a594ffbad9303b08e52afdd187e7a23fcc
 --! Message: first release
 
 --! split: 1-current.sql
@@ -5317,7 +5317,7 @@ begin
   else
     return query select 'guard', 'warning', null::text,
       'only pins protect: DROP … CASCADE is not refused, and pinned columns need a release first',
-      format('As a superuser: alter function … ; select * from notika.install();');
+      'select * from notika.install(); it creates the event triggers or says why it cannot';
   end if;
   return query
     select f.kind,

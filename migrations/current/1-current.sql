@@ -1,3 +1,1 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
---!include 75_ways_out.sql
---!include 90_grants.sql
