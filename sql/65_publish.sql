@@ -676,7 +676,7 @@ as $$
 declare
   v_function regprocedure;
   v_table regclass;
-  v_left regclass[] := '{}';
+  v_left regclass[] := array[]::regclass[];
   v_trigger record;
 begin
   if before.relation = after.relation and before.definition = after.definition

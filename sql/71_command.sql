@@ -15,7 +15,7 @@ declare
   v_has_escapes boolean;
   v_last text := '';
   v_command text := '';
-  v_commands text[] := '{}';
+  v_commands text[] := array[]::text[];
 begin
   for v_token in
     select m[1]

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:115351a594ffbad9303b08e52afdd187e7a23fcc
+--! Hash: sha1:096fb86d541a20696f485a8534586865864c14a9
 --! Message: first release
 
 --! split: 1-current.sql
@@ -3107,7 +3107,7 @@ as $$
 declare
   v_function regprocedure;
   v_table regclass;
-  v_left regclass[] := '{}';
+  v_left regclass[] := array[]::regclass[];
   v_trigger record;
 begin
   if before.relation = after.relation and before.definition = after.definition
@@ -4269,7 +4269,7 @@ declare
   v_has_escapes boolean;
   v_last text := '';
   v_command text := '';
-  v_commands text[] := '{}';
+  v_commands text[] := array[]::text[];
 begin
   for v_token in
     select m[1]
