@@ -22,3 +22,26 @@ export class UsageError extends NotikaError {
 export class NonRetriable extends Error {
   override readonly name = "NonRetriable";
 }
+
+/** Thrown by a task, or in a step, that knows when to try again: its run waits until then, and no attempt is counted. */
+export class RetryAfter extends Error {
+  override readonly name = "RetryAfter";
+  readonly at: Date | number;
+
+  /** An instant, or milliseconds from now. */
+  constructor(at: Date | number, message = "to be tried again later", options?: ErrorOptions) {
+    super(message, options);
+    this.at = at;
+  }
+}
+
+/** What a step throws that has failed for good: `cause` is what its work threw, in the attempt in which it did. */
+export class StepError extends Error {
+  override readonly name = "StepError";
+  readonly step: string;
+
+  constructor({ name, error, thrown }: { name: string; error?: string | null; thrown?: Error | undefined }) {
+    super(`step "${name}": ${error ?? "failed"}`, { cause: thrown });
+    this.step = name;
+  }
+}

@@ -1,8 +1,9 @@
 export { default as sql } from "sql-template-tag";
 export type { Execute } from "./database.ts";
-export { NonRetriable, NotikaError } from "./errors.ts";
+export { NonRetriable, NotikaError, RetryAfter, StepError } from "./errors.ts";
 export type { Log } from "./log.ts";
 export { createRunner, type Runner, type RunnerOptions } from "./runner.ts";
+export type { Step, StepCall } from "./steps.ts";
 export {
   type Context,
   type Definition,

@@ -1,8 +1,12 @@
 import type { Job } from "graphile-worker";
 import sql from "sql-template-tag";
 import type { Database } from "./database.ts";
+import { milliseconds } from "./duration.ts";
+import { NonRetriable } from "./errors.ts";
 import { type Log, withFields } from "./log.ts";
+import type { Memory, Remembered } from "./memory.ts";
 import type { Outcome } from "./outcomes.ts";
+import { type Halt, openSteps, type StepObserver } from "./steps.ts";
 import type { Event, Workflow } from "./workflow.ts";
 
 /** Sees each attempt of a run when it ends: with its error, and whether it was the last. */
@@ -10,16 +14,28 @@ export type RunObserver = (event: Event, result: { ms: number; attempt: number; 
 
 interface Setting {
   database: Database;
+  memory: Memory;
   finish: (outcome: Outcome) => Promise<void>;
   log: Log;
   observe?: RunObserver | undefined;
+  observeStep?: StepObserver | undefined;
 }
 
+type RunJob = Pick<Job, "id" | "attempts" | "max_attempts" | "flags">;
+type End = Halt | { kind: "done" } | { kind: "throws"; error: Error };
+
 /** Makes of a workflow what runs one attempt: it throws when the run is to be tried again. */
-export function makeTask(workflow: Workflow, { database, finish, log, observe }: Setting) {
-  return async (payload: unknown, job: Pick<Job, "attempts" | "max_attempts">, signal: AbortSignal): Promise<void> => {
+export function makeTask(workflow: Workflow, { database, memory, finish, log, observe, observeStep }: Setting) {
+  const timeout = workflow.timeout === undefined ? undefined : milliseconds(workflow.timeout);
+  const expires = workflow.expires === undefined ? undefined : milliseconds(workflow.expires);
+
+  return async (payload: unknown, job: RunJob, stop: AbortSignal): Promise<void> => {
     const event = payload as Event;
     const started = new Date();
+    const isNew = !job.flags;
+    const past = isNew && job.attempts === 1 ? [] : await enter(database, job, event);
+    if (!past) return;
+
     const outcome = {
       run_id: event.id,
       workflow: event.workflow,
@@ -27,36 +43,102 @@ export function makeTask(workflow: Workflow, { database, finish, log, observe }:
       created_at: event.at,
       started_at: started.toISOString(),
     };
+    if (isNew && expires !== undefined && started.getTime() - Date.parse(event.at) > expires) {
+      return finish({ ...outcome, state: "expired", error: `not started within ${workflow.expires}` });
+    }
+    const isLastAttempt =
+      job.attempts > (workflow.retries ?? Number.POSITIVE_INFINITY) || job.attempts >= job.max_attempts;
     const ended = (error?: Error, last = true) =>
-      observe?.(event, {
-        ms: Date.now() - started.getTime(),
-        attempt: job.attempts,
-        last,
-        ...(error && { error }),
-      });
+      observe?.(event, { ms: Date.now() - started.getTime(), attempt: job.attempts, last, ...(error && { error }) });
 
-    try {
-      await workflow.run({
-        event,
-        query: queryAs(event, database),
-        log: withFields(log, { workflow: event.workflow, run: event.id }),
-        signal,
+    const end = await attempt();
+    switch (end.kind) {
+      case "done":
+        await finish({ ...outcome, state: "done" });
+        return ended();
+      case "waits":
+        return park(end.waits).catch((error) => fail(error, error.code === "22023"));
+      case "reenters":
+        return park([], { for: "0" });
+      case "ended":
+        return;
+      default:
+        return fail(end.error, end.kind === "throws" && isFinal(end.error));
+    }
+
+    /** Runs the task until it is done, or can go no further. */
+    async function attempt(): Promise<End> {
+      const late = new AbortController();
+      const signal = AbortSignal.any([stop, late.signal]);
+      const run = { id: event.id, depth: event.depth };
+      const steps = openSteps({ run, past: past ?? [], database, memory, signal, isLastAttempt, observe: observeStep });
+      let timer: NodeJS.Timeout | undefined;
+      const timedOut = new Promise<End>((resolve) => {
+        if (timeout === undefined) return;
+        timer = setTimeout(() => {
+          const error = new Error(`timed out after ${workflow.timeout}`);
+          late.abort(error);
+          resolve({ kind: "fails", error });
+        }, timeout);
       });
-    } catch (thrown) {
-      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
-      // Compared by name: a task may have been loaded with a copy of this package of its own.
-      const last =
-        error.name === "NonRetriable" ||
-        job.attempts > (workflow.retries ?? Number.POSITIVE_INFINITY) ||
-        job.attempts >= job.max_attempts;
+      const task = async (): Promise<End> => {
+        try {
+          await workflow.run({
+            event,
+            step: steps.step,
+            query: queryAs(event, database),
+            log: withFields(log, { workflow: event.workflow, run: event.id }),
+            signal,
+          });
+          return { kind: "done" };
+        } catch (thrown) {
+          return { kind: "throws", error: thrown instanceof Error ? thrown : new Error(String(thrown)) };
+        }
+      };
+      return Promise.race([task(), steps.halted, timedOut]).finally(() => {
+        clearTimeout(timer);
+        steps.close();
+      });
+    }
+
+    async function fail(error: Error, isFinal: boolean): Promise<void> {
+      const retryAt = (error.name === "RetryAfter" ? error : error.cause) as { name?: string; at?: Date | number };
+      if (retryAt?.name === "RetryAfter" && !isFinal) {
+        ended(error, false);
+        return park([], wakeAt(retryAt.at ?? 0));
+      }
+      const last = isFinal || isLastAttempt;
       ended(error, last);
       if (!last) throw error;
-      await finish({ ...outcome, state: "failed", error: error.message, stack: error.stack });
-      return;
+      const { stack } = error.cause instanceof Error ? error.cause : error;
+      await finish({ ...outcome, state: "failed", error: error.message, stack });
     }
-    await finish({ ...outcome, state: "done" });
-    ended();
+
+    async function park(waits: object[], wake?: object): Promise<void> {
+      await database.transaction((execute) =>
+        execute(sql`
+          select notika._park(${job.id}::text::bigint, ${JSON.stringify(waits)}::text::json,
+                              ${wake === undefined ? null : JSON.stringify(wake)}::text::json)`),
+      );
+    }
   };
+}
+
+/** The steps of a run that has been here before; undefined: it has ended since. */
+async function enter(database: Database, job: RunJob, event: Event): Promise<Remembered[] | undefined> {
+  const [row] = await database.execute<{ entry: { ended: boolean; steps?: Remembered[] } }>(
+    sql`select notika._enter(${job.id}::text::bigint, ${event.id}::text::bigint) as entry`,
+  );
+  return row?.entry.steps;
+}
+
+// Compared by name: a task may have been loaded with a copy of this package of its own.
+function isFinal({ name }: Error): boolean {
+  return name === NonRetriable.name || name === "StepError";
+}
+
+function wakeAt(at: Date | number): object {
+  return at instanceof Date ? { at: at.toISOString() } : { for: `${at} milliseconds` };
 }
 
 // Capture reads the setting, so that a run's writes name it as their cause and a loop can be cut.

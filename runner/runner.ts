@@ -4,6 +4,7 @@ import { type Database, openDatabase } from "./database.ts";
 import { startDispatcher } from "./dispatcher.ts";
 import { NotikaError } from "./errors.ts";
 import { type Log, textLog } from "./log.ts";
+import { openMemory } from "./memory.ts";
 import { openOutcomes } from "./outcomes.ts";
 import { makeTask, type RunObserver } from "./run.ts";
 import { type Tasks, toTasks } from "./tasks.ts";
@@ -70,16 +71,14 @@ export async function startRunner({
 }): Promise<Runner> {
   await checkVersion(database);
 
-  const outcomes = openOutcomes(database);
+  const finish = openOutcomes(database);
+  const memory = openMemory(database);
   const worker = startWorker({
     database,
     concurrency,
     log,
     tasks: Object.fromEntries(
-      Object.entries(tasks).map(([name, task]) => [
-        name,
-        makeTask(task, { database, finish: outcomes.add, log, observe }),
-      ]),
+      Object.entries(tasks).map(([name, task]) => [name, makeTask(task, { database, memory, finish, log, observe })]),
     ),
     onStart: (id) => heartbeat.beat(id),
   });

@@ -1,5 +1,7 @@
 import type { Execute } from "./database.ts";
+import { type Duration, milliseconds } from "./duration.ts";
 import type { Log } from "./log.ts";
+import type { Step } from "./steps.ts";
 
 /** A change of a row that wakes a workflow. */
 export type Operation = "insert" | "update" | "delete";
@@ -33,10 +35,12 @@ type Image<O extends Operation, Present extends Operation, R> = O extends Presen
 /** What a task works with. */
 export interface Context<R extends object = Row, O extends Operation = Operation> {
   event: Event<R, O>;
+  /** Named pieces of the run that are remembered, and waits. */
+  step: Step;
   /** Runs a statement now, in a transaction of its own; a write that wakes a workflow knows this run as its cause. */
   query: Execute;
   log: Log;
-  /** Aborts when the runner has to stop. */
+  /** Aborts when the runner has to stop, or the attempt's time is up. */
   signal: AbortSignal;
 }
 
@@ -62,6 +66,10 @@ export interface Definition<R extends object = Row, O extends Operation = Operat
   on?: Trigger<O>;
   /** How often a failed run is tried again before it ends as `failed`; default: the database's `max_attempts`. */
   retries?: number;
+  /** How long an attempt may take, such as `"30 seconds"`, before it counts as failed; default: as long as it likes. */
+  timeout?: Duration;
+  /** A run that has not begun after this time, such as `"1 hour"`, is too late to be useful: it ends as `expired`. */
+  expires?: Duration;
   run(context: Context<R, O>): unknown;
 }
 
@@ -69,6 +77,8 @@ export interface Definition<R extends object = Row, O extends Operation = Operat
 export interface Workflow {
   readonly on?: Trigger;
   readonly retries?: number;
+  readonly timeout?: Duration;
+  readonly expires?: Duration;
   run(context: Context): unknown;
 }
 
@@ -94,10 +104,15 @@ export function asWorkflow(exported: unknown): Workflow {
   if (typeof exported !== "object" || exported === null) {
     throw new TypeError("the default export is neither a function nor workflow({ … })");
   }
-  const { on, retries, run } = exported as Partial<Workflow>;
+  const { on, retries, timeout, expires, run } = exported as Partial<Workflow>;
   if (typeof run !== "function") throw new TypeError("workflow({ … }) has no function run");
   if (retries !== undefined && (!Number.isInteger(retries) || retries < 0)) {
     throw new TypeError(`retries must be a whole number from 0, not ${String(retries)}`);
+  }
+  for (const [name, duration] of Object.entries({ timeout, expires })) {
+    if (duration !== undefined && milliseconds(duration) === undefined) {
+      throw new TypeError(`${name} must be a length of time, such as "30 seconds", not ${JSON.stringify(duration)}`);
+    }
   }
   if (on !== undefined && typeof on?.table !== "string") throw new TypeError("workflow({ on }) has no table");
   return exported as Workflow;

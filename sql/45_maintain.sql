@@ -152,7 +152,17 @@ create or replace function notika._bury_jobs()
 as $$
 declare
   v_jobs bigint[];
+  v_runs bigint[];
 begin
+  -- A run that has parked goes on as another job; what is left of one whose runner died just then
+  -- is of no use.
+  select array_agg(j.id) into v_jobs
+    from notika_worker._private_jobs as j
+   where j.attempts >= j.max_attempts and j.locked_at is null and j.key is null;
+  if v_jobs is not null then
+    perform notika_worker.complete_jobs(v_jobs);
+  end if;
+
   -- A job ends with its last attempt without a word only when the runner died in the middle.
   with dead as (
     select j.id, j.key::bigint as run_id, t.identifier as workflow, j.attempts, j.payload,
@@ -170,10 +180,11 @@ begin
       from dead as d
     on conflict do nothing
   )
-  select array_agg(d.id) into v_jobs from dead as d;
+  select array_agg(d.id), array_agg(d.run_id) into v_jobs, v_runs from dead as d;
 
   if v_jobs is not null then
     perform notika_worker.complete_jobs(v_jobs);
+    perform notika._settled(v_runs);
     return next format('%s runs failed because their runner died each time', cardinality(v_jobs));
   end if;
 end;
@@ -196,7 +207,8 @@ begin
     join notika_worker._private_tasks as t on t.id = j.task_id
     join notika.workflow as w on w.name = t.identifier
    where (w.paused_at is not null or w.broken_reason is not null)
-     and j.run_at < 'infinity' and j.locked_at is null;
+     -- Not those that sleep longer: they would forget until when.
+     and j.run_at < clock_timestamp() + interval '1 minute' and j.locked_at is null;
 
   if v_jobs is not null then
     perform notika_worker.reschedule_jobs(v_jobs, run_at => 'infinity');

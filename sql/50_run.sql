@@ -60,10 +60,13 @@ select j.key::bigint,
        t.identifier,
        case
          when j.locked_at is not null then 'running'
-         when j.run_at = 'infinity' then 'held'
-         when j.attempts > 0 and j.run_at > clock_timestamp() then 'retrying'
-         when j.run_at > clock_timestamp() then 'waiting'
-         else 'ready'
+         when j.run_at <= clock_timestamp() then 'ready'
+         when j.run_at = 'infinity' and not exists (
+           select from notika.wait as w where w.run_id = j.key::bigint and w.wake_at = 'infinity'
+         ) then 'held'
+         when exists (select from notika.wait as w where w.run_id = j.key::bigint) then 'waiting'
+         when j.attempts > 0 or j.flags ? 'resumed' then 'retrying'
+         else 'waiting'
        end,
        j.attempts::integer,
        j.payload,
@@ -254,7 +257,7 @@ $$;
 
 comment on function notika.resume(text) is 'Lets the runs go on that pause held, all at once.';
 
-create or replace function notika.retry(run_id bigint)
+create or replace function notika.retry(run_id bigint, from_start boolean default false)
   returns void
   language plpgsql
   volatile
@@ -286,15 +289,20 @@ begin
   update notika.run_log as l
      set retried_at = clock_timestamp()
    where l.run_id = retry.run_id and l.retried_at is null;
+  delete from notika.step as s
+   where s.run_id = retry.run_id and (s.state <> 'done' or retry.from_start);
   perform notika_worker.add_job(
     v_run.workflow, v_run.event, job_key => retry.run_id::text,
-    max_attempts => (select s.max_attempts from notika.setting as s)
+    max_attempts => (select s.max_attempts from notika.setting as s),
+    flags => array['resumed']
   );
   perform notika._hold_jobs();
 end;
 $$;
 
-comment on function notika.retry(bigint) is 'Makes a run that has ended run again, from the start.';
+comment on function notika.retry(bigint, boolean) is
+  'Makes a run that has ended run again: it goes on from the step that failed, or from_start, '
+  'where it forgets its steps.';
 
 create or replace function notika._alive(run_id bigint)
   returns void
@@ -355,6 +363,7 @@ begin
   v_cancelled := found; -- or it has ended in this very moment
   -- A running job is not stopped, but neither is it tried again, nor does its outcome count.
   perform notika_worker.remove_job(cancel.run_id::text);
+  perform notika._settled(array[cancel.run_id]);
   return v_cancelled;
 end;
 $$;
@@ -364,11 +373,12 @@ comment on function notika.cancel(bigint) is
 
 create or replace function notika._finish(outcomes json)
   returns void
-  language sql
+  language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
+begin
   insert into notika.run_log
     (run_id, workflow, state, attempts, event, error, stack, created_at, started_at)
   select o.run_id, o.workflow, o.state, o.attempts,
@@ -382,6 +392,9 @@ as $$
            created_at timestamptz, started_at timestamptz
          )
   on conflict do nothing;
+  perform notika._settled(array_agg(o.run_id))
+     from json_to_recordset(_finish.outcomes) as o (run_id bigint);
+end;
 $$;
 
 comment on function notika._finish(json) is

@@ -1,9 +1,10 @@
 import { EventEmitter } from "node:events";
-import { Logger, runOnce } from "graphile-worker";
+import { type Job, Logger, runOnce } from "graphile-worker";
 import statement, { type RawValue, raw } from "sql-template-tag";
 import { installVersion } from "../bundle.ts";
 import { install } from "../install.ts";
 import { silentLog } from "../log.ts";
+import { openMemory } from "../memory.ts";
 import { openOutcomes } from "../outcomes.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
 import { publish } from "../publish.ts";
@@ -64,16 +65,13 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
     throw error;
   }
 
-  const outcomes = openOutcomes(database);
+  const finish = openOutcomes(database);
+  const memory = openMemory(database);
   const signal = new AbortController().signal;
   const taskList = Object.fromEntries(
     Object.entries(loaded).map(([name, task]) => {
-      const attempt = makeTask(task, { database, finish: outcomes.add, log: silentLog });
-      return [
-        name,
-        (payload: unknown, { job }: { job: { attempts: number; max_attempts: number } }) =>
-          attempt(payload, job, signal),
-      ];
+      const attempt = makeTask(task, { database, memory, finish, log: silentLog });
+      return [name, (payload: unknown, { job }: { job: Job }) => attempt(payload, job, signal)];
     }),
   );
 

@@ -1,0 +1,300 @@
+import { setImmediate } from "node:timers";
+import type { Sql } from "sql-template-tag";
+import type { Database, Execute } from "./database.ts";
+import { NonRetriable, StepError } from "./errors.ts";
+import type { Kept } from "./json.ts";
+import type { Memory, NewStep, Remembered } from "./memory.ts";
+
+/** What the work of a step is given. */
+export interface StepCall {
+  /** The same at every attempt and for no other step: for services that take an `Idempotency-Key`. */
+  idempotencyKey: string;
+  /** Aborts when the attempt is over: the runner stops, or its time is up. */
+  signal: AbortSignal;
+}
+
+/** Named pieces of a run, each remembered when it is done: after a crash, a retry or a wait its result comes back. */
+export interface Step {
+  /** Does `work` once and remembers what it returns, as JSON.  An outside effect may happen twice when the runner dies in between. */
+  run<T>(name: string, work: (call: StepCall) => T | Promise<T>): Promise<Kept<T>>;
+  /** Runs a statement exactly once: it is remembered in its own transaction. */
+  query<Row extends object = Record<string, unknown>>(name: string, statement: Sql): Promise<Kept<Row>[]>;
+  /** Runs statements exactly once: they and the memory of them are one transaction. */
+  transaction<T>(name: string, work: (query: Execute) => Promise<T>): Promise<Kept<T>>;
+  /**
+   * Does `work` for each item, some at a time, and remembers each under its key.  An item that fails keeps none of the others
+   * from being done, and is tried again alone.
+   */
+  each<Item, T>(
+    name: string,
+    items: Iterable<Item>,
+    key: (item: Item) => string | number,
+    work: (item: Item, call: StepCall) => T | Promise<T>,
+    options?: { concurrency?: number },
+  ): Promise<Kept<T>[]>;
+  /** Waits for a Postgres interval, such as `"3 days"`, or milliseconds.  The run leaves memory, and survives restarts. */
+  sleep(name: string, duration: string | number): Promise<void>;
+  /** Waits until an instant, or, given a time of day such as `"09:00"`, until the next one. */
+  sleepUntil(name: string, until: Date | string, options?: { timeZone?: string }): Promise<void>;
+}
+
+/** Why an attempt went no further, when it did not reach the end of the task. */
+export type Halt =
+  | { kind: "waits"; waits: object[] }
+  | { kind: "reenters" }
+  | { kind: "ended" }
+  | { kind: "fails"; error: Error };
+
+/** For tests: sees a step before its work is done, and after it is remembered. */
+export interface StepObserver {
+  before?(run: string, name: string): void;
+  after?(run: string, name: string): "crash" | "reenter" | undefined;
+}
+
+interface Setting {
+  run: { id: string; depth: number };
+  /** The steps that have ended in earlier attempts, in the order in which they ended. */
+  past: Remembered[];
+  database: Database;
+  memory: Memory;
+  signal: AbortSignal;
+  /** Whether a step that fails now may not be tried again. */
+  isLastAttempt: boolean;
+  observe?: StepObserver | undefined;
+}
+
+const limits = { result: 1_048_576, name: 200, steps: 10_000 };
+const never = new Promise<never>(() => {});
+
+/** The steps of one attempt.  `halted` settles when the attempt cannot go on; what the task awaits then never settles. */
+export function openSteps({ run, past, database, memory, signal, isLastAttempt, observe }: Setting) {
+  const claimed = new Map<string, number>();
+  const history = replay(past, rest);
+  const waits: object[] = [];
+  let running = 0;
+  let failure: Error | undefined;
+  let reenters = false;
+  let gaveUp = false;
+  let isOver = false;
+  let halt: (reason: Halt) => void = () => {};
+  const halted = new Promise<Halt>((resolve) => {
+    halt = (reason) => {
+      isOver = true;
+      resolve(reason);
+    };
+  });
+
+  /** A step's own name: the second of a name is another step. */
+  function claim(name: string): string {
+    if (typeof name !== "string" || !isName.test(name) || name.length > limits.name) {
+      throw new NonRetriable(
+        `a step's name has 1 to ${limits.name} characters and does not end in #1, unlike ${JSON.stringify(name)}`,
+      );
+    }
+    const count = (claimed.get(name) ?? 0) + 1;
+    claimed.set(name, count);
+    if (claimed.size > limits.steps) throw new NonRetriable(`a run takes at most ${limits.steps} steps`);
+    return count === 1 ? name : `${name}#${count}`;
+  }
+
+  /** Takes a step, or gives what it gave in an earlier attempt.  Undefined: the attempt goes no further here. */
+  async function take(name: string, work: () => Promise<Remembered>): Promise<Remembered | undefined> {
+    const remembered = history.recall(name);
+    if (remembered) return remembered;
+    if (gaveUp) reenters = true; // the error was caught: what follows has all its attempts before it
+    if (reenters) rest();
+    if (isOver || failure || reenters) return;
+
+    running += 1;
+    try {
+      const kept = await work();
+      const next = observe?.after?.(run.id, name);
+      if (next === "crash") halt({ kind: "fails", error: new Error(`crashed after step "${name}"`) });
+      if (next === "reenter") reenters = true;
+      if (kept.state === "ended") halt({ kind: "ended" });
+      return isOver || reenters ? undefined : kept;
+    } catch (error) {
+      // The database did not take it: nothing that the task could mend by catching it.
+      failure ??= asError(error);
+      return;
+    } finally {
+      running -= 1;
+      rest();
+    }
+  }
+
+  function outcome(step: Remembered | undefined): Promise<never> | unknown {
+    if (step?.state === "done") return step.result;
+    if (step?.state === "failed") {
+      gaveUp ||= isLastAttempt && step.thrown !== undefined;
+      throw new StepError(step);
+    }
+    if (step) failure ??= new StepError(step);
+    return never;
+  }
+
+  /** When nothing is running any more, and the task asks for nothing new, the attempt is over. */
+  function rest() {
+    setImmediate(() => {
+      if (isOver || running > 0 || history.isBehind()) return;
+      if (failure) halt({ kind: "fails", error: failure });
+      else if (reenters) halt({ kind: "reenters" });
+      else if (waits.length > 0) halt({ kind: "waits", waits });
+    });
+  }
+
+  async function wait(name: string, what: object): Promise<void> {
+    const own = claim(name);
+    const remembered = await history.recall(own);
+    if (remembered) return void outcome(remembered);
+    waits.push({ name: own, ...what });
+    rest();
+    return never;
+  }
+
+  /** Does the work and remembers what came of it. */
+  async function remember(name: string, work: (call: StepCall) => unknown): Promise<Remembered> {
+    const ended = await ending(name, () => work({ idempotencyKey: `${run.id}:${name}`, signal }));
+    return memory.keep(ended.step, ended.thrown);
+  }
+
+  /** Does the work in the transaction that remembers it. */
+  async function transact(name: string, work: (query: Execute) => unknown): Promise<Remembered> {
+    let kept: Remembered | undefined;
+    const { step, thrown } = await ending(name, () =>
+      database.transaction(async (execute) => {
+        const started = performance.now();
+        kept = await memory.begin(execute, run, name);
+        if (kept) return;
+        const result = asJson(name, await work(execute));
+        kept = await memory.keepIn(execute, {
+          run_id: run.id,
+          name,
+          state: "done",
+          result,
+          ms: performance.now() - started,
+        });
+      }),
+    );
+    return kept && !thrown ? kept : memory.keep(step, thrown);
+  }
+
+  /** How the work of a step ends. */
+  async function ending(name: string, work: () => unknown): Promise<{ step: NewStep; thrown?: Error }> {
+    const started = performance.now();
+    const step = (rest: Pick<NewStep, "state" | "result" | "error">): NewStep => ({
+      run_id: run.id,
+      name,
+      ms: performance.now() - started,
+      ...rest,
+    });
+    try {
+      observe?.before?.(run.id, name);
+      return { step: step({ state: "done", result: asJson(name, await work()) }) };
+    } catch (caught) {
+      const thrown = asError(caught);
+      const isFinal = thrown.name === "NonRetriable" || (isLastAttempt && thrown.name !== "RetryAfter");
+      return { step: step({ state: isFinal ? "failed" : "retrying", error: thrown.message }), thrown };
+    }
+  }
+
+  const step: Step = {
+    async run(name, work) {
+      const own = claim(name);
+      return outcome(await take(own, () => remember(own, work))) as never;
+    },
+    async transaction(name, work) {
+      const own = claim(name);
+      return outcome(await take(own, () => transact(own, work))) as never;
+    },
+    query: (name, statement) => step.transaction(name, (execute) => execute(statement)) as never,
+    async each(name, items, key, work, { concurrency = 10 } = {}) {
+      const base = claim(name);
+      const all = [...items].map((item) => ({ item, own: `${base}/${key(item)}` }));
+      if (new Set(all.map(({ own }) => own)).size < all.length) {
+        throw new NonRetriable(`step.each(${JSON.stringify(name)}): two items have the same key`);
+      }
+      const taken: (Remembered | undefined)[] = [];
+      const queue = all.entries(); // the lanes share it: each takes the next item
+      const lane = async () => {
+        for (const [index, { item, own }] of queue) {
+          taken[index] = await take(own, () => remember(own, (call) => work(item, call)));
+        }
+      };
+      await Promise.all(Array.from({ length: Math.max(1, concurrency) }, lane));
+
+      const failed = taken.filter((one) => one && one.state !== "done");
+      const worst = failed.find((one) => one?.state === "retrying") ?? failed[0];
+      if (worst) {
+        const error = `${failed.length} of ${all.length} failed, such as ${JSON.stringify(worst.name)}: ${worst.error}`;
+        return outcome({ ...worst, name: base, error }) as never;
+      }
+      return (taken.includes(undefined) ? never : taken.map((one) => one?.result)) as never;
+    },
+    sleep: (name, duration) =>
+      wait(name, { for: typeof duration === "number" ? `${duration} milliseconds` : duration }),
+    sleepUntil: (name, until, { timeZone } = {}) =>
+      wait(name, {
+        ...(typeof until === "string" && /^\d\d?:\d\d(:\d\d)?$/.test(until)
+          ? { time: until }
+          : { at: until instanceof Date ? until.toISOString() : until }),
+        ...(timeZone && { time_zone: timeZone }),
+      }),
+  };
+  return {
+    step,
+    halted,
+    /** Nothing is taken any more: the attempt is over for another reason. */
+    close() {
+      isOver = true;
+    },
+  };
+}
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+const isName = /^(?!\s*$)(?!.*#\d+$)[^\x00-\x1f]+$/;
+
+/** Gives what steps gave before, in the order in which they ended, so that a race is won by the same one each time. */
+function replay(past: Remembered[], onCaughtUp: () => void) {
+  const places = new Map(past.map(({ name }, place) => [name, place]));
+  const asked: { place: number; resolve: (step: Remembered) => void }[] = [];
+
+  function deliver() {
+    asked.sort((a, b) => b.place - a.place);
+    const next = asked.pop();
+    next?.resolve(past[next.place] as Remembered);
+    // The task may ask for one that ended before those that it has asked for already.
+    if (asked.length > 0) setImmediate(deliver);
+    else onCaughtUp();
+  }
+
+  return {
+    recall(name: string): Promise<Remembered> | undefined {
+      const place = places.get(name);
+      if (place === undefined) return;
+      if (asked.length === 0) setImmediate(deliver);
+      return new Promise((resolve) => asked.push({ place, resolve }));
+    },
+    isBehind: () => asked.length > 0,
+  };
+}
+
+function asJson(name: string, value: unknown): string {
+  let json: string;
+  try {
+    json = JSON.stringify(value) ?? "null";
+  } catch (error) {
+    throw new NonRetriable(`the result of step "${name}" cannot be kept as JSON: ${asError(error).message}`);
+  }
+  const bytes = Buffer.byteLength(json);
+  if (bytes > limits.result) {
+    throw new NonRetriable(
+      `the result of step "${name}" has ${bytes} bytes, more than ${limits.result}: store it, and return where it is`,
+    );
+  }
+  return json;
+}
+
+function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
+}

@@ -1,0 +1,277 @@
+-- What a run remembers: its steps, and what it waits for.
+-- The first outcome of a step stands, whoever writes it: a runner that lost its job cannot change
+-- history.  A run that waits is a job in the future, no more; one that is woken too early finds that
+-- out and waits again, so nothing breaks when somebody wakes it.
+
+create sequence if not exists notika.step_id_seq as bigint;
+comment on sequence notika.step_id_seq is 'Numbers the steps in the order in which they ended.';
+
+create table if not exists notika.step (
+  run_id bigint not null,
+  name text not null,
+  step_id bigint not null default nextval('notika.step_id_seq'),
+  state text not null,
+  result json,
+  attempts smallint not null default 1,
+  error text,
+  started_at timestamptz not null,
+  finished_at timestamptz not null default clock_timestamp(),
+  constraint step_pkey primary key (run_id, name),
+  constraint step_state_check check (state in ('done', 'failed', 'retrying'))
+);
+
+comment on table notika.step is 'The steps that runs have taken, and what became of them.';
+comment on column notika.step.run_id is 'The run.';
+comment on column notika.step.name is
+  'Its name in the task; the second of a name is name#2, an item of each is name/key.';
+comment on column notika.step.step_id is 'Orders the steps of a run by when they ended.';
+comment on column notika.step.state is
+  'done, failed (for good: the task is told so each time), or retrying.';
+comment on column notika.step.result is 'What it returned, as json.';
+comment on column notika.step.attempts is 'How often it was tried.';
+comment on column notika.step.error is 'The message of the last error.';
+comment on column notika.step.started_at is 'When its last attempt, or its wait, began.';
+comment on column notika.step.finished_at is 'When that ended.';
+
+create table if not exists notika.wait (
+  run_id bigint not null,
+  name text not null,
+  wake_at timestamptz not null,
+  created_at timestamptz not null default clock_timestamp(),
+  constraint wait_pkey primary key (run_id, name)
+);
+
+comment on table notika.wait is 'What unfinished runs wait for; a wait that is over is a step.';
+comment on column notika.wait.run_id is 'The run.';
+comment on column notika.wait.name is 'The name of the step.';
+comment on column notika.wait.wake_at is 'When it is over; infinity: not by time.';
+comment on column notika.wait.created_at is 'When it began.';
+
+create or replace function notika._has_ended(run_id bigint)
+  returns boolean
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from notika.run_log as l where l.run_id = _has_ended.run_id and l.retried_at is null
+  );
+$$;
+
+comment on function notika._has_ended(bigint) is 'Whether a run has an outcome.';
+
+create or replace function notika._enter(job_id bigint, run_id bigint)
+  returns json
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if notika._has_ended(_enter.run_id) then
+    return json_build_object('ended', true);
+  end if;
+
+  with over as (
+    delete from notika.wait as w
+     where w.run_id = _enter.run_id and w.wake_at <= clock_timestamp()
+    returning w.name, w.created_at, w.wake_at
+  )
+  insert into notika.step (run_id, name, state, started_at, finished_at)
+  select _enter.run_id, o.name, 'done', o.created_at, o.wake_at
+    from over as o
+   order by o.wake_at
+  on conflict do nothing;
+
+  return json_build_object(
+    'ended', false,
+    'steps', (
+      select coalesce(json_agg(
+               json_build_object(
+                 'name', s.name, 'state', s.state, 'result', s.result, 'error', s.error
+               ) order by s.step_id
+             ), '[]')
+        from notika.step as s
+       where s.run_id = _enter.run_id and s.state <> 'retrying'
+    )
+  );
+end;
+$$;
+
+comment on function notika._enter(bigint, bigint) is
+  'What a run has to know that has been here before: whether it has ended, and its steps in the '
+  'order in which they ended.';
+
+create or replace function notika._remember(steps json)
+  returns table (run_id text, name text, ended boolean, state text, result json, error text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lost json;
+begin
+  with given as materialized (
+    select distinct on (g.run_id, g.name) g.*
+      from json_to_recordset(_remember.steps) as g (
+             run_id bigint, name text, state text, result text, error text, ms double precision
+           )
+     order by g.run_id, g.name
+  ), kept as (
+    insert into notika.step as s (run_id, name, state, result, error, started_at)
+    select g.run_id, g.name, g.state, g.result::json, g.error,
+           clock_timestamp() - g.ms * interval '1 millisecond'
+      from given as g
+     where not notika._has_ended(g.run_id)
+    on conflict on constraint step_pkey do update
+      set state = excluded.state, result = excluded.result, error = excluded.error,
+          attempts = s.attempts + 1, step_id = nextval('notika.step_id_seq'),
+          started_at = excluded.started_at, finished_at = clock_timestamp()
+      where s.state = 'retrying'
+    returning s.run_id, s.name
+  )
+  select json_agg(json_build_object('run_id', g.run_id, 'name', g.name)) into v_lost
+    from given as g
+   where (g.run_id, g.name) not in (select k.run_id, k.name from kept as k);
+
+  -- A statement of its own: it sees what somebody else has committed during the first.
+  return query
+  select l.run_id::text, l.name, notika._has_ended(l.run_id), s.state, s.result, s.error
+    from json_to_recordset(v_lost) as l (run_id bigint, name text)
+    left join notika.step as s on s.run_id = l.run_id and s.name = l.name;
+end;
+$$;
+
+comment on function notika._remember(json) is
+  'Keeps steps, an array of objects {run_id, name, state, result, error, ms}. Returns those that '
+  'were not kept: the run has ended, or somebody else was first, and this is what stands.';
+
+create or replace function notika._begin_step(run_id bigint, depth integer, name text)
+  returns table (ended boolean, state text, result json, error text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform set_config('notika.run', format('%s/%s', _begin_step.run_id, _begin_step.depth), true);
+  -- Two runners that take the same step, one of them by mistake, take it one after the other.
+  perform pg_advisory_xact_lock(
+    hashtextextended(format('notika.step %s %s', _begin_step.run_id, _begin_step.name), 0));
+
+  return query
+  select notika._has_ended(_begin_step.run_id), s.state, s.result, s.error
+    from (select) as one
+    left join notika.step as s
+      on s.run_id = _begin_step.run_id and s.name = _begin_step.name and s.state <> 'retrying';
+end;
+$$;
+
+comment on function notika._begin_step(bigint, integer, text) is
+  'Begins a step that is remembered in the transaction that takes it: until then nobody else can '
+  'take it. Says what stands already.';
+
+create or replace function notika._wake_at(wait json)
+  returns timestamptz
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set timezone = 'UTC'
+  set datestyle = 'ISO, YMD'
+as $$
+declare
+  v_zone text := coalesce(_wake_at.wait ->> 'time_zone', 'UTC');
+  v_now timestamptz := clock_timestamp();
+  v_today date := (v_now at time zone v_zone)::date;
+  v_wake_at timestamptz;
+begin
+  case
+    when _wake_at.wait ->> 'for' is not null then
+      return v_now + (_wake_at.wait ->> 'for')::interval;
+    when _wake_at.wait ->> 'time' is not null then
+      v_wake_at := (v_today + (_wake_at.wait ->> 'time')::time) at time zone v_zone;
+      if v_wake_at <= v_now then
+        v_wake_at := (v_today + 1 + (_wake_at.wait ->> 'time')::time) at time zone v_zone;
+      end if;
+      return v_wake_at;
+    when _wake_at.wait ->> 'at' is not null then
+      -- With an offset it says itself where it is; without one it is local time in the zone.
+      if _wake_at.wait ->> 'at' ~ '([Zz]|[+-]\d\d(:?\d\d)?)$' and _wake_at.wait ->> 'at' ~ ':' then
+        return (_wake_at.wait ->> 'at')::timestamptz;
+      end if;
+      return (_wake_at.wait ->> 'at')::timestamp at time zone v_zone;
+    else
+      return 'infinity';
+  end case;
+exception when data_exception then
+  raise exception 'step "%": %', _wake_at.wait ->> 'name', sqlerrm
+    using errcode = 'invalid_parameter_value',
+          hint = 'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
+                 '{ timeZone: "Europe/Vienna" }).';
+end;
+$$;
+
+comment on function notika._wake_at(json) is
+  'When a wait is over: {for: interval}, {at: timestamp, time_zone}, {time: time of day, time_zone}, '
+  'by the database''s clock.';
+
+create or replace function notika._park(job_id bigint, waits json, wake json default null)
+  returns boolean
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run_id bigint;
+  v_workflow text;
+  v_job notika_worker._private_jobs;
+  v_wake_at timestamptz := notika._wake_at(coalesce(_park.wake, '{}'));
+begin
+  select j.* into v_job
+    from notika_worker._private_jobs as j
+   where j.id = _park.job_id and j.key is not null
+     for update;
+  if not found then
+    return false;
+  end if;
+  v_run_id := v_job.key;
+  select t.identifier into v_workflow
+    from notika_worker._private_tasks as t
+   where t.id = v_job.task_id;
+
+  insert into notika.wait (run_id, name, wake_at)
+  select v_run_id, g.wait ->> 'name', notika._wake_at(g.wait)
+    from json_array_elements(_park.waits) as g (wait)
+  on conflict do nothing;
+  select least(v_wake_at, min(w.wake_at)) into v_wake_at
+    from notika.wait as w
+   where w.run_id = v_run_id;
+
+  -- The job that runs loses its key to this one, and ends as if all had been done.
+  perform notika_worker.add_job(
+    v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
+    max_attempts => v_job.max_attempts, priority => v_job.priority,
+    flags => array(select jsonb_object_keys(coalesce(v_job.flags, '{}')) union select 'resumed')
+  );
+  return true;
+end;
+$$;
+
+comment on function notika._park(bigint, json, json) is
+  'Lets the run of a job that is running wait, until the first of its waits is over or until wake, '
+  'and then go on as a new job. False: it is not the run''s job any more.';
+
+create or replace function notika._settled(run_ids bigint[])
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  delete from notika.wait as w where w.run_id = any (_settled.run_ids);
+$$;
+
+comment on function notika._settled(bigint[]) is
+  'Runs have ended: removes what only an unfinished run has.';
