@@ -1,8 +1,9 @@
-import { createRequire } from "node:module";
 import type { Duplex } from "node:stream";
 import type { Pool, PoolConfig } from "pg";
 import postgres from "postgres";
 import type { Sql as Statement } from "sql-template-tag";
+import { openConnector } from "./connection/connector.ts";
+import { PgPool } from "./connection/pg.ts";
 
 /** Runs one statement now and gives its rows. */
 export type Execute = <Row extends object = Record<string, unknown>>(statement: Statement) => Promise<Row[]>;
@@ -22,36 +23,16 @@ export interface Database {
 }
 
 export interface DatabaseOptions {
-  /** Where the server is, or what connects to a Postgres in this process. */
+  /** Where the server is, as libpq reads it, or what connects to a Postgres in this process. */
   connect: string | (() => Duplex);
   connections?: number;
   onNotice?: (message: string) => void;
 }
 
-// The pg that graphile-worker brings along, so that there is one: it calls its own pool's methods.
-const { Pool: PgPool } = createRequire(createRequire(import.meta.url).resolve("graphile-worker"))(
-  "pg",
-) as typeof import("pg");
-
 /** Opens a database lazily: nothing connects before the first statement. */
 export function openDatabase({ connect, connections = 4, onNotice }: DatabaseOptions): Database {
-  const settings = {
-    max: connections,
-    prepare: false, // a transaction-mode pooler hands each statement to another server connection
-    connect_timeout: 10,
-    connection: { application_name: "notika" },
-    onnotice: (notice: postgres.Notice) => onNotice?.(notice.message ?? ""),
-  } satisfies postgres.Options<Record<string, never>>;
-  const client =
-    typeof connect === "string"
-      ? postgres(connect, settings)
-      : // `socket` works but is missing from the type file.
-        postgres({
-          ...settings,
-          socket: async () => connect(),
-          user: "postgres",
-          database: "postgres",
-        } as typeof settings);
+  const access = typeof connect === "string" ? toServer(connect) : toProcess(connect);
+  const client = openClient(access, connections, onNotice);
 
   const executeOn =
     (on: postgres.Sql | postgres.TransactionSql): Execute =>
@@ -70,7 +51,7 @@ export function openDatabase({ connect, connections = 4, onNotice }: DatabaseOpt
       return unlisten;
     },
     get pool() {
-      pool ??= openPool(connect, connections);
+      pool ??= openPool(access, connections);
       return pool;
     },
     async close() {
@@ -79,12 +60,58 @@ export function openDatabase({ connect, connections = 4, onNotice }: DatabaseOpt
   };
 }
 
-function openPool(connect: DatabaseOptions["connect"], connections: number): Pool {
-  const config: PoolConfig =
-    typeof connect === "string"
-      ? { connectionString: connect }
-      : { stream: connect as NonNullable<PoolConfig["stream"]>, user: "postgres", database: "postgres" };
-  const pool = new PgPool({ ...config, max: connections, application_name: "notika" });
+/** What both drivers are given, so that both do the same. */
+interface Access {
+  connect: () => Duplex;
+  user: string;
+  database: string;
+  password: () => string;
+  startup: { application_name: string; options?: string };
+}
+
+function toServer(text: string): Access {
+  const { settings, connect, password } = openConnector(text);
+  const { user, database, startup } = settings;
+  return { connect, user, database, password, startup };
+}
+
+function toProcess(connect: () => Duplex): Access {
+  const startup = { application_name: "notika" };
+  return { connect, user: "postgres", database: "postgres", password: () => "", startup };
+}
+
+function openClient(
+  { connect, user, database, password, startup }: Access,
+  connections: number,
+  onNotice: DatabaseOptions["onNotice"],
+) {
+  return postgres({
+    // `socket` works but is missing from the type file.
+    ...({ socket: async () => connect() } as object),
+    user,
+    database,
+    pass: password,
+    ssl: false,
+    max: connections,
+    prepare: false, // a transaction-mode pooler hands each statement to another server connection
+    connect_timeout: 0, // the stream has its own
+    connection: startup,
+    onnotice: (notice) => onNotice?.(notice.message ?? ""),
+  });
+}
+
+function openPool({ connect, user, database, password, startup }: Access, connections: number): Pool {
+  const pool = new PgPool({
+    stream: connect as NonNullable<PoolConfig["stream"]>,
+    user,
+    database,
+    password,
+    ...startup,
+    ssl: false,
+    // Not from the environment: the stream is encrypted already.
+    ...({ sslnegotiation: "postgres" } as object),
+    max: connections,
+  });
   // graphile-worker wants both; a broken idle connection is replaced by the pool, what was running on it reports for itself.
   pool.on("error", () => {});
   pool.on("connect", (client) => void client.on("error", () => {}));

@@ -1,5 +1,6 @@
 import { hostname } from "node:os";
 import sql from "sql-template-tag";
+import { namedDatabase } from "./connection/settings.ts";
 import { type Database, openDatabase } from "./database.ts";
 import { startDispatcher } from "./dispatcher.ts";
 import { NotikaError } from "./errors.ts";
@@ -18,7 +19,7 @@ export interface Runner {
 }
 
 export interface RunnerOptions {
-  /** Default: the environment's DATABASE_URL. */
+  /** Default: the environment's DATABASE_URL, or what its PGHOST, PGDATABASE or PGSERVICE say. */
   url?: string;
   /** The folder of the task modules, or what they export, by name. */
   tasks: string | Record<string, unknown>;
@@ -29,8 +30,8 @@ export interface RunnerOptions {
 
 /** Starts a runner for the database at `url`.  Any number of them may run side by side. */
 export async function createRunner({ url, tasks, ...options }: RunnerOptions): Promise<Runner> {
-  const connect = url ?? process.env.DATABASE_URL;
-  if (!connect) {
+  const connect = namedDatabase(url);
+  if (connect === undefined) {
     throw new NotikaError("NOTIKA_NO_DATABASE", "no database was named", {
       hint: "Give createRunner a url, or set DATABASE_URL.",
     });

@@ -1,3 +1,4 @@
+import { serverHint } from "../../connection/error.ts";
 import { UsageError } from "../../errors.ts";
 
 interface Said extends Error {
@@ -12,11 +13,14 @@ export function complaint(error: Said): string {
   const lines = [`error: ${message}`];
   if (detail) lines.push(`detail: ${detail}`);
   if (hint) lines.push(`hint: ${hint}`);
-  return `${lines.join("\n").replace(/(:\/\/[^\s:/@]*):[^\s]*@/g, "$1:***@")}\n`;
+  return `${lines
+    .join("\n")
+    .replace(/(:\/\/[^\s:/@]*):[^\s]*@/g, "$1:***@")
+    .replace(/\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)/g, "$1***")}\n`;
 }
 
 export function exitCode(error: unknown): number {
-  return error instanceof UsageError ? 2 : 1;
+  return error instanceof UsageError || (error as Said).code === "NOTIKA_URL" ? 2 : 1;
 }
 
 function plain({ message, detail, hint }: Said) {
@@ -26,21 +30,10 @@ function plain({ message, detail, hint }: Said) {
 /** What Node and Postgres say too briefly. */
 function translated(error: Said): Partial<Said> | undefined {
   switch (error.code) {
-    case "ECONNREFUSED":
     case "ECONNRESET":
-    case "ENOTFOUND":
-    case "EAI_AGAIN":
-    case "EHOSTUNREACH":
-    case "ETIMEDOUT":
-    case "CONNECT_TIMEOUT":
+    case "EPIPE":
     case "CONNECTION_CLOSED":
-      return {
-        // A name with several addresses fails once for each.
-        message: `cannot reach the database: ${error instanceof AggregateError ? error.errors.map(({ message }) => message).join(", ") : error.message}`,
-        hint: "Is the server running there? Its address comes from --url or DATABASE_URL.",
-      };
-    case "28P01":
-      return { hint: "User and password come from --url or DATABASE_URL." };
+      return { message: "the connection to the database was lost", hint: "Was the server restarted? Try again." };
     case "3F000":
     case "42P01":
       if (!/"notika["._]/.test(error.message)) return undefined;
@@ -48,7 +41,9 @@ function translated(error: Said): Partial<Said> | undefined {
     case "42883":
       if (!/ notika\./.test(error.message)) return undefined;
       return { hint: "The database has another version of notika. Run: npx notika upgrade" };
-    default:
-      return undefined;
+    default: {
+      const hint = error.hint ?? serverHint(error);
+      return hint === undefined ? undefined : { hint };
+    }
   }
 }

@@ -1,0 +1,63 @@
+import type { Duplex } from "node:stream";
+import { connectError } from "./error.ts";
+import type { Fault } from "./fault.ts";
+import { LateStream } from "./late_stream.ts";
+import { readSettings, type Settings } from "./settings.ts";
+import { findWay, goWay, type Way } from "./way.ts";
+
+/** Gives connections to one database to any driver, as libpq would open them. */
+export interface Connector {
+  settings: Settings;
+  /** A connection that nobody has logged in on; it may be written to at once. */
+  connect(): Duplex;
+  /** The password for where the connections lead. */
+  password(): string;
+}
+
+/** A connector for a connection string; an empty one means what the environment says. */
+export function openConnector(text: string): Connector {
+  const settings = readSettings(text);
+  // A server that may change its role has to be asked each time.
+  const mayRemember = settings.session === "any";
+  let remembered: Promise<Way> | undefined;
+  let latest: Way | undefined;
+
+  /** Logs in once, because only then it is known which server takes us, and whether with TLS. */
+  async function search(): Promise<Way> {
+    const { way, client } = await findWay(settings);
+    await client.end();
+    latest = way;
+    return way;
+  }
+
+  async function open(): Promise<Duplex> {
+    const isKnown = mayRemember && remembered !== undefined;
+    const searched = mayRemember && remembered ? remembered : search();
+    if (mayRemember) remembered = searched;
+    try {
+      return await goWay(await searched, settings);
+    } catch (error) {
+      if (remembered === searched) remembered = undefined;
+      if (isKnown) return open();
+      if ((error as Error).name !== "Fault" || !latest) throw error;
+      throw connectError([{ ...latest.address, error: error as Fault }], settings);
+    }
+  }
+
+  return {
+    settings,
+    connect: () => new LateStream(open, settings.timeout),
+    password() {
+      const password = (latest?.address.place ?? settings.places[0])?.password() ?? "";
+      return latest?.isScram ? prepared(password) : password;
+    },
+  };
+}
+
+/** As SCRAM wants a password; postgres.js sends it as it is. */
+function prepared(password: string): string {
+  return password
+    .replace(/[\p{Zs}\u200b]/gu, " ")
+    .replace(/\p{Variation_Selector}|\u00ad|\u034f|\u1806|\u200c|\u200d|\u2060|\ufeff/gu, "")
+    .normalize("NFKC");
+}

@@ -1,0 +1,154 @@
+import { lookup } from "node:dns/promises";
+import { once } from "node:events";
+import { connect, isIP, type Socket } from "node:net";
+import { fault } from "./fault.ts";
+import { type Place, type Settings, socketFile } from "./settings.ts";
+import { encrypt } from "./tls.ts";
+
+/** One address of a place: a Unix socket, or an address and a port. */
+export interface Address {
+  place: Place;
+  /** What the host's name stands for; undefined: a Unix socket. */
+  ip: string | undefined;
+}
+
+/** The addresses of a place, in the order of the system's resolver. */
+export async function addresses(place: Place): Promise<Address[]> {
+  if (socketFile(place) !== undefined) return [{ place, ip: undefined }];
+  const host = place.address ?? place.host;
+  if (isIP(host)) return [{ place, ip: host }];
+  try {
+    const found = await lookup(host, { all: true, verbatim: true });
+    return found.map(({ address }) => ({ place, ip: address }));
+  } catch (cause) {
+    const isTemporary = (cause as NodeJS.ErrnoException).code === "EAI_AGAIN";
+    throw fault("name", isTemporary ? `no name server can say where "${host}" is` : `there is no host "${host}"`, {
+      hint: isTemporary ? "Is this machine on the network? Try again." : "Is the name of the host right?",
+      cause,
+    });
+  }
+}
+
+/** Opens a connection, encrypted if `wants` it: `if-offered` takes what the server has. */
+export async function dial(
+  { place, ip }: Address,
+  { tls, timeout, isKeptAlive }: Settings,
+  wants: "plain" | "if-offered" | "encrypted",
+): Promise<Socket> {
+  const socket = connect(ip === undefined ? { path: socketFile(place) as string } : { host: ip, port: place.port });
+  socket.on("error", () => {}); // whoever waits for something hears of it there
+  socket.setNoDelay(true);
+  socket.setKeepAlive(isKeptAlive, 60_000);
+  const clock = startClock(timeout, socket);
+  try {
+    await clock.race(once(socket, "connect"), "nobody answers", {
+      hint: "A firewall may be in between, or the host is down. Is it reachable from this machine?",
+    });
+    if (ip === undefined || wants === "plain") return socket;
+    if (!tls.isDirect && !(await clock.race(offersTls(socket), ...mute))) {
+      if (wants === "if-offered") return socket;
+      throw fault("tls", `the server has no TLS, and sslmode=${tls.mode} asks for it`, {
+        hint: "Switch it on there (ssl = on in postgresql.conf; client_tls_sslmode of PgBouncer), or connect without: sslmode=prefer.",
+      });
+    }
+    return await clock.race(encrypt(socket, tls, place.host), "the server does not answer in the TLS handshake");
+  } catch (error) {
+    socket.destroy();
+    throw withReason(error as NodeJS.ErrnoException);
+  } finally {
+    clock.stop();
+  }
+}
+
+/** What is said of a port that takes connections and is silent. */
+export const mute = [
+  "it takes connections, but says nothing",
+  { hint: "Is that the port of Postgres? The server, or a proxy before it, may also hang." },
+] as const;
+
+/** Whether the server answers a request for TLS with yes. */
+async function offersTls(socket: Socket): Promise<boolean> {
+  socket.write(sslRequest);
+  const [answer] = (await once(socket, "data")) as [Buffer];
+  if (answer.length === 1 && answer[0] === 0x53) return true;
+  if (answer.length === 1 && answer[0] === 0x4e) return false;
+  throw stranger(answer);
+}
+
+const sslRequest = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47]);
+
+/** What is said of an answer that is not Postgres'. */
+export function stranger(answer: Buffer): Error {
+  const text = answer.toString("latin1");
+  const said =
+    /^E....S[A-Z]+\0(?:V[A-Z]+\0)?C\w{5}\0M([^\0]+)/s.exec(text)?.[1] ?? /^E([\x20-\x7e]+)\n?\0/.exec(text)?.[1];
+  if (said !== undefined) return fault("login", `the server refuses: ${said}`);
+  const what = /^HTTP\//.test(text) ? "HTTP" : /^SSH-/.test(text) ? "SSH" : /^.{4}\n/s.test(text) ? "MySQL" : undefined;
+  return fault("protocol", `it speaks ${what ?? "something else"}, not the protocol of Postgres`, {
+    hint: "Is that the port of Postgres? It is usually 5432.",
+  });
+}
+
+/** Everything until the connection is open has to happen in `timeout` milliseconds. */
+function startClock(timeout: number, socket: Socket) {
+  const late = new AbortController();
+  const timer = timeout > 0 ? setTimeout(() => late.abort(), timeout) : undefined;
+  const ended = new AbortController();
+  const onEnd = () => ended.abort();
+  socket.once("end", onEnd).once("close", onEnd);
+  return {
+    async race<T>(work: Promise<T>, silent: string, options: { hint?: string } = {}): Promise<T> {
+      work.catch(() => {});
+      const after = timeout > 0 ? ` within ${timeout / 1000} s` : "";
+      const isLate = aborted(late.signal, () => fault("network", `${silent}${after}`, options));
+      const hasEnded = aborted(ended.signal, () =>
+        fault("network", "the server ended the connection at once", {
+          hint: "Is that the port of Postgres? A server that is starting, or a proxy without a server, may also do that.",
+        }),
+      );
+      return Promise.race([work, isLate, hasEnded]);
+    },
+    stop() {
+      clearTimeout(timer);
+      socket.off("end", onEnd).off("close", onEnd);
+    },
+  };
+}
+
+function aborted(signal: AbortSignal, reason: () => Error): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(reason());
+    else signal.addEventListener("abort", () => reject(reason()), { once: true });
+  });
+}
+
+/** What Node says too briefly. */
+function withReason(error: NodeJS.ErrnoException): Error {
+  if (error.name === "Fault") return error;
+  switch (error.code) {
+    case "ECONNREFUSED":
+      return fault("network", "nobody listens there", {
+        hint: "Is the server running, on this port, and does it listen on this address (listen_addresses in postgresql.conf)?",
+        cause: error,
+      });
+    case "ENOENT":
+      return fault("network", "there is no such socket", {
+        hint: "Is the server running on this machine, and is that the folder of its sockets (unix_socket_directories)? For a server elsewhere give a host.",
+        cause: error,
+      });
+    case "EACCES":
+      return fault("network", "this user may not use that socket", {
+        hint: "unix_socket_permissions in postgresql.conf says who may.",
+        cause: error,
+      });
+    case "ENETUNREACH":
+    case "EHOSTUNREACH":
+    case "EADDRNOTAVAIL":
+      return fault("network", "this machine has no way to that address", {
+        hint: "For an IPv6 address, this machine needs IPv6; hostaddr=… names another address.",
+        cause: error,
+      });
+    default:
+      return fault("network", error.message, { hint: "Is the server running there?", cause: error });
+  }
+}
