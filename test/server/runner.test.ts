@@ -75,7 +75,7 @@ test("after the deadline a stubborn run is free at once for another runner", asy
 test("the jobs of a runner that was killed are freed by another, a minute after it was last heard of", async () => {
   const first = await startRunner();
   await add({ ms: 60_000, kind: "stubborn" });
-  await until("running");
+  while ((await history()).length < 1) await setTimeout(50);
   await first.end("SIGKILL");
   expect(await runs()).toEqual([{ state: "running", attempts: 1, locked: true }]);
 
