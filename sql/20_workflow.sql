@@ -1,10 +1,24 @@
 -- Workflows, what became of their runs, and the runners that are alive.
 -- A workflow keeps its row, and with it its id, when it is unpublished: events and runs name it.
 
+create or replace function notika._table(name text)
+  returns regclass
+  language sql
+  immutable -- as a generated column asks for; it is asked anew whenever the name is written
+  set search_path = pg_catalog, pg_temp
+as $$
+  select c.oid
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+   where n.nspname = (parse_ident(_table.name))[1]::name
+     and c.relname = (parse_ident(_table.name))[2]::name;
+$$;
+
+comment on function notika._table(text) is 'The table of that name; null: there is none.';
+
 create table if not exists notika.workflow (
   workflow_id integer generated always as identity,
   name text not null,
-  relation regclass,
   table_name text not null,
   operations text[] not null,
   columns text[],
@@ -21,6 +35,9 @@ create table if not exists notika.workflow (
   published_by name not null default session_user,
   unpublished_at timestamptz,
   paused_at timestamptz,
+  relation regclass generated always as (
+    case when unpublished_at is null then notika._table(table_name) end
+  ) stored,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$'),
@@ -34,7 +51,6 @@ comment on table notika.workflow is
 comment on column notika.workflow.workflow_id is
   'Names what publish generates: trigger notika_12_insert, function notika.payload_12.';
 comment on column notika.workflow.name is 'The workflow''s name, and its task module''s.';
-comment on column notika.workflow.relation is 'The table; regclass, so that it follows renames.';
 comment on column notika.workflow.table_name is 'The table as it was called at the last publish.';
 comment on column notika.workflow.operations is 'Any of insert, update, delete.';
 comment on column notika.workflow.columns is
@@ -57,6 +73,8 @@ comment on column notika.workflow.published_by is 'Who published it.';
 comment on column notika.workflow.unpublished_at is
   'When it was unpublished; null: it is published.';
 comment on column notika.workflow.paused_at is 'Since when its runs are held; null: they are not.';
+comment on column notika.workflow.relation is
+  'The table, found by its name when that is written, and so when a dump is loaded; follows renames.';
 
 create or replace view notika.workflows as
 select w.name as workflow,

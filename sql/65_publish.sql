@@ -891,8 +891,7 @@ begin
   perform notika._set_busy(false);
 
   update notika.workflow as w
-     set relation = v_after.relation,
-         table_name = v_after.table_name,
+     set table_name = v_after.table_name, -- and with it the relation
          operations = v_after.operations,
          columns = v_after.columns,
          column_names = v_after.column_names,
@@ -967,8 +966,7 @@ begin
   delete from notika.guard_pending as p where p.workflow_id = v_workflow_id;
 
   update notika.workflow as w
-     set relation = null, definition = '{}', broken_reason = null,
-         unpublished_at = clock_timestamp()
+     set definition = '{}', broken_reason = null, unpublished_at = clock_timestamp()
    where w.workflow_id = v_workflow_id;
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, v_workflow.table_name);

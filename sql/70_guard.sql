@@ -10,7 +10,7 @@ create table if not exists notika.contract (
   column_name text not null,
   attnum smallint not null,
   type_name text not null,
-  type regtype not null,
+  type oid not null,
   typmod integer not null,
   labels text[],
   attributes text[],
@@ -32,7 +32,7 @@ comment on column notika.contract.attributes is 'The attributes of the composite
 
 create table if not exists notika.contract_table (
   workflow_id integer not null,
-  relation regclass not null,
+  relation oid not null,
   constraint contract_table_pkey primary key (workflow_id, relation),
   constraint contract_table_workflow_id_fkey
     foreign key (workflow_id) references notika.workflow
@@ -42,7 +42,8 @@ create index if not exists contract_table_relation_idx on notika.contract_table 
 comment on table notika.contract_table is
   'The tables whose rows each workflow captures: the published one, its partitions and children.';
 comment on column notika.contract_table.workflow_id is 'The workflow.';
-comment on column notika.contract_table.relation is 'A table.';
+comment on column notika.contract_table.relation is
+  'A table, as a number: a name that is not there would fail the load of a dump.';
 
 create table if not exists notika.guard_log (
   guard_log_id bigint generated always as identity,
@@ -667,18 +668,15 @@ begin
 
   -- By name first: what has taken the place of a table or column that was dropped or renamed away
   -- is what the workflow is published on from now on.
-  select c.oid into v_table
-    from pg_class as c
-    join pg_namespace as n on n.oid = c.relnamespace
-   where array[n.nspname, c.relname]::text[] = parse_ident(v_spec.table_name);
-  if v_table <> v_spec.relation and may_alter
+  v_table := notika._table(v_spec.table_name);
+  if v_table is not null and v_table is distinct from v_spec.relation and may_alter
      and (settled or notika._quoted(v_spec.relation) is null)
      and (select c.relkind in ('r', 'p') from pg_class as c where c.oid = v_table)
   then
     v_after.relation := v_table;
     perform notika._record(v_spec, 'healed', 'table_replaced', v_spec.table_name, statement);
     update notika.workflow as w
-       set relation = v_table
+       set table_name = w.table_name -- finds the relation anew
      where w.workflow_id = v_spec.workflow_id;
     delete from notika.contract_table as c where c.workflow_id = v_spec.workflow_id;
     insert into notika.contract_table (workflow_id, relation)
@@ -697,17 +695,19 @@ begin
      where c.workflow_id = v_spec.workflow_id
        and o.workflow_id = c.workflow_id and o.column_name = c.column_name
        and (
-         v_after.relation <> v_spec.relation or a.attnum <> c.attnum
+         v_after.relation is distinct from v_spec.relation or a.attnum <> c.attnum
          or a.atttypid <> c.type and format_type(a.atttypid, a.atttypmod) = c.type_name
        )
-       and (settled or v_after.relation <> v_spec.relation or a.attnum = c.attnum
+       and (settled or v_after.relation is distinct from v_spec.relation or a.attnum = c.attnum
             or not exists (
          select from pg_attribute as p
           where p.attrelid = v_after.relation and p.attnum = c.attnum and not p.attisdropped
        ))
-    returning c.column_name, format_type(a.atttypid, a.atttypmod) = c.type_name as is_same_type
+    returning c.column_name,
+              (a.atttypid, a.atttypmod) = (o.type, o.typmod)
+              or format_type(a.atttypid, a.atttypmod) = c.type_name as is_same_type
   loop
-    continue when v_after.relation <> v_spec.relation or not v_column.is_same_type;
+    continue when v_after.relation is distinct from v_spec.relation or not v_column.is_same_type;
     perform notika._record(v_spec, 'healed', 'column_replaced',
                            format('%s.%I', v_spec.table_name, v_column.column_name), statement);
   end loop;
@@ -761,6 +761,11 @@ begin
     return;
   end if;
 
+  update notika.contract as c
+     set type_name = format_type(c.type, c.typmod) -- it may have been renamed
+   where c.workflow_id = v_spec.workflow_id
+     and c.type >= 16384 and c.type_name <> format_type(c.type, c.typmod)
+     and exists (select from pg_type as t where t.oid = c.type);
   for v_column in
     select c.column_name, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
       from notika.contract as c
@@ -797,12 +802,13 @@ begin
                            v_spec.table_name, v_after.table_name);
   end if;
   update notika.workflow as w
-     set table_name = v_after.table_name, watch = v_after.watch,
-         condition = v_after.condition, column_names = v_after.column_names
+     set table_name = v_after.table_name
+   where w.workflow_id = v_spec.workflow_id and w.table_name <> v_after.table_name;
+  update notika.workflow as w
+     set watch = v_after.watch, condition = v_after.condition, column_names = v_after.column_names
    where w.workflow_id = v_spec.workflow_id
-     and (w.table_name, w.watch, w.condition, w.column_names)
-         is distinct from
-         (v_after.table_name, v_after.watch, v_after.condition, v_after.column_names);
+     and (w.watch, w.condition, w.column_names)
+         is distinct from (v_after.watch, v_after.condition, v_after.column_names);
   -- A new partition that has its trigger is part of the contract.
   insert into notika.contract_table (workflow_id, relation)
   select v_spec.workflow_id, t from notika._tables(v_after.relation) as t

@@ -53,13 +53,14 @@ $$;
 comment on function notika._summon(integer[], text, text, text) is
   'Has workflows judged when the transaction commits.';
 
-create or replace function notika._see_publications()
+create or replace function notika._see_clearly()
   returns void
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform notika._rebind_copy();
   -- With an old snapshot a workflow that was published since is not seen, and its table looks free.
   -- publish updates the row, so this fails with 40001 where that happened.
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -68,8 +69,8 @@ begin
 end;
 $$;
 
-comment on function notika._see_publications() is
-  'Fails in a transaction whose snapshot is older than the last publish.';
+comment on function notika._see_clearly() is
+  'Binds a restored copy; fails in a transaction whose snapshot is older than the last publish.';
 
 create or replace function notika._may_alter(relation regclass, context text)
   returns boolean
@@ -112,7 +113,7 @@ begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
-  perform notika._see_publications();
+  perform notika._see_clearly();
   context := regexp_replace(context, '^.*?\n', ''); -- the guard's own line
   if context !~ E'\n' then
     context := '';
@@ -236,7 +237,7 @@ begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
-  perform notika._see_publications();
+  perform notika._see_clearly();
 
   for v_touched in
     select t.workflow_id, max(t.dropped) as dropped
@@ -289,7 +290,7 @@ begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
-  perform notika._see_publications();
+  perform notika._see_clearly();
 
   for v_touched in
     with command as materialized (
@@ -302,9 +303,7 @@ begin
       union
       select r.ev_class from command as d
         join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
-    )
-    select t.workflow_id, max(t.replaced) as replaced
-      from (
+    ), touched as materialized (
         select c.workflow_id, null::text as replaced
           from relation as r
           join notika.contract_table as c on c.relation = r.oid
@@ -349,10 +348,18 @@ begin
           join pg_class as k on d.classid = 'pg_namespace'::regclass and k.relnamespace = d.objid
           join notika.workflow as w on w.relation = k.oid
         union all
+        select c.workflow_id, null
+          from command as d
+          join pg_type as y on d.classid = 'pg_namespace'::regclass and y.typnamespace = d.objid
+          join notika.contract as c on c.type = y.oid
+        union all
         select p.workflow_id, null from notika.guard_pending as p
-      ) as t
+    )
+    select t.workflow_id, max(t.replaced) as replaced
+      from touched as t
       join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null
      group by t.workflow_id
+     order by t.workflow_id
   loop
     select coalesce(bool_or(p.dropped is not null), false) into v_is_dropped
       from notika.guard_pending as p
@@ -402,11 +409,6 @@ begin
       returning p.dropped
     )
     select bool_or(j.dropped is not null) into v_is_dropped from judged as j;
-    if exists (
-      select from notika.guard_state as s where s.workflow_table <> 'notika.workflow'::regclass::oid
-    ) then
-      return null; -- a restored copy: check() binds it first
-    end if;
     if not v_is_dropped then
       perform notika._reconcile(new.workflow_id, new.statement, true);
     end if;
@@ -425,15 +427,6 @@ $$;
 
 comment on function notika._guard_at_commit() is
   'Judges what a transaction leaves of a workflow''s contract, when it commits.';
-
-drop trigger if exists guard_at_commit on notika.guard_pending;
-create constraint trigger guard_at_commit
-  after insert on notika.guard_pending
-  deferrable initially deferred
-  for each row
-  execute function notika._guard_at_commit();
--- Like the event triggers: also under session_replication_role = replica.
-alter table notika.guard_pending enable always trigger guard_at_commit;
 
 create or replace function notika._judge(workflow_id integer, statement text, occasion text)
   returns void
@@ -631,3 +624,13 @@ $$;
 
 comment on function notika._break(integer, text) is
   'Marks a workflow as broken: its runs are held. What captures its changes goes on.';
+
+drop trigger if exists guard_at_commit on notika.guard_pending;
+create constraint trigger guard_at_commit
+  after insert on notika.guard_pending
+  deferrable initially deferred
+  for each row
+  execute function notika._guard_at_commit();
+-- Like the event triggers: also under session_replication_role = replica.
+-- pgls-ignore lint/safety/lockTimeoutWarning: nobody waits for this table
+alter table notika.guard_pending enable always trigger guard_at_commit;

@@ -188,13 +188,31 @@ begin
     return;
   end if;
 
-  -- Tables were restored by their names; numbers of columns and types were not.
+  -- Workflows found their tables by name.  Where a rename had not been noticed, the trigger tells.
+  update notika.workflow as w
+     set table_name = notika._quoted(t.relation)
+    from notika.workflow as o
+   cross join lateral notika._triggers(o.workflow_id) as t
+   where w.relation is null and w.unpublished_at is null and w.on_rename = 'follow'
+     and o.workflow_id = w.workflow_id
+     and not exists (select from pg_inherits as i where i.inhrelid = t.relation);
+  delete from notika.contract_table;
+  insert into notika.contract_table (workflow_id, relation)
+  select w.workflow_id, t
+    from notika.workflow as w
+   cross join notika._tables(w.relation) as t
+   where w.relation is not null;
+  -- 0: there is none.
   update notika.contract as c
-     set attnum = a.attnum, type = a.atttypid, typmod = a.atttypmod
-    from notika.workflow as w, pg_attribute as a
-   where w.workflow_id = c.workflow_id and a.attrelid = w.relation
-     and a.attname = c.column_name and not a.attisdropped
-     and format_type(a.atttypid, a.atttypmod) = c.type_name;
+     set attnum = coalesce(a.attnum, 0),
+         type = case when format_type(a.atttypid, a.atttypmod) = c.type_name then a.atttypid
+                     when c.type < 16384 then c.type
+                     else 0 end
+    from notika.contract as o
+    join notika.workflow as w on w.workflow_id = o.workflow_id
+    left join pg_attribute as a
+      on a.attrelid = w.relation and a.attname = o.column_name and not a.attisdropped
+   where c.workflow_id = o.workflow_id and c.column_name = o.column_name;
   raise warning 'notika: this is a restored copy; workflows were bound to its tables by name'
     using hint = 'What could not be bound: select * from notika.health;';
 end;

@@ -1,7 +1,50 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
 drop function if exists notika.retry(bigint);
+create or replace function notika._table(name text)
+  returns regclass
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select c.oid
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+   where n.nspname = (parse_ident(_table.name))[1]::name
+     and c.relname = (parse_ident(_table.name))[2]::name;
+$$;
+do $$
+begin
+  if exists (
+    select from pg_catalog.pg_attribute as a
+     where a.attrelid = 'notika.workflow'::pg_catalog.regclass
+       and a.attname = 'relation' and a.attgenerated = ''
+  ) then
+    -- What had been renamed and not been noticed yet is found by the name it has now.
+    update notika.workflow as w
+       set table_name = pg_catalog.format('%I.%I', n.nspname, c.relname)
+      from pg_catalog.pg_class as c
+      join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+     where c.oid = w.relation and w.unpublished_at is null and w.on_rename = 'follow';
+    -- The views go on until they are replaced.
+    alter table notika.workflow rename column relation to old_relation;
+    alter table notika.workflow add column relation pg_catalog.regclass generated always as (
+      case when unpublished_at is null then notika._table(table_name) end
+    ) stored;
+  end if;
+end;
+$$;
+alter table notika.contract alter column type type oid;
+alter table notika.contract_table alter column relation type oid;
+drop function if exists notika._see_publications();
+
 --!include 10_schema.sql
+--!include 20_workflow.sql
 --!include 45_maintain.sql
 --!include 48_step.sql
 --!include 50_run.sql
+--!include 65_publish.sql
+--!include 70_guard.sql
+--!include 72_judge.sql
+--!include 75_ways_out.sql
 --!include 90_grants.sql
+alter table notika.workflow drop column if exists old_relation;

@@ -37,9 +37,9 @@ export const test = base
   });
 
 /** A server with a database to copy for each test. */
-export async function startCluster(settings: Record<string, string> = {}): Promise<Postgres> {
+export async function startCluster(settings: Record<string, string> = {}, version = major): Promise<Postgres> {
   const postgres = await startPostgres({
-    major,
+    major: version,
     settings: { max_connections: "60", deadlock_timeout: "50ms", lock_timeout: "10s", ...settings },
   });
   const model = openDatabase({ connect: await postgres.createDatabase("model"), connections: 1 });
@@ -57,7 +57,7 @@ export async function stopCluster(cluster: Postgres): Promise<void> {
   await cluster.stop();
 }
 
-async function openArena(cluster: Postgres): Promise<Arena> {
+export async function openArena(cluster: Postgres): Promise<Arena> {
   const url = await cluster.createDatabase(undefined, "model");
   const sessions: Session[] = [];
   const connect = async (onNotice?: (message: string) => void) => {

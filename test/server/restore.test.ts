@@ -1,14 +1,15 @@
-import { execFileSync } from "node:child_process";
 import { describe, expect } from "vitest";
-import { findProgram } from "../support/postgres.ts";
-import { begin, commit, drain, jobs, major, openSession, startCluster, stopCluster, test } from "./cluster.ts";
+import { begin, commit, drain, jobs, openArena, openSession, startCluster, stopCluster, test } from "./cluster.ts";
+import { findDumpTools } from "./dump.ts";
 
 const warning = "notika: this database was restored from another cluster; the cursor was rebased";
 
 describe("a copy in another cluster", () => {
-  test("hands over once what was not handed over, also what was written since", async ({ db, skip }) => {
-    const tools = dumpTools();
+  test("hands over once what was not handed over, also what was written since", async ({ skip }) => {
+    const tools = findDumpTools();
     if (typeof tools === "string") return skip(tools);
+    const original = await startCluster({}, tools.major);
+    const db = await openArena(original);
     // The older cluster, whose xids lie in the other's future.
     await db.database.script(
       "do $$ begin for i in 1..3000 loop perform pg_current_xact_id(); commit; end loop; end $$",
@@ -18,14 +19,11 @@ describe("a copy in another cluster", () => {
     await db.query("insert into item select generate_series(1, 8)");
     expect(await db.value("select notika.dispatch(5)")).toBe(5);
 
-    const dump = execFileSync(tools.pg_dump, ["--dbname", db.url], { maxBuffer: 1e8 });
-    const other = await startCluster();
+    const dump = tools.dump(db.url);
+    const other = await startCluster({}, tools.major);
     try {
       const url = await other.createDatabase("copy");
-      execFileSync(tools.psql, ["--dbname", url, "--quiet", "--set", "ON_ERROR_STOP=1"], {
-        input: dump,
-        stdio: "pipe",
-      });
+      tools.psql(dump, url);
       const warnings: string[] = [];
       const copy = openSession(url, (message) => warnings.push(message));
       const writer = openSession(url);
@@ -51,6 +49,8 @@ describe("a copy in another cluster", () => {
     await commit(straggler);
     await drain(db);
     expect((await jobs(db)).toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 99]);
+    await db.close();
+    await stopCluster(original);
   });
 
   // What a restore leaves behind, made by hand, so that no other program is needed.
@@ -119,12 +119,3 @@ describe("a copy in the same cluster", () => {
     }
   });
 });
-
-/** The programs that dump and restore, or why they cannot. */
-function dumpTools(): { pg_dump: string; psql: string } | string {
-  const [pg_dump, psql] = [findProgram("pg_dump"), findProgram("psql")];
-  if (!pg_dump || !psql) return "this machine has no pg_dump or no psql";
-  const version = execFileSync(pg_dump, ["--version"], { encoding: "utf8" }).match(/\d+/)?.[0];
-  if (Number(version) < major) return `pg_dump is of PostgreSQL ${version}, too old for a server of ${major}`;
-  return { pg_dump, psql };
-}

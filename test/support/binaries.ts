@@ -6,7 +6,10 @@ import path from "node:path";
 import { promisify } from "node:util";
 import { cacheFolder } from "../../runner/pglite/snapshot.ts";
 
-export type Major = keyof typeof versions;
+export type Major = (typeof majors)[number];
+
+/** The PostgreSQL versions that Notika runs on. */
+export const majors = [15, 16, 17, 18] as const;
 
 /** The folder with `postgres` and `initdb` of that major version: from npm, or else what this machine has. */
 export async function findBinaries(major: Major): Promise<string> {
@@ -38,7 +41,7 @@ export function serverUser(): { uid?: number; gid?: number } {
 }
 
 // There are only beta tags.
-const versions = {
+const versions: Record<Major, string> = {
   15: "15.18.0-beta.17",
   16: "16.14.0-beta.17",
   17: "17.10.0-beta.17",

@@ -1,7 +1,5 @@
-import { execFileSync } from "node:child_process";
-import { describe, expect } from "vitest";
-import { findProgram } from "../../support/postgres.ts";
-import { major, openSession, startCluster, test } from "../cluster.ts";
+import { expect } from "vitest";
+import { major, test } from "../cluster.ts";
 
 test("DDL that is about something else passes untouched", async ({ db }) => {
   await db.database.script(`
@@ -101,63 +99,3 @@ test("drop owned is judged like the rest", async ({ db }) => {
 
   await db.database.script(`alter table item owner to postgres; drop role ${role}`);
 });
-
-describe("pg_dump and pg_restore", () => {
-  test("a copy in another server is bound by name, and what cannot be bound is reported", async ({ db, skip }) => {
-    const tools = dumpTools();
-    if (typeof tools === "string") return skip(tools);
-    await db.database.script(`
-      create type mood as enum ('good', 'bad');
-      create table gone (a int, id int, mood mood, note text);
-      alter table gone drop column a;
-      create table lost (id int);
-      select notika.publish('kept', 'public.gone', columns => '{id,mood,note}', condition => $$new.mood = 'good'$$);
-      select notika.publish('lost', 'public.lost', columns => '{id}');
-      insert into gone values (1, 'good', 'x');`);
-    const dump = execFileSync(tools.pg_dump, ["--format=custom", "--dbname", db.url], { maxBuffer: 1e8 });
-
-    const other = await startCluster();
-    try {
-      const url = await other.createDatabase("copy");
-      execFileSync(tools.pg_restore, ["--exit-on-error", "--dbname", url], { input: dump, stdio: "pipe" });
-      const notices: string[] = [];
-      const copy = openSession(url, (message) => notices.push(message));
-
-      // Before anybody looked, nothing is judged by numbers of another server.
-      await copy.query("alter table gone add column more int");
-      expect(await copy.query("select finding, workflow from notika.check()")).toEqual([]);
-      expect(notices).toEqual(["notika: this is a restored copy; workflows were bound to its tables by name"]);
-      await copy.query("insert into gone values (2, 'good', 'y'), (3, 'bad', 'z')");
-      expect(await copy.query("select new from notika.event_log where workflow = 'kept' order by event_id")).toEqual([
-        { new: { id: 1, mood: "good", note: "x" } },
-        { new: { id: 2, mood: "good", note: "y" } },
-      ]);
-      await expect(copy.query("alter table gone drop column note")).rejects.toMatchObject({ code: "NK001" });
-      await copy.query("alter table gone drop column more");
-      await expect(copy.query("alter table gone rename id to key; alter table gone drop key")).rejects.toMatchObject({
-        code: "NK001",
-      });
-
-      // A table that the restore does not replace stays as it is; a published one is guarded.
-      const clean = (table: string) =>
-        execFileSync(tools.pg_restore, ["--clean", "-t", table, "--exit-on-error", "--dbname", url], {
-          input: dump,
-          stdio: "pipe",
-        });
-      await copy.query("create table free (id int)");
-      expect(() => clean("gone")).toThrow(/NK001|because workflow "kept" uses it|depends on/);
-      await copy.close();
-    } finally {
-      await other.stop();
-    }
-  });
-});
-
-/** The programs that dump and restore, or why they cannot. */
-function dumpTools(): { pg_dump: string; pg_restore: string } | string {
-  const pg_dump = findProgram("pg_dump");
-  if (!pg_dump) return "this machine has no pg_dump";
-  const version = execFileSync(pg_dump, ["--version"], { encoding: "utf8" }).match(/\d+/)?.[0];
-  if (Number(version) < major) return `pg_dump is of PostgreSQL ${version}, too old for a server of ${major}`;
-  return { pg_dump, pg_restore: pg_dump.replace(/pg_dump$/, "pg_restore") };
-}

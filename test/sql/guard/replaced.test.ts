@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
-import { test } from "../support/database.ts";
-import { captured, inTransaction } from "./support.ts";
+import { test } from "../../support/database.ts";
+import { captured, inTransaction } from "../support.ts";
 
 const orders = `
   create type public.stage as enum ('new', 'paid');
@@ -92,4 +92,72 @@ test("varchar may become text", async ({ db }) => {
       actual: "text",
     },
   ]);
+});
+
+describe("a type that goes by another name now", () => {
+  const renames = {
+    "was renamed": ["alter type public.stage rename to step"],
+    "was moved": ["create schema kinds", "alter type public.stage set schema kinds"],
+    "is in a schema that was renamed": [
+      "create schema kinds",
+      "alter type public.stage set schema kinds",
+      "alter schema kinds rename to sorts",
+    ],
+  };
+  for (const [name, rename] of Object.entries(renames)) {
+    test(`is the same type: a column of it may be dropped and added again, when it ${name}`, async ({ db }) => {
+      await db.script(orders);
+      for (const ddl of rename) await db.query(ddl);
+      const [{ type } = { type: "" }] = await db.query<{ type: string }>(
+        "select atttypid::regtype::text as type from pg_attribute where attname = 'stage' and attrelid = 'orders'::regclass",
+      );
+
+      const again = [
+        "alter table public.orders drop column stage",
+        `alter table public.orders add column stage ${type}`,
+      ];
+      await inTransaction(db, ...again);
+      await db.script("insert into public.orders (id, stage) values (1, 'paid')");
+
+      expect(await captured(db)).toEqual([{ id: 1, stage: "paid" }]);
+      expect(
+        await db.query("select type_name::regtype::text as type from notika.contract where column_name = 'stage'"),
+      ).toEqual([{ type }]);
+      expect(await db.query("select * from notika.check() where workflow = 'w'")).toEqual([]);
+    });
+  }
+
+  test("is followed in the middle of a transaction", async ({ db }) => {
+    await db.script(orders);
+
+    await inTransaction(
+      db,
+      "alter type public.stage rename to step",
+      "alter table public.orders drop column stage",
+      "alter table public.orders add column stage public.step",
+      "insert into public.orders (id, stage) values (1, 'paid')",
+    );
+
+    expect(await captured(db)).toEqual([{ id: 1, stage: "paid" }]);
+    expect(await db.query("select verdict, kind from notika.guard_log")).toEqual([
+      { verdict: "healed", kind: "column_replaced" },
+    ]);
+  });
+
+  test("is not an older one that takes its name", async ({ db }) => {
+    await db.script(orders);
+
+    await expect(
+      inTransaction(
+        db,
+        "alter type public.stage rename to step",
+        "create type public.stage as enum ('new')",
+        "alter table public.orders drop column stage",
+        "alter table public.orders add column stage public.stage",
+      ),
+    ).rejects.toMatchObject({
+      code: "NK001",
+      message: expect.stringContaining("from public.step to public.stage"),
+    });
+  });
 });
