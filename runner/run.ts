@@ -62,6 +62,8 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
         return park([], { for: "0" });
       case "ended":
         return;
+      case "crashes":
+        throw end.error;
       default:
         return fail(end.error, end.kind === "throws" && isFinal(end.error));
     }

@@ -43,7 +43,8 @@ export type Halt =
   | { kind: "waits"; waits: object[] }
   | { kind: "reenters" }
   | { kind: "ended" }
-  | { kind: "fails"; error: Error };
+  | { kind: "fails"; error: Error }
+  | { kind: "crashes"; error: Error };
 
 /** For tests: sees a step before its work is done, and after it is remembered. */
 export interface StepObserver {
@@ -109,7 +110,7 @@ export function openSteps({ run, past, database, memory, signal, isLastAttempt, 
     try {
       const kept = await work();
       const next = observe?.after?.(run.id, name);
-      if (next === "crash") halt({ kind: "fails", error: new Error(`crashed after step "${name}"`) });
+      if (next === "crash") halt({ kind: "crashes", error: new Error(`crashed after step "${name}"`) });
       if (next === "reenter") reenters = true;
       if (kept.state === "ended") halt({ kind: "ended" });
       return isOver || reenters ? undefined : kept;

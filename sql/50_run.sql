@@ -400,6 +400,23 @@ $$;
 comment on function notika._finish(json) is
   'Appends the outcomes of runs, an array of objects with the columns of run_log.';
 
+create or replace function notika._next_due(tasks text[])
+  returns timestamptz
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select min(j.run_at)
+    from notika_worker._private_jobs as j
+    join notika_worker._private_tasks as t on t.id = j.task_id
+   where t.identifier = any (_next_due.tasks)
+     and j.is_available and j.run_at < 'infinity';
+$$;
+
+comment on function notika._next_due(text[]) is
+  'When there is next something to do for who has these tasks; null: nothing, unless a row changes.';
+
 create or replace function notika._beat(runner_id text, host text, pid integer, tasks text[])
   returns void
   language sql

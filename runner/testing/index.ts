@@ -2,6 +2,7 @@ import { EventEmitter } from "node:events";
 import { type Job, Logger, runOnce } from "graphile-worker";
 import statement, { type RawValue, raw } from "sql-template-tag";
 import { installVersion } from "../bundle.ts";
+import { type Duration, milliseconds } from "../duration.ts";
 import { install } from "../install.ts";
 import { silentLog } from "../log.ts";
 import { openMemory } from "../memory.ts";
@@ -9,9 +10,11 @@ import { openOutcomes } from "../outcomes.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
 import { publish } from "../publish.ts";
 import { makeTask } from "../run.ts";
-import { toTasks } from "../tasks.ts";
+import { type Tasks, toTasks } from "../tasks.ts";
 import { workerPreset } from "../worker.ts";
 import type { Event } from "../workflow.ts";
+import { openClock } from "./clock.ts";
+import { openFaults } from "./faults.ts";
 
 /** A run, as `notika.runs` shows it. */
 export interface TestRun {
@@ -20,6 +23,15 @@ export interface TestRun {
   state: string;
   attempts: number;
   event: Event;
+  error: string | null;
+}
+
+/** A step of a run. */
+export interface TestStep {
+  name: string;
+  state: "done" | "failed" | "retrying" | "waiting";
+  result: unknown;
+  attempts: number;
   error: string | null;
 }
 
@@ -32,8 +44,23 @@ export interface TestNotika extends AsyncDisposable {
   ): Promise<Row[]>;
   /** Hands captured events over and runs what is due, until nothing is. */
   settle(): Promise<void>;
+  /**
+   * Lets time pass, for JavaScript's `Date` and for Postgres: `await t.advance("3 days")`.  What falls due on the way runs in
+   * the order of time, each at its own moment.
+   */
+  advance(duration: Duration): Promise<void>;
   /** All runs, in the order of their events. */
   runs(): Promise<TestRun[]>;
+  /** The steps of a run, in the order in which they ended, and then what it waits for. */
+  steps(run: string): Promise<TestStep[]>;
+  /** The work of the next step of this name is not done: it throws `error` instead. */
+  failNext(step: string, error?: Error): void;
+  /** The next time a step of this name is remembered the runner dies, as by kill -9; another takes over at once. */
+  crashAfter(step: string): void;
+  /** From now on each run starts over after every step: what stands outside of steps shows by happening again. */
+  replayEveryStep(): void;
+  /** A deploy: from now on these tasks run, also what the old ones began. */
+  upgrade(tasks: TestOptions["tasks"]): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -53,27 +80,18 @@ export interface TestOptions {
  *     expect(await t.runs()).toMatchObject([{ workflow: "welcome_email", state: "done" }]);
  */
 export async function createTestNotika({ schema = "", tasks }: TestOptions): Promise<TestNotika> {
-  const loaded = await toTasks(tasks);
+  let loaded: Tasks = await toTasks(tasks);
 
-  const embedded = await openEmbedded({ prepare: install, version: await installVersion() });
-  const { database } = embedded;
-  try {
-    await database.script(schema);
-    for (const [name, { on }] of Object.entries(loaded)) if (on) await publish(database.execute, name, on);
-  } catch (error) {
-    await embedded.close();
-    throw error;
-  }
-
+  const clock = openClock();
+  const { database, close } = await openEmbedded({ prepare: install, version: await installVersion() });
   const finish = openOutcomes(database);
   const memory = openMemory(database);
-  const signal = new AbortController().signal;
-  const taskList = Object.fromEntries(
-    Object.entries(loaded).map(([name, task]) => {
-      const attempt = makeTask(task, { database, memory, finish, log: silentLog });
-      return [name, (payload: unknown, { job }: { job: Job }) => attempt(payload, job, signal)];
-    }),
-  );
+  const faults = openFaults();
+  const neverStops = new AbortController().signal;
+
+  async function publishAll() {
+    for (const [name, { on }] of Object.entries(loaded)) if (on) await publish(database.execute, name, on);
+  }
 
   async function dispatchAll() {
     for (;;) {
@@ -82,34 +100,96 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
     }
   }
 
-  async function isDue() {
-    const [row] = await database.execute<{ due: boolean }>(statement`
-      select exists (select from notika.runs where state = 'ready' and workflow = any (
-               array(select json_array_elements_text(${JSON.stringify(Object.keys(loaded))}::text::json)))) as due`);
-    return row?.due === true;
+  async function runJobs() {
+    const settings = { database, memory, finish, log: silentLog, observeStep: faults.observer };
+    await runOnce({
+      pgPool: database.pool,
+      taskList: Object.fromEntries(
+        Object.entries(loaded).map(([name, task]) => {
+          const attempt = makeTask(task, settings);
+          return [name, (payload: unknown, { job }: { job: Job }) => attempt(payload, job, neverStops)];
+        }),
+      ),
+      events: new EventEmitter(),
+      logger: new Logger(() => () => {}),
+      noHandleSignals: true,
+      preset: workerPreset(1),
+    });
+    // graphile-worker took them for failed, and would let them wait.
+    const crashed = JSON.stringify(faults.crashed());
+    await database.execute(statement`
+      select notika_worker.reschedule_jobs(array(
+               select id from notika_worker._private_jobs
+                where key in (select json_array_elements_text(${crashed}::text::json))), run_at => now())`);
   }
 
-  const close = () => embedded.close();
+  /** When there is something to do next; infinity: never. */
+  async function nextDue(): Promise<number> {
+    const names = JSON.stringify(Object.keys(loaded));
+    const [row] = await database.execute<{ at: number | null }>(statement`
+      select extract(epoch from notika._next_due(array(select json_array_elements_text(${names}::text::json))))
+               ::float8 * 1000 as at`);
+    return row?.at ?? Number.POSITIVE_INFINITY;
+  }
+
+  async function settle() {
+    do {
+      await dispatchAll();
+      await runJobs();
+    } while ((await nextDue()) <= Date.now());
+  }
+
+  async function shut() {
+    clock[Symbol.dispose]();
+    await close();
+  }
+
+  try {
+    await database.script(schema);
+    await publishAll();
+  } catch (error) {
+    await shut();
+    throw error;
+  }
+
   return {
     sql: (strings, ...values) => database.execute(statement(strings, ...values)),
-    async settle() {
-      do {
-        await dispatchAll();
-        await runOnce({
-          pgPool: database.pool,
-          taskList,
-          events: new EventEmitter(),
-          logger: new Logger(() => () => {}),
-          noHandleSignals: true,
-          preset: workerPreset(1),
-        });
-      } while (await isDue());
+    settle,
+    async advance(duration) {
+      const length = milliseconds(duration);
+      if (length === undefined) {
+        throw new TypeError(`advance wants a length of time, such as "3 days", not ${JSON.stringify(duration)}`);
+      }
+      const target = Date.now() + length;
+      await settle();
+      for (let due = await nextDue(); due <= target; due = await nextDue()) {
+        clock.moveTo(Math.ceil(due));
+        await settle();
+      }
+      clock.moveTo(target);
+      await settle();
     },
     runs: () =>
       database.execute<TestRun>(
         raw("select run_id::text as id, workflow, state, attempts, event, error from notika.runs order by run_id"),
       ),
-    close,
-    [Symbol.asyncDispose]: close,
+    steps: (run) =>
+      database.execute<TestStep>(statement`
+        select name, state, result, attempts::int, error
+          from (select name, state, result, attempts, error, step_id, finished_at
+                  from notika.step where run_id = ${run}::text::bigint
+                union all
+                select name, 'waiting', null, 0, null, null, created_at
+                  from notika.wait where run_id = ${run}::text::bigint) as s
+         order by step_id, finished_at, name`),
+    failNext: faults.failNext,
+    crashAfter: faults.crashAfter,
+    replayEveryStep: faults.replayEveryStep,
+    async upgrade(tasks) {
+      loaded = await toTasks(tasks);
+      await publishAll();
+    },
+    close: shut,
+    [Symbol.asyncDispose]: shut,
   };
 }

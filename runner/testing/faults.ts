@@ -1,0 +1,44 @@
+import type { StepObserver } from "../steps.ts";
+
+/** What a test wants to go wrong. */
+export function openFaults() {
+  const failures = new Map<string, Error[]>();
+  const crashes = new Map<string, number>();
+  let crashed: string[] = [];
+  let replays = false;
+
+  const observer: StepObserver = {
+    before(_run, name) {
+      const error = failures.get(name)?.shift();
+      if (error) throw error;
+    },
+    after(run, name) {
+      const left = crashes.get(name) ?? 0;
+      if (left > 0) {
+        crashes.set(name, left - 1);
+        crashed.push(run);
+        return "crash";
+      }
+      return replays ? "reenter" : undefined;
+    },
+  };
+
+  return {
+    observer,
+    failNext(step: string, error = new Error(`step "${step}" fails because the test says so`)) {
+      failures.set(step, [...(failures.get(step) ?? []), error]);
+    },
+    crashAfter(step: string) {
+      crashes.set(step, (crashes.get(step) ?? 0) + 1);
+    },
+    replayEveryStep() {
+      replays = true;
+    },
+    /** The runs that have crashed since this was asked the last time. */
+    crashed(): string[] {
+      const since = crashed;
+      crashed = [];
+      return since;
+    },
+  };
+}
