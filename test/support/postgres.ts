@@ -73,7 +73,7 @@ export async function startPostgres({ major, settings }: PostgresOptions): Promi
 }
 
 /** Where `name` is installed on this machine, if it is. */
-export function findProgram(name: "pgbench" | "psql" | "pg_dump"): string | undefined {
+export function findProgram(name: "openssl" | "pgbench" | "psql" | "pg_dump"): string | undefined {
   const folders = [...(process.env.PATH ?? "").split(path.delimiter), systemFolder() ?? ""];
   return folders.map((folder) => path.join(folder, name)).find((file) => existsSync(file));
 }

@@ -1,0 +1,279 @@
+import { chmodSync, chownSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { raw } from "sql-template-tag";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
+import { openDatabase } from "../../runner/database.ts";
+import { serverUser } from "../support/binaries.ts";
+import { type Authority, type Certificate, openAuthority, selfSigned } from "../support/certificates.ts";
+import { asPsql, byUs, psql } from "../support/libpq.ts";
+import { findProgram, type Postgres, startPostgres } from "../support/postgres.ts";
+
+const missing = [!psql && "psql", !findProgram("openssl") && "openssl"].filter(Boolean).join(" and ");
+if (missing) test("TLS is tried", ({ skip }) => skip(`${missing} is not installed`));
+
+const modes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i", (major) => {
+  let folder: string;
+  let server: Postgres;
+  let authority: Authority;
+  let other: Authority;
+  let home: string;
+  let certificates: Record<string, Certificate>;
+
+  beforeAll(async () => {
+    folder = mkdtempSync(path.join(tmpdir(), "notika-tls-"));
+    chmodSync(folder, 0o755);
+    home = path.join(folder, "home");
+    mkdirSync(home);
+    vi.stubEnv("HOME", home);
+    authority = openAuthority(path.join(folder, "authority"));
+    other = openAuthority(path.join(folder, "other"));
+    const names = "DNS:localhost,IP:127.0.0.1";
+    certificates = {
+      "its own": authority.issue("server", { names }),
+      "its own, by the common name": authority.issue("localhost"),
+      "its own, by name but not by address": authority.issue("127.0.0.1", { names: "DNS:localhost" }),
+      "its own, by address but not by name": authority.issue("localhost", { names: "IP:127.0.0.1" }),
+      "another's": authority.issue("localhost", { names: "DNS:db.example.com" }),
+      "a wildcard": authority.issue("server", { names: "DNS:*.localhost,DNS:*" }),
+      expired: authority.issue("localhost", { names, isExpired: true }),
+      "self-signed": selfSigned(path.join(folder, "self"), "localhost", names),
+      "from an authority nobody knows": other.issue("localhost", { names }),
+    };
+    writeFileSync(path.join(folder, "hba.conf"), hba);
+    const own = path.join(folder, "server");
+    mkdirSync(own);
+    present(certificates["its own"] as Certificate);
+    server = await startPostgres({
+      major,
+      settings: {
+        ssl: "on",
+        ssl_cert_file: path.join(own, "server.crt"),
+        ssl_key_file: path.join(own, "server.key"),
+        ssl_ca_file: authority.certificate,
+        hba_file: path.join(folder, "hba.conf"),
+      },
+    });
+    await server.createDatabase("encrypted");
+    await server.createDatabase("plain");
+    await server.createDatabase("closed");
+    await run(`create role ada login password '${adasPassword}'; create role bob login`);
+  });
+  afterAll(async () => {
+    vi.unstubAllEnvs();
+    await server.stop();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  /** Puts a certificate where the server looks for it. */
+  function present({ certificate, key }: Certificate) {
+    const [crt, secret] = [path.join(folder, "server/server.crt"), path.join(folder, "server/server.key")];
+    copyFileSync(certificate, crt);
+    copyFileSync(key, secret);
+    chmodSync(secret, 0o600);
+    const { uid, gid } = serverUser();
+    if (uid !== undefined && gid !== undefined) chownSync(secret, uid, gid);
+  }
+
+  async function serve(certificate: Certificate) {
+    present(certificate);
+    await run("select pg_reload_conf()");
+    await sleep(200); // the postmaster reads it after the answer
+  }
+
+  async function run(text: string) {
+    const database = openDatabase({ connect: server.url, connections: 1 });
+    await database.script(text).finally(database.close);
+  }
+
+  const address = (
+    query: Record<string, string>,
+    { host = "localhost", user = "postgres", database = "postgres" } = {},
+  ) =>
+    `postgres://${user}@${host}:${server.port}/${database}?${Object.entries({ connect_timeout: "5", ...query })
+      .map(([name, value]) => `${name}=${encodeURIComponent(value)}`)
+      .join("&")}`;
+
+  test.each([
+    "its own",
+    "its own, by the common name",
+    "its own, by name but not by address",
+    "its own, by address but not by name",
+    "another's",
+    "a wildcard",
+    "expired",
+    "self-signed",
+    "from an authority nobody knows",
+  ])("does what psql does when the server's certificate is %s", async (name) => {
+    await serve(certificates[name] as Certificate);
+
+    const urls = modes.flatMap((sslmode) =>
+      ["localhost", "127.0.0.1"].flatMap((host) => [
+        address({ sslmode }, { host }),
+        address({ sslmode, sslrootcert: authority.certificate }, { host }),
+      ]),
+    );
+    const outcomes = await asPsql(question, [
+      ...urls,
+      address(
+        { sslmode: "verify-full", sslrootcert: authority.certificate, hostaddr: "127.0.0.1" },
+        { host: "a.localhost" },
+      ),
+      address(
+        { sslmode: "verify-full", sslrootcert: authority.certificate, hostaddr: "127.0.0.1" },
+        { host: "a.b.localhost" },
+      ),
+    ]);
+
+    // Both being refused everywhere would be equal, too.
+    expect(new Set(outcomes).size).toBeGreaterThan(1);
+  });
+
+  test("does what psql does where pg_hba.conf wants TLS, or none, or nobody", async () => {
+    await serve(certificates["its own"] as Certificate);
+
+    const outcomes = await asPsql(
+      question,
+      ["encrypted", "plain", "closed"].flatMap((database) =>
+        modes.map((sslmode) => address({ sslmode, sslrootcert: authority.certificate }, { database })),
+      ),
+    );
+
+    const [encrypted, plain, refused] = ["encrypted", "plain", "refused"];
+    expect(outcomes).toEqual([
+      ...[refused, encrypted, encrypted, encrypted, encrypted, encrypted],
+      ...[plain, plain, plain, refused, refused, refused],
+      ...[refused, refused, refused, refused, refused, refused],
+    ]);
+  });
+
+  test("does what psql does when the server asks for a certificate of the client", async () => {
+    await serve(certificates["its own"] as Certificate);
+    const bob = authority.issue("bob");
+    const stolen = path.join(folder, "stolen.key");
+    copyFileSync(bob.key, stolen);
+    chmodSync(stolen, 0o644);
+    const shown: Record<string, string>[] = [
+      {},
+      { sslcert: bob.certificate, sslkey: bob.key },
+      { sslcert: bob.certificate, sslkey: stolen },
+      { sslcert: bob.certificate, sslkey: path.join(folder, "nowhere.key") },
+      { sslcert: path.join(folder, "nowhere.crt"), sslkey: bob.key },
+      identity(authority.issue("alice")),
+      identity(other.issue("bob")),
+      identity(authority.issue("bob", { isExpired: true })),
+    ];
+
+    const outcomes = await asPsql(
+      question,
+      shown.flatMap((files) => ["prefer", "require"].map((sslmode) => address({ sslmode, ...files }, { user: "bob" }))),
+    );
+
+    // Without a certificate of its own or for its own name, `prefer` comes in where pg_hba.conf does without TLS.
+    expect(outcomes).toEqual(
+      [
+        "plain",
+        "refused",
+        "encrypted",
+        "encrypted",
+        ...Array(4).fill(["plain", "refused"]),
+        ...Array(4).fill("refused"),
+      ].flat(),
+    );
+  });
+
+  test("does what psql does when the server's certificate was revoked", async () => {
+    const revoked = authority.issue("localhost", { names: "DNS:localhost" });
+    const sslcrl = authority.revoke(revoked);
+    const sslrootcert = authority.certificate;
+    await serve(revoked);
+
+    const outcomes = await asPsql(question, [
+      ...modes.map((sslmode) => address({ sslmode, sslrootcert, sslcrl })),
+      ...modes.map((sslmode) => address({ sslmode, sslrootcert })),
+      ...modes.map((sslmode) => address({ sslmode, sslcrl })),
+    ]);
+
+    expect(outcomes.slice(0, 6)).toEqual(["plain", "plain", "plain", "refused", "refused", "refused"]);
+    await serve(certificates["its own"] as Certificate);
+    expect(await asPsql(question, [address({ sslmode: "verify-full", sslrootcert, sslcrl })])).toEqual(["encrypted"]);
+  });
+
+  test("finds the files that psql finds without being told", async () => {
+    const own = path.join(home, ".postgresql");
+    onTestFinished(() => rmSync(own, { recursive: true }));
+    mkdirSync(own);
+    const bob = authority.issue("bob");
+    copyFileSync(bob.certificate, path.join(own, "postgresql.crt"));
+    copyFileSync(bob.key, path.join(own, "postgresql.key"));
+    copyFileSync(authority.certificate, path.join(own, "root.crt"));
+    const urls = modes.map((sslmode) => address({ sslmode }, { user: "bob" }));
+
+    await serve(certificates["its own"] as Certificate);
+    expect(await asPsql(question, urls)).toEqual(["plain", "plain", ...Array(4).fill("encrypted")]);
+    await serve(certificates["from an authority nobody knows"] as Certificate);
+    expect(await asPsql(question, urls)).toEqual(["plain", "plain", "plain", ...Array(3).fill("refused")]);
+  });
+
+  test("knows the TLS versions that psql knows", async () => {
+    await serve(certificates["its own"] as Certificate);
+
+    await asPsql(question, [
+      address({ sslmode: "require", ssl_min_protocol_version: "TLSv1.3" }),
+      address({ sslmode: "require", ssl_max_protocol_version: "TLSv1.2" }),
+      address({ sslmode: "require", ssl_min_protocol_version: "TLSv1.3", ssl_max_protocol_version: "TLSv1.2" }),
+    ]);
+  });
+
+  test("binds the password to the channel when it has to", async () => {
+    await serve(certificates["its own"] as Certificate);
+    const [password, channel_binding] = [adasPassword, "require"];
+
+    const outcomes = await asPsql(question, [
+      address({ password, channel_binding, sslmode: "require" }, { user: "ada" }),
+      address({ password, channel_binding, sslmode: "disable" }, { user: "ada" }),
+      address({ channel_binding, sslmode: "require" }),
+      address({ password: "wrong", channel_binding, sslmode: "require" }, { user: "ada" }),
+    ]);
+
+    expect(outcomes).toEqual(["encrypted", "refused", "refused", "refused"]);
+  });
+
+  test("begins with TLS at once when it is told to", async () => {
+    await serve(certificates["its own"] as Certificate);
+
+    const outcome = await byUs(question, address({ sslmode: "require", sslnegotiation: "direct" }));
+
+    // From 17 on; psql, too, has to be that new.
+    const expected = major >= 17 ? "encrypted" : "refused";
+    expect(outcome).toEqual({ postgres: expected, pg: expected });
+  });
+
+  test("trusts whom this machine trusts when sslrootcert is system", async () => {
+    await serve(certificates["its own"] as Certificate);
+
+    const database = openDatabase({ connect: address({ sslrootcert: "system" }), connections: 1 });
+    onTestFinished(() => database.close());
+
+    await expect(database.execute(raw(question))).rejects.toMatchObject({ code: "NOTIKA_CONNECT", kind: "tls" });
+  });
+});
+
+const adasPassword = "pass:w@rd/ ﬁ é";
+
+const identity = ({ certificate, key }: Certificate) => ({ sslcert: certificate, sslkey: key });
+
+const hba = `
+host     closed     all  all           reject
+hostssl  encrypted  all  all           trust
+hostnossl plain     all  all           trust
+host     encrypted,plain all all       reject
+hostssl  all        bob  all           trust clientcert=verify-full
+host     all        ada  all           scram-sha-256
+host     all        all  127.0.0.1/32  trust
+`;
+
+const question = "select case when ssl then 'encrypted' else 'plain' end from pg_stat_ssl where pid = pg_backend_pid()";
