@@ -1,23 +1,32 @@
 import type { Duplex } from "node:stream";
-import type { Pool, PoolConfig } from "pg";
-import postgres from "postgres";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Client, Pool, PoolConfig } from "pg";
 import type { Sql as Statement } from "sql-template-tag";
 import { openConnector } from "./connection/connector.ts";
-import { PgPool } from "./connection/pg.ts";
+import { PgClient, PgPool } from "./connection/pg.ts";
+import { openLending } from "./lending.ts";
+import { type Listener, type Listening, openListener } from "./listener.ts";
+import { query, transact } from "./statements.ts";
 
 /** Runs one statement now and gives its rows. */
 export type Execute = <Row extends object = Record<string, unknown>>(statement: Statement) => Promise<Row[]>;
 
-/** A Postgres, on a server or in this process. */
-export interface Database {
+/** What runs statements. */
+export interface Statements {
   execute: Execute;
   /** Runs statements in one READ COMMITTED transaction: all of them, or, when `work` throws, none. */
   transaction<T>(work: (execute: Execute) => Promise<T>): Promise<T>;
+}
+
+/** A Postgres, on a server or in this process. */
+export interface Database extends Statements {
   /** Runs a whole SQL file, several statements without parameters, in one implicit transaction unless it has its own. */
   script(text: string): Promise<void>;
-  /** Calls `onNotification` for each NOTIFY; listens again by itself after a lost connection. */
-  listen(channel: string, onNotification: (payload: string) => void): Promise<() => Promise<void>>;
-  /** Connections for graphile-worker. */
+  /** The same for statements that take no longer: later they fail, and their connection is closed. */
+  within(milliseconds: number): Statements;
+  /** Hears NOTIFY, where that is possible, on a connection of its own, which it opens again when it is lost. */
+  listen(listening: Listening): Listener;
+  /** The connections of all the others, and of graphile-worker. */
   readonly pool: Pool;
   close(): Promise<void>;
 }
@@ -25,95 +34,89 @@ export interface Database {
 export interface DatabaseOptions {
   /** Where the server is, as libpq reads it, or what connects to a Postgres in this process. */
   connect: string | (() => Duplex);
+  /** The same database past a pooler that has no LISTEN. */
+  direct?: string | undefined;
   connections?: number;
   onNotice?: (message: string) => void;
 }
 
 /** Opens a database lazily: nothing connects before the first statement. */
-export function openDatabase({ connect, connections = 4, onNotice }: DatabaseOptions): Database {
+export function openDatabase({ connect, direct, connections = 4, onNotice }: DatabaseOptions): Database {
   const access = typeof connect === "string" ? toServer(connect) : toProcess(connect);
-  const client = openClient(access, connections, onNotice);
+  const toListen = direct === undefined ? access : toServer(direct);
+  const pool = openPool(access, connections, onNotice);
+  const lend = openLending(pool);
+  const within = (milliseconds?: number): Statements => ({
+    execute: (statement) => lend((client) => query(client, statement), milliseconds) as never,
+    transaction: (work) => lend((client) => transact(client, work), milliseconds),
+  });
 
-  const executeOn =
-    (on: postgres.Sql | postgres.TransactionSql): Execute =>
-    async (statement) =>
-      [...(await on.unsafe(statement.text, statement.values as postgres.ParameterOrJSON<never>[]))] as never;
-
-  let pool: Pool | undefined;
+  const listeners = new Set<Listener>();
+  let closed: Promise<unknown> | undefined;
   return {
-    execute: executeOn(client),
-    transaction: (work) => client.begin("isolation level read committed", (tx) => work(executeOn(tx))) as never,
+    ...within(),
+    within,
+    pool,
     async script(text) {
-      await client.unsafe(text).simple();
+      await lend((client) => client.query(text));
     },
-    async listen(channel, onNotification) {
-      const { unlisten } = await client.listen(channel, onNotification);
-      return unlisten;
-    },
-    get pool() {
-      pool ??= openPool(access, connections);
-      return pool;
+    listen(listening) {
+      const listener = openListener({
+        ...listening,
+        connect: () => openClient(toListen),
+        notify: (channel) => pool.query("select pg_notify($1, '')", [channel]),
+      });
+      listeners.add(listener);
+      return listener;
     },
     async close() {
-      await Promise.all([client.end({ timeout: 5 }), pool?.end()]);
+      closed ??= Promise.all([
+        ...[...listeners].map((listener) => listener.close()),
+        // A task that does not end keeps its connection.
+        Promise.race([pool.end(), sleep(5000, undefined, { ref: false })]),
+      ]);
+      await closed;
     },
   };
 }
 
-/** What both drivers are given, so that both do the same. */
-interface Access {
-  connect: () => Duplex;
-  user: string;
-  database: string;
-  password: () => string;
-  startup: { application_name: string; options?: string };
-}
+/** What every connection is made with. */
+type Access = Pick<PoolConfig, "stream" | "user" | "database" | "password" | "application_name" | "options">;
 
 function toServer(text: string): Access {
   const { settings, connect, password } = openConnector(text);
   const { user, database, startup } = settings;
-  return { connect, user, database, password, startup };
+  return { stream: connect, user, database, password, ...startup };
 }
 
 function toProcess(connect: () => Duplex): Access {
-  const startup = { application_name: "notika" };
-  return { connect, user: "postgres", database: "postgres", password: () => "", startup };
+  return { stream: connect, user: "postgres", database: "postgres", password: "", application_name: "notika" };
 }
 
-function openClient(
-  { connect, user, database, password, startup }: Access,
-  connections: number,
-  onNotice: DatabaseOptions["onNotice"],
-) {
-  return postgres({
-    // `socket` works but is missing from the type file.
-    ...({ socket: async () => connect() } as object),
-    user,
-    database,
-    pass: password,
-    ssl: false,
-    max: connections,
-    prepare: false, // a transaction-mode pooler hands each statement to another server connection
-    connect_timeout: 0, // the stream has its own
-    connection: startup,
-    onnotice: (notice) => onNotice?.(notice.message ?? ""),
-  });
-}
+/** What the stream has done already must not be done again, whatever the environment says. */
+const unencrypted = { ssl: false, ...({ sslnegotiation: "postgres" } as object) };
 
-function openPool({ connect, user, database, password, startup }: Access, connections: number): Pool {
+function openPool(access: Access, connections: number, onNotice: DatabaseOptions["onNotice"]): Pool {
   const pool = new PgPool({
-    stream: connect as NonNullable<PoolConfig["stream"]>,
-    user,
-    database,
-    password,
-    ...startup,
-    ssl: false,
-    // Not from the environment: the stream is encrypted already.
-    ...({ sslnegotiation: "postgres" } as object),
+    ...access,
+    ...unencrypted,
     max: connections,
+    idleTimeoutMillis: 60_000,
+    maxLifetimeSeconds: 3600,
   });
   // graphile-worker wants both; a broken idle connection is replaced by the pool, what was running on it reports for itself.
   pool.on("error", () => {});
-  pool.on("connect", (client) => void client.on("error", () => {}));
+  pool.on("connect", (client) => {
+    client.on("error", () => {});
+    client.on("notice", ({ message }) => onNotice?.(message ?? ""));
+  });
   return pool;
+}
+
+/** A connection of its own, for short questions; whoever opens it ends it. */
+async function openClient(access: Access): Promise<Client> {
+  const client = new PgClient({ ...access, ...unencrypted, query_timeout: 10_000 });
+  client.on("error", () => {}); // what was running on it reports for itself
+  await client.connect();
+  return client;
 }

@@ -1,8 +1,10 @@
 import sql from "sql-template-tag";
-import type { Database } from "./database.ts";
+import type { Database, Statements } from "./database.ts";
 import type { Log } from "./log.ts";
 
 export interface Dispatcher {
+  /** Looks for events now: somebody has notified. */
+  wake(): void;
   /** Resolves when the dispatcher has stopped. */
   stop(): Promise<void>;
 }
@@ -10,54 +12,59 @@ export interface Dispatcher {
 interface Setting {
   database: Database;
   log: Log;
+  /** Whether a NOTIFY would be heard. */
+  hears: () => boolean;
   /** Is told how many events became jobs. */
   onDispatch: (events: number) => void;
 }
 
 const batch = 1000;
-const pause = { few: 5, first: 50, longest: 1000, failed: 100, failedLongest: 10_000, answer: 30_000 }; // milliseconds
+const pause = {
+  few: 5,
+  // Without LISTEN an event waits half of this in the median, as long as the last one is not older than `lively`.  A
+  // shorter pause would be felt by the database, and who comes after a silence waits half of the longest.
+  first: 50,
+  lively: 10_000,
+  longest: 1000,
+  failed: 100,
+  failedLongest: 10_000,
+  answer: 30_000,
+}; // milliseconds
 
 /**
  * Hands events over as they come: at once while there are more, then at longer and longer intervals, unless a writer
  * notifies.  Any number of dispatchers may run; the database lets one at a time.
  */
-export function startDispatcher({ database, log, onDispatch }: Setting): Dispatcher {
+export function startDispatcher({ database, log, hears, onDispatch }: Setting): Dispatcher {
   const bell = openBell();
+  // A connection that hangs must not stop the hand-over for good.
+  const statements = database.within(pause.answer);
   let stopping = false;
-  let listening = false;
-
-  const unlisten = database
-    .listen("notika", bell.ring)
-    .then((unlisten) => {
-      listening = true;
-      return unlisten;
-    })
-    .catch((error: Error) => {
-      log.warn("cannot listen: new events are found by polling", { error: error.message });
-      return async () => {};
-    });
 
   async function loop() {
     let idle = pause.first;
+    let livelyUntil = 0;
     let asleep = false;
     let failures = 0;
     while (!stopping) {
       try {
-        const events = await answered(dispatch(database));
+        const events = await dispatch(statements);
         if (failures > 0) log.info("the database is back");
         failures = 0;
         if (events) {
           onDispatch(events);
           idle = pause.first;
+          livelyUntil = Date.now() + pause.lively;
           asleep = false;
           if (events < batch) await bell.wait(pause.few);
         } else {
-          if (events === 0 && listening && !asleep) {
-            asleep = await answered(doze(database));
+          asleep &&= hears();
+          if (events === 0 && hears() && !asleep) {
+            asleep = await doze(statements);
             if (asleep) continue; // look once more: somebody may have written in between, unseen
           }
           await bell.wait(idle);
-          idle = Math.min(idle * 2, pause.longest);
+          if (hears() || Date.now() > livelyUntil) idle = Math.min(idle * 2, pause.longest);
         }
       } catch (error) {
         if (failures === 0) log.error("cannot dispatch, trying again", { error: (error as Error).message });
@@ -69,36 +76,27 @@ export function startDispatcher({ database, log, onDispatch }: Setting): Dispatc
 
   const stopped = loop();
   return {
+    wake: bell.ring,
     async stop() {
       stopping = true;
       bell.ring();
       await stopped;
-      await (await unlisten)().catch(() => {});
     },
   };
 }
 
-/** Fails when the database does not answer: a connection that hangs must not stop the hand-over for good. */
-async function answered<T>(work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer in ${pause.answer} ms`)), pause.answer);
-  });
-  return Promise.race([work, late]).finally(() => clearTimeout(timer));
-}
-
 /** How many events were handed over; null: somebody else is at it. */
-async function dispatch(database: Database): Promise<number | null> {
+async function dispatch({ transaction }: Statements): Promise<number | null> {
   // In a transaction of its own, which is READ COMMITTED whatever the database's default is.
-  const [row] = await database.transaction((execute) =>
+  const [row] = await transaction((execute) =>
     execute<{ events: number | null }>(sql`select notika.dispatch(${batch}::int) as events`),
   );
   return row?.events ?? null;
 }
 
 /** Whether from now on every writer notifies. */
-async function doze(database: Database): Promise<boolean> {
-  const [row] = await database.execute<{ asleep: boolean }>(sql`select notika._doze() as asleep`);
+async function doze({ execute }: Statements): Promise<boolean> {
+  const [row] = await execute<{ asleep: boolean }>(sql`select notika._doze() as asleep`);
   return row?.asleep === true;
 }
 

@@ -21,6 +21,8 @@ export interface Runner {
 export interface RunnerOptions {
   /** Default: the environment's DATABASE_URL, or what its PGHOST, PGDATABASE or PGSERVICE say. */
   url?: string;
+  /** The same database past a transaction-mode pooler, to LISTEN there; default: the environment's NOTIKA_DIRECT_URL. */
+  directUrl?: string;
   /** The folder of the task modules, or what they export, by name. */
   tasks: string | Record<string, unknown>;
   /** How many runs at a time; default 10. */
@@ -29,7 +31,7 @@ export interface RunnerOptions {
 }
 
 /** Starts a runner for the database at `url`.  Any number of them may run side by side. */
-export async function createRunner({ url, tasks, ...options }: RunnerOptions): Promise<Runner> {
+export async function createRunner({ url, directUrl, tasks, ...options }: RunnerOptions): Promise<Runner> {
   const connect = namedDatabase(url);
   if (connect === undefined) {
     throw new NotikaError("NOTIKA_NO_DATABASE", "no database was named", {
@@ -45,7 +47,8 @@ export async function createRunner({ url, tasks, ...options }: RunnerOptions): P
           : "Give createRunner tasks.",
     });
   }
-  const database = openDatabase({ connect, connections: (options.concurrency ?? 10) + 2 });
+  const direct = directUrl ?? process.env.NOTIKA_DIRECT_URL;
+  const database = openDatabase({ connect, direct, connections: (options.concurrency ?? 10) + 2 });
   try {
     const runner = await startRunner({ database, tasks: loaded, ...options });
     await warnOfUnpublished(database, loaded, options.log ?? textLog);
@@ -83,20 +86,29 @@ export async function startRunner({
     ),
     onStart: (id) => heartbeat.beat(id),
   });
-  const dispatcher = startDispatcher({ database, log, onDispatch: worker.nudge });
+  const listener = database.listen({
+    channels: {
+      notika: () => dispatcher.wake(),
+      "jobs:insert": (payload) => worker.nudge(jobsIn(payload)), // by graphile-worker's add_job, wherever it is called
+    },
+    onChange(hears, reason) {
+      if (hears) log.info("new events are notified");
+      else log.warn("new events are found by polling", { reason });
+    },
+  });
+  const dispatcher = startDispatcher({ database, log, hears: () => listener.hears, onDispatch: worker.nudge });
+  const { execute, transaction } = database.within(60_000);
   const heartbeat = openHeartbeat(async (id) => {
     const names = JSON.stringify(Object.keys(tasks));
-    await database.execute(sql`
+    await execute(sql`
       select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
                array(select json_array_elements_text(${names}::text::json)))`);
-    const done = await database.transaction((execute) =>
-      execute<{ did: string }>(sql`select notika.maintain() as did`),
-    );
+    const done = await transaction((execute) => execute<{ did: string }>(sql`select notika.maintain() as did`));
     for (const { did } of done) log.info(did);
     await check();
   }, log);
   const check = atMostEvery(60_000, async () => {
-    const found = await database.transaction((execute) =>
+    const found = await transaction((execute) =>
       execute<{ detail: string }>(
         sql`select finding, workflow, detail, remedy from notika.check() where severity = 'error'`,
       ),
@@ -107,9 +119,14 @@ export async function startRunner({
   return {
     async stop(deadline = 10_000) {
       heartbeat.stop();
-      await Promise.all([dispatcher.stop(), worker.stop(deadline)]);
+      await Promise.all([listener.close(), dispatcher.stop(), worker.stop(deadline)]);
     },
   };
+}
+
+/** How many jobs a notification speaks of; anybody may send one that says nothing. */
+function jobsIn(payload: string): number {
+  return Number(/"count"\s*:\s*(\d+)/.exec(payload)?.[1] ?? 1);
 }
 
 async function checkVersion(database: Database) {

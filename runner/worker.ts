@@ -1,13 +1,14 @@
 import { EventEmitter } from "node:events";
 import { setTimeout } from "node:timers/promises";
 import { Logger, run, type Task, type WorkerEvents, type WorkerPool } from "graphile-worker";
+import type { Pool } from "pg";
 import sql from "sql-template-tag";
 import type { Database } from "./database.ts";
 import type { Log } from "./log.ts";
 import type { makeTask } from "./run.ts";
 
 export interface Worker {
-  /** Says that there are new jobs, where LISTEN does not. */
+  /** Says that there are new jobs. */
   nudge(jobs: number): void;
   /** Lets what runs finish, for so many milliseconds; then aborts it and gives it to others. */
   stop(deadline: number): Promise<void>;
@@ -65,7 +66,7 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
       events.on("worker:getJob:error", ({ error }) => log.warn("cannot get jobs", { error: describe(error) }));
       try {
         const runner = await run({
-          pgPool: database.pool,
+          pgPool: deaf(database.pool),
           taskList,
           events,
           logger: quiet(log),
@@ -86,9 +87,12 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
 
   async function leave() {
     if (!pool) return;
-    await database.execute(sql`select notika._leave(${pool.id})`).catch((error) => {
-      log.warn("cannot free the jobs of this runner; others will in a minute", { error: describe(error) });
-    });
+    await database
+      .within(10_000)
+      .execute(sql`select notika._leave(${pool.id})`)
+      .catch((error) => {
+        log.warn("cannot free the jobs of this runner; others will in a minute", { error: describe(error) });
+      });
     pool = undefined;
   }
 
@@ -108,6 +112,20 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
       timer.abort();
     },
   };
+}
+
+/**
+ * A pool that never gives graphile-worker the connection that it would LISTEN on, which it asks for with a callback: the
+ * runner listens itself.  Through a transaction-mode pooler that LISTEN would stay on a server connection of others.
+ */
+function deaf(pool: Pool): Pool {
+  const connect = (callback?: unknown) => (callback ? undefined : pool.connect());
+  return new Proxy(pool, {
+    get(_, name) {
+      const value = Reflect.get(pool, name);
+      return name === "connect" ? connect : typeof value === "function" ? value.bind(pool) : value;
+    },
+  });
 }
 
 // What becomes of runs is said by the runner itself.

@@ -115,7 +115,7 @@ describe("install", () => {
   test("does not stop the graphile-workers that the database already has", async () => {
     await using database = await openEmpty();
     const heard: string[] = [];
-    await database.listen("worker:migrate", (payload) => heard.push(payload));
+    await database.listen({ channels: { "worker:migrate": (payload) => heard.push(payload) } }).known;
 
     await install(database);
     await database.execute(sql`select pg_notify('worker:migrate', 'the end')`);

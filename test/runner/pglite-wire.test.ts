@@ -39,7 +39,7 @@ afterEach(async () => {
 
 afterAll(() => db.close());
 
-describe("postgres.js over the wire", () => {
+describe("the database over the wire", () => {
   test("a transaction has the backend to itself until it commits", async () => {
     const order: string[] = [];
 
@@ -76,7 +76,7 @@ describe("postgres.js over the wire", () => {
     await expect(database.execute(sql`insert into account values (1, 100)`)).rejects.toMatchObject({
       code: "23505",
       detail: "Key (id)=(1) already exists.",
-      constraint_name: "account_pkey",
+      constraint: "account_pkey",
     });
     await expect(database.execute(sql`select nonsense(1)`)).rejects.toMatchObject({
       code: "42883",
@@ -86,7 +86,7 @@ describe("postgres.js over the wire", () => {
 
   test("a notification reaches another connection", async () => {
     const heard: string[] = [];
-    await database.listen("news", (payload) => heard.push(payload));
+    await database.listen({ channels: { news: (payload) => heard.push(payload) } }).known;
 
     await database.execute(sql`select pg_notify('news', 'extra')`);
 
@@ -246,7 +246,7 @@ describe("a transaction that sits idle while others wait", () => {
     expect(await database.execute(sql`select id from account`)).toEqual([{ id: 1 }]);
   });
 
-  test("fails in postgres.js too, in place of a wait for ever", async () => {
+  test("fails, in place of a wait for ever", async () => {
     const tangled = database.transaction(async (execute) => {
       await execute(sql`insert into account values (1, 100)`);
       await database.execute(sql`select 1`); // on a second connection, which waits for the first

@@ -176,10 +176,11 @@ async function listen(db: Arena) {
   const session = await db.connect();
   let heard = 0;
   let wake = () => {};
-  await session.database.listen("notika", () => {
+  const notika = () => {
     heard++;
     wake();
-  });
+  };
+  await session.database.listen({ channels: { notika } }).known;
   return {
     count: () => heard,
     /** Waits until so many notifications have come; false: it took too long. */
