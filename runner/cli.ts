@@ -12,6 +12,9 @@ Try it
                               --port 54320  --data .notika
 
 Set up a database
+  notika grant ROLE           print the SQL that gives a role what it needs to own Notika:
+                              --schema app  --tables app.users,app.orders
+                              --revoke to take it back  --apply to run it
   notika install              put Notika into the database
   notika sql                  print the same as one SQL file, for psql
   notika plan [WORKFLOW…]     show what publish would do
@@ -24,6 +27,8 @@ Set up a database
                               --schema schema.sql needs no database, and takes the tasks'
   notika unpublish WORKFLOW…  take their triggers away; what was captured still runs
   notika upgrade              bring Notika in the database up to this version
+  notika uninstall            take Notika away: --dry-run says what it would do;
+                              --force even while a runner is alive
 
 Run it
   notika run                  run tasks until stopped: --concurrency 10  --deadline 10 (seconds)
@@ -43,8 +48,10 @@ Exit codes: 0 done, 1 failed, 2 misuse
 
 const commands: Record<string, () => Promise<{ command: Command }>> = {
   dev: () => import("./commands/dev.ts"),
+  grant: () => import("./commands/grant.ts"),
   install: () => import("./commands/install.ts"),
   upgrade: () => import("./commands/install.ts"),
+  uninstall: () => import("./commands/uninstall.ts"),
   sql: () => import("./commands/sql.ts"),
   plan: () => import("./commands/plan.ts"),
   publish: () => import("./commands/publish.ts"),

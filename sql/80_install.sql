@@ -144,6 +144,8 @@ begin
     perform notika._set_busy(false);
     return query select 'orphan', 'removed', v_statement;
   end loop;
+
+  return query select * from notika._install_rights();
 end;
 $$;
 

@@ -46,5 +46,9 @@ drop function if exists notika._see_publications();
 --!include 70_guard.sql
 --!include 72_judge.sql
 --!include 75_ways_out.sql
+--!include 80_install.sql
+--!include 82_roles.sql
+--!include 84_owner.sql
+--!include 86_uninstall.sql
 --!include 90_grants.sql
 alter table notika.workflow drop column if exists old_relation;

@@ -2,6 +2,7 @@ import { UsageError } from "../../errors.ts";
 import { loadTasks } from "../../tasks.ts";
 import type { Trigger } from "../../workflow.ts";
 import { type Context, jsonOption, tasksOption, urlOption } from "./command.ts";
+import { items } from "./items.ts";
 
 const triggerOptions = {
   table: { type: "string" },
@@ -60,8 +61,4 @@ function described(values: Given["values"] & { table: string }): Trigger {
     onRename: values["on-rename"],
   };
   return Object.fromEntries(Object.entries(trigger).filter(([, value]) => value !== undefined)) as unknown as Trigger;
-}
-
-function items(text: string | undefined): string[] | undefined {
-  return text?.split(",").map((item) => item.trim());
 }

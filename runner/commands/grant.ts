@@ -1,0 +1,40 @@
+import { UsageError } from "../errors.ts";
+import { grant, type Statement } from "../grant.ts";
+import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { items } from "./support/items.ts";
+
+export const command: Command = defineCommand({
+  options: {
+    ...urlOption,
+    ...jsonOption,
+    schema: { type: "string" },
+    tables: { type: "string" },
+    revoke: { type: "boolean", default: false },
+    apply: { type: "boolean", default: false },
+  },
+  takesArguments: true,
+  async run({ values, arguments: [role, ...others], database }) {
+    if (role === undefined || others.length > 0) {
+      throw new UsageError("grant needs one role", { hint: "For instance: notika grant notika --schema app" });
+    }
+    const { revoke, apply } = values;
+    const schemas = items(values.schema);
+    const tables = items(values.tables);
+
+    const statements = await grant(database, { role, schemas, tables, revoke, apply });
+
+    output(values.json, statements, (statements) => script(role, statements));
+    if (!revoke && !schemas && !tables) {
+      process.stderr.write("no tables were named: --schema app, or --tables app.users,app.orders\n");
+    }
+    if (apply) process.stderr.write(`${statements.length} statements were run\n`);
+    return 0;
+  },
+});
+
+function script(role: string, statements: Statement[]): string {
+  if (statements.length === 0) return `-- nothing to do for role ${role}\n`;
+  return statements
+    .map(({ statement, reason }) => `${reason ? `${reason.replace(/^/gm, "-- ")}\n` : ""}${statement};\n`)
+    .join("");
+}

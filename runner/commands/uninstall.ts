@@ -1,0 +1,30 @@
+import sql from "sql-template-tag";
+import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { table } from "./support/table.ts";
+
+export const command: Command = defineCommand({
+  options: {
+    ...urlOption,
+    ...jsonOption,
+    "dry-run": { type: "boolean", default: false },
+    force: { type: "boolean", default: false },
+  },
+  async run({ values, database }) {
+    const rows = await database.transaction((execute) =>
+      execute<{ step: string; outcome: string; detail: string }>(sql`
+        select step, outcome, detail
+          from notika.uninstall(dry_run => ${values["dry-run"]}::text::boolean, force => ${values.force}::text::boolean)`),
+    );
+    const isLeft = ({ outcome }: { outcome: string }) => outcome === "not removed";
+    const report = {
+      steps: rows.filter((row) => !isLeft(row)),
+      left: rows.filter(isLeft).map(({ detail }) => detail),
+    };
+
+    output(values.json, report, ({ steps, left }) => {
+      const rest = left.length > 0 ? `\n-- What is left is for an administrator:\n${left.join("\n")}\n` : "";
+      return table(steps) + rest;
+    });
+    return 0;
+  },
+});

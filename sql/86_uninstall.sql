@@ -1,0 +1,181 @@
+-- uninstall(): takes Notika away and leaves nothing, or says what is in the way.  The owner need not own
+-- a published table: whoever owns a trigger's function may drop it, and the trigger goes along.
+
+create or replace function notika._outside_dependents()
+  returns setof text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with ours (classid, objid) as (
+    select 'pg_class'::regclass::oid, c.oid from pg_class as c
+     where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+    union all
+    select 'pg_proc'::regclass, p.oid from pg_proc as p
+     where p.pronamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+    union all
+    select 'pg_type'::regclass, t.oid from pg_type as t
+     where t.typnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+  ), dependent as (
+    select distinct d.classid, d.objid
+      from ours as o
+      join pg_depend as d on d.refclassid = o.classid and d.refobjid = o.objid and d.deptype = 'n'
+  ), holder (classid, objid, namespace) as (
+    -- A view depends by its rule, a default by its column's table.
+    select 'pg_class'::regclass::oid, c.oid, c.relnamespace
+      from dependent as d
+      left join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+      left join pg_attrdef as a on d.classid = 'pg_attrdef'::regclass and a.oid = d.objid
+      join pg_class as c
+        on c.oid = coalesce(r.ev_class, a.adrelid,
+                            case when d.classid = 'pg_class'::regclass then d.objid end)
+    union
+    select d.classid, p.oid, p.pronamespace
+      from dependent as d
+      join pg_proc as p on d.classid = 'pg_proc'::regclass and p.oid = d.objid
+    union
+    select d.classid, k.oid, k.connamespace
+      from dependent as d
+      join pg_constraint as k on d.classid = 'pg_constraint'::regclass and k.oid = d.objid
+    union
+    select d.classid, t.oid, c.relnamespace
+      from dependent as d
+      join pg_trigger as t on d.classid = 'pg_trigger'::regclass and t.oid = d.objid
+       and t.tgname !~ '^notika_[0-9]+_(insert|update|delete)$'
+      join pg_class as c on c.oid = t.tgrelid
+  )
+  select pg_describe_object(h.classid, h.objid, 0)
+    from holder as h
+   where h.namespace not in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+   order by 1;
+$$;
+
+comment on function notika._outside_dependents() is
+  'What somebody has built on Notika''s tables, views and functions, and would go along with them.';
+
+create or replace function notika._obstacles()
+  returns table (obstacle text, detail text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('runner %s on %s', r.pid, r.host),
+         format('alive, heard of %s seconds ago',
+                extract(epoch from clock_timestamp() - r.seen_at)::integer)
+    from notika.runner as r
+   where r.seen_at > clock_timestamp() - interval '1 minute'
+  union all
+  select o, 'depends on Notika and would be dropped along'
+    from notika._outside_dependents() as o;
+$$;
+
+comment on function notika._obstacles() is 'What keeps uninstall from going ahead unless it is forced.';
+
+create or replace function notika.uninstall(dry_run boolean default false, force boolean default false)
+  returns table (step text, outcome text, detail text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+  set client_min_messages = warning -- what is dropped along is what was meant
+  -- Shorter than the second after which Postgres looks for deadlocks: should a writer and this wait
+  -- for each other's tables, it is this that gives up.
+  set lock_timeout = '500ms'
+as $$
+declare
+  v_done constant text := case when dry_run then 'would be removed' else 'removed' end;
+  v_obstacles text;
+  v_count bigint;
+  v_workflows notika.workflow[];
+  v_workflow notika.workflow;
+  v_left text[];
+  v_place text := 'notika';
+begin
+  select string_agg(format('%s (%s)', o.obstacle, o.detail), '; ') into v_obstacles
+    from notika._obstacles() as o;
+  if v_obstacles is not null and not force and not dry_run then
+    raise exception 'cannot uninstall notika: %', v_obstacles
+      using errcode = 'object_in_use',
+            detail = 'A runner that has stopped is forgotten at once, one that died within a minute.',
+            hint = 'Stop the runners and drop what depends on Notika, or take both along: '
+                   'select * from notika.uninstall(force => true);';
+  end if;
+  return query
+    select o.obstacle, case when dry_run then 'in the way' else 'overridden' end, o.detail
+      from notika._obstacles() as o;
+
+  select count(*) into v_count
+    from notika.runs as r
+   where r.state not in ('done', 'failed', 'cancelled', 'expired');
+  if v_count > 0 then
+    return query select 'runs', 'lost', format('%s have not ended and never will', v_count);
+  end if;
+  select count(*) into v_count from notika.run_log;
+  return query select 'history', v_done, format('the outcomes of %s runs', v_count);
+
+  -- All is read before anything goes: a table that is being read cannot be dropped.
+  v_workflows := array(
+    select w from notika.workflow as w where w.unpublished_at is null order by w.name
+  );
+  v_left := array(
+    select r.statement || ';' from notika._owner_revokes(current_user, null, null) as r
+  );
+  if not dry_run then
+    set constraints all immediate; -- what waits for the commit would keep its tables
+    perform notika._set_busy(true);
+  end if;
+
+  foreach v_workflow in array v_workflows loop
+    v_place := coalesce(notika._quoted(v_workflow.relation), v_workflow.table_name);
+    return query
+      select format('workflow %s', v_workflow.name), v_done,
+             format('triggers on %s', coalesce(string_agg(
+               distinct notika._quoted(t.relation), ', '), 'nothing'))
+        from notika._triggers(v_workflow.workflow_id) as t;
+    if not dry_run then
+      perform notika._unpin(v_workflow.workflow_id);
+    end if;
+  end loop;
+
+  v_place := 'notika';
+  return query
+    select format('event trigger %s', e.evtname), v_done, format('on %s', e.evtevent)
+      from pg_event_trigger as e
+      join pg_proc as p on p.oid = e.evtfoid and p.pronamespace = 'notika'::regnamespace
+     order by e.evtname;
+  return query
+    select format('schema %s', s.name), v_done,
+           (select format('%s tables and views', count(*))
+              from pg_class as c
+             where c.relnamespace = s.name::regnamespace and c.relkind in ('r', 'v'))
+      from unnest('{notika_worker,notika}'::text[]) as s (name);
+  if not dry_run then
+    -- Whoever owns the function of an event trigger may drop it with the trigger.
+    drop function notika._guard_start() cascade;
+    drop function notika._guard_end() cascade;
+    drop function notika._guard_drop() cascade;
+    drop schema notika_worker cascade;
+    drop schema notika cascade;
+  end if;
+
+  -- From here on this function is gone itself, and only Postgres' own are called.
+  return query
+    select 'left to an administrator', 'not removed', l.statement
+      from unnest(v_left) with ordinality as l (statement, place)
+     order by l.place;
+exception when lock_not_available then
+  raise exception 'cannot uninstall notika: % is locked', v_place
+    using errcode = 'lock_not_available',
+          detail = 'It was waited for half a second; longer would hold up the application. Nothing was removed.',
+          hint = format('Try again. Who holds it: select pid, mode, relation::regclass from pg_locks '
+                        'where granted and %s;', case v_place
+                          when 'notika' then 'relation::regclass::text like ''notika%'''
+                          else format('relation = %L::regclass', v_place) end);
+end;
+$$;
+
+comment on function notika.uninstall(boolean, boolean) is
+  'Takes Notika away: triggers, functions, event triggers, jobs, both schemas. Refuses while a runner is '
+  'alive or something else depends on it, unless forced. dry_run: says what it would do, and does '
+  'nothing. What it leaves to others is given as SQL.';

@@ -1,0 +1,173 @@
+import { execFileSync } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { notikaCommand, start } from "../runner/process.ts";
+import type { Major } from "../support/binaries.ts";
+import { dumpSchema, listObjects } from "../support/dump.ts";
+import { findProgram, type Postgres, startPostgres } from "../support/postgres.ts";
+import { openSession, type Session } from "./cluster.ts";
+
+// An application as it is found: tables of a role that nobody logs in as, a writer that knows nothing of Notika,
+// an administrator who is no superuser.
+const application = `
+  create role app_owner;
+  create role dba login createrole;
+  create role writer login;
+  grant app_owner to dba;
+  create schema app authorization app_owner;
+  set role app_owner;
+  create table app.users (id bigint generated always as identity primary key, email text, name text);
+  create table app.orders (id bigint, at date, total numeric, primary key (id, at)) partition by range (at);
+  create table app.orders_2025 partition of app.orders for values from ('2025-01-01') to ('2026-01-01');
+  create table app.orders_2026 partition of app.orders for values from ('2026-01-01') to ('2027-01-01');
+  create table app.letters (id bigint primary key, reader text);
+  alter table app.letters enable row level security;
+  create policy own on app.letters using (reader = current_user);
+  create table app."Odd ""Names""" (id bigint primary key);
+  create type app.mood as enum ('fine');
+  revoke usage on type app.users from public;
+  grant usage on schema app to writer;
+  grant insert, select, update, delete on all tables in schema app to writer;
+  reset role;`;
+
+const tasks = {
+  welcome: `export default async ({ event, query }) => {
+    if (event.new.email === "down@example.com") throw new Error("the mail service is down");
+    if (event.new.email === "slow@example.com") await new Promise((go) => setTimeout(go, 60_000));
+  };`,
+  order: "export default async () => {};",
+};
+
+describe.each([15, 18] as Major[])("a role with the least rights, on PostgreSQL %i", (major) => {
+  let server: Postgres;
+  let folder: string;
+  let root: Session;
+  let url: (user: string) => string;
+  let before: { objects: Record<string, string>; dump: ReturnType<typeof dumpSchema> };
+
+  beforeAll(async () => {
+    folder = await mkdtemp(path.join(tmpdir(), "notika-least-"));
+    for (const [name, text] of Object.entries(tasks)) await writeFile(path.join(folder, `${name}.ts`), text);
+    server = await startPostgres({ major });
+    const address = await server.createDatabase("shop");
+    url = (user) => address.replace("postgres@", `${user}@`);
+    root = openSession(url("postgres"));
+    await root.database.script(`${application}
+      alter database shop owner to dba; revoke connect on database shop from public; grant connect on database shop to writer`);
+    before = { objects: await listObjects(url("postgres")), dump: dumpSchema(url("postgres"), major) };
+  });
+  afterAll(async () => {
+    await root?.close();
+    await server?.stop();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  const notika = (user: string, ...args: string[]) =>
+    start([...notikaCommand, ...args, "--url", url(user)], folder).ended;
+  const said = async (user: string, ...args: string[]) => {
+    const { code, stdout, stderr } = await notika(user, ...args);
+    expect({ code, stderr }, args.join(" ")).toEqual({ code: 0, stderr: expect.any(String) });
+    return stdout;
+  };
+  /** Runs SQL as an administrator would: in psql where there is one. */
+  const administer = async (script: string) => {
+    const psql = findProgram("psql");
+    if (psql) execFileSync(psql, ["-qX1", "-v", "ON_ERROR_STOP=1", "-d", url("dba")], { input: script, stdio: "pipe" });
+    else {
+      const dba = openSession(url("dba"));
+      await dba.database.script(script).finally(dba.close);
+    }
+  };
+
+  test("is made by what grant prints, which is then done", async () => {
+    const script = await said("dba", "grant", "notika", "--schema", "app");
+
+    console.log(script);
+    await administer(script);
+    expect(await said("dba", "grant", "notika", "--schema", "app")).toBe("-- nothing to do for role notika\n");
+  });
+
+  test("installs, publishes, and owns nothing but its two schemas", async () => {
+    expect(await said("notika", "install")).toMatch(/guard +limited/);
+    await said("notika", "publish", "welcome", "--table", "app.users", "--columns", "id,email");
+    await said("notika", "publish", "order", "--table", "app.orders", "--operations", "insert,update");
+    await said("notika", "publish", "letter", "--table", "app.letters");
+    await said("notika", "publish", "odd", "--table", 'app."Odd ""Names"""', "--columns", "id");
+
+    expect(
+      await root.query(`
+        select distinct (pg_identify_object(classid, objid, 0)).schema
+          from pg_shdepend
+         where refobjid = 'notika'::regrole and deptype = 'o' and classid <> 'pg_namespace'::regclass`),
+    ).toEqual(expect.arrayContaining([{ schema: "notika" }, { schema: "notika_worker" }]));
+    expect(
+      await root.query(`
+        select pg_describe_object(classid, objid, 0) as owned
+          from pg_shdepend
+         where refobjid = 'notika'::regrole and deptype = 'o'
+           and coalesce((pg_identify_object(classid, objid, 0)).schema, '') not in ('notika', 'notika_worker')`),
+    ).toEqual([{ owned: "schema notika" }, { owned: "schema notika_worker" }]);
+    expect(await root.query("select rolname from pg_roles where rolsuper")).toEqual([{ rolname: "postgres" }]);
+  });
+
+  test("captures what a role writes that has no right on notika, runs it, retries, cancels, upgrades", async () => {
+    const writer = openSession(url("writer"));
+    await writer.database.script(`
+      insert into app.users (email) values ('ada@example.com'), ('down@example.com');
+      insert into app.orders values (1, '2025-05-05', 5), (2, '2026-06-06', 6);
+      insert into app.letters values (1, 'writer');
+      insert into app."Odd ""Names""" values (1)`);
+    const runner = start([...notikaCommand, "run", "--tasks", ".", "--url", url("notika")], folder);
+    const states = async () =>
+      (JSON.parse(await said("notika", "runs", "--json")) as { run: string; workflow: string; state: string }[])
+        .map(({ workflow, state }) => `${workflow} ${state}`)
+        .sort();
+    await expect
+      .poll(states, { timeout: 30_000, interval: 500 })
+      .toEqual(["letter ready", "odd ready", "order done", "order done", "welcome done", "welcome retrying"]);
+
+    await root.query("update notika.setting set max_attempts = 1");
+    await writer.query("insert into app.users (email) values ('down@example.com'), ('slow@example.com')");
+    await expect.poll(states, { timeout: 30_000, interval: 500 }).toContain("welcome failed");
+    const failed = await root.value<string>("select run_id::text from notika.runs where state = 'failed'");
+    await said("notika", "retry", failed);
+    await expect.poll(states, { timeout: 30_000, interval: 500 }).toContain("welcome running");
+    const running = await root.value<string>("select run_id::text from notika.runs where state = 'running'");
+    await said("notika", "cancel", running);
+    expect(await states()).toContain("welcome cancelled");
+    const status = JSON.parse(await said("notika", "status", "--json"));
+    expect(status.workflows.map(({ workflow, state }: Record<string, string>) => `${workflow} ${state}`)).toEqual([
+      "letter published",
+      "odd published",
+      "order published",
+      "welcome published",
+    ]);
+    expect(await said("notika", "upgrade")).toMatch(/workflow welcome +ok/);
+    await said("notika", "unpublish", "welcome");
+    await writer.query("insert into app.users (email) values ('eve@example.com')");
+
+    const refused = await notika("notika", "uninstall");
+    expect(refused).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/cannot uninstall notika: runner \d+ on \S+ \(alive, heard of \d+ seconds ago\)/),
+    });
+    runner.kill("SIGTERM");
+    await runner.ended;
+    await writer.close();
+  });
+
+  test("leaves without a trace", async () => {
+    const dryRun = await said("notika", "uninstall", "--dry-run");
+    expect(dryRun).toMatch(/workflow order +would be removed/);
+    expect(await root.value("select count(*)::int from notika.workflows")).toBe(3);
+
+    const report = await said("notika", "uninstall");
+    console.log(report);
+    await administer(report.slice(report.indexOf("-- What is left")));
+
+    expect(await listObjects(url("postgres"))).toEqual(before.objects);
+    if ("dump" in before.dump) expect(dumpSchema(url("postgres"), major)).toEqual(before.dump);
+  });
+});
