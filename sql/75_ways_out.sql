@@ -187,6 +187,7 @@ begin
   if not found then
     return;
   end if;
+  perform notika._rebind_grantees();
 
   -- Workflows found their tables by name.  Where a rename had not been noticed, the trigger tells.
   update notika.workflow as w

@@ -4,17 +4,20 @@
 -- that made functions anew.
 
 create table if not exists notika.grantee (
-  role regrole not null,
+  role_id oid not null,
+  role_name name not null,
   part text not null,
   granted_at timestamptz not null default clock_timestamp(),
   granted_by name not null default session_user,
-  constraint grantee_pkey primary key (role, part),
+  constraint grantee_pkey primary key (role_id, part),
   constraint grantee_part_check check (part in ('publisher', 'runner', 'reader'))
 );
 
 comment on table notika.grantee is
   'The roles that were made publishers, runners or readers. Their rights follow from notika._rights().';
-comment on column notika.grantee.role is 'The role; regrole, so that it follows renames.';
+comment on column notika.grantee.role_id is
+  'The role, as a number: with a regrole a dump could not be restored where the role is missing.';
+comment on column notika.grantee.role_name is 'Its name, by which a restored copy finds it.';
 comment on column notika.grantee.part is 'publisher, runner or reader.';
 comment on column notika.grantee.granted_at is 'Since when.';
 comment on column notika.grantee.granted_by is 'Who granted it.';
@@ -58,8 +61,13 @@ as $$
         ('function', 'maintain', '{runner}'),
         ('function', '_beat', '{runner}'),
         ('function', '_doze', '{runner}'),
+        ('function', '_enter', '{runner}'),
+        ('function', '_remember', '{runner}'),
+        ('function', '_begin_step', '{runner}'),
+        ('function', '_park', '{runner}'),
         ('function', '_finish', '{runner}'),
         ('function', '_leave', '{runner}'),
+        ('function', '_next_due', '{runner}'),
 
         -- Look, payloads included.
         ('view', 'runs', '{reader}'),
@@ -71,6 +79,8 @@ as $$
         ('function', '_segment', '{reader}'),
         ('sequence', 'control_seq', '{reader}'),
         ('table', 'run_log', '{reader}'),
+        ('table', 'step', '{reader}'),
+        ('table', 'wait', '{reader}'),
         ('table', 'runner', '{reader}'),
         ('table', 'guard_log', '{reader}'),
         ('table', 'maintenance', '{reader}'),
@@ -84,7 +94,9 @@ as $$
         ('function', 'grant_reader', '{}'),
         ('function', 'revoke_publisher', '{}'),
         ('function', 'revoke_runner', '{}'),
-        ('function', 'revoke_reader', '{}')
+        ('function', 'revoke_reader', '{}'),
+        ('function', '_has_ended', '{}'),
+        ('function', '_position', '{}')
     ) as l (kind, name, parts);
 $$;
 
@@ -160,7 +172,7 @@ create or replace function notika._settle_rights(role regrole)
 as $$
 declare
   v_parts text[] := array(
-    select g.part from notika.grantee as g where g.role = _settle_rights.role
+    select g.part from notika.grantee as g where g.role_id = _settle_rights.role
   );
   v_statement text;
   v_count integer := 0;
@@ -192,7 +204,7 @@ create or replace function notika._settle_policies()
 as $$
 declare
   v_runners oid[] := array(
-    select g.role::oid from notika.grantee as g where g.part = 'runner' order by 1
+    select g.role_id from notika.grantee as g where g.part = 'runner' order by 1
   );
   v_statement text;
   v_count integer := 0;
@@ -244,8 +256,9 @@ begin
             hint = format('Name another role: select notika.grant_%s(''<role>'');', _grant.part);
   end if;
 
-  insert into notika.grantee (role, part)
-  values (_grant.role, _grant.part)
+  perform notika._rebind_copy();
+  insert into notika.grantee (role_id, role_name, part)
+  select r.oid, r.rolname, _grant.part from pg_roles as r where r.oid = _grant.role
   on conflict do nothing;
   perform notika._settle_rights(_grant.role);
 end;
@@ -260,7 +273,8 @@ create or replace function notika._revoke(role regrole, part text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from notika.grantee as g where g.role = _revoke.role and g.part = _revoke.part;
+  perform notika._rebind_copy();
+  delete from notika.grantee as g where g.role_id = _revoke.role and g.part = _revoke.part;
   if found then
     perform notika._settle_rights(_revoke.role);
   end if;
@@ -346,6 +360,23 @@ $$;
 
 comment on function notika.revoke_reader(regrole) is 'Takes back what grant_reader gave.';
 
+create or replace function notika._rebind_grantees()
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  delete from notika.grantee as g
+   where g.role_name not in (select r.rolname from pg_roles as r);
+  update notika.grantee as g
+     set role_id = r.oid
+    from pg_roles as r
+   where r.rolname = g.role_name;
+$$;
+
+comment on function notika._rebind_grantees() is
+  'Finds the roles of a restored copy by their names, and forgets those that are not there.';
+
 create or replace function notika._install_rights()
   returns table (step text, outcome text, detail text)
   language plpgsql
@@ -357,13 +388,17 @@ declare
 begin
   -- `drop owned` takes a role's rights away, and then the role can be dropped.
   delete from notika.grantee as g
-   where not exists (select from pg_roles as r where r.oid = g.role);
+   where not exists (select from pg_roles as r where r.oid = g.role_id);
+  update notika.grantee as g
+     set role_name = r.rolname
+    from pg_roles as r
+   where r.oid = g.role_id and r.rolname <> g.role_name;
 
   for v_grantee in
-    select g.role, string_agg(g.part, ', ' order by g.part) as parts
+    select g.role_id::regrole as role, string_agg(g.part, ', ' order by g.part) as parts
       from notika.grantee as g
-     group by g.role
-     order by g.role::text
+     group by g.role_id, g.role_name
+     order by g.role_name
   loop
     step := format('role %s', v_grantee.role);
     outcome := case when notika._settle_rights(v_grantee.role) > 0 then 'repaired' else 'ok' end;

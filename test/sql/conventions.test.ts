@@ -98,6 +98,57 @@ describe("in schema notika", () => {
     ).toEqual([]);
   });
 
+  test("each function that others may call is in the list of rights, with those who may", async ({ db }) => {
+    expect(
+      await db.query(`
+        select distinct proname as "not in notika._rights()"
+          from pg_proc
+         where pronamespace = 'notika'::regnamespace
+           and proname !~ '^(_capture|_passes|payload)_[0-9]+$'
+           and prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
+           -- Whoever runs with the owner's rights is meant to be called by somebody else.
+           and (proname !~ '^_' or prosecdef)
+           and proname not in (select name from notika._rights() where kind = 'function')
+        union all
+        select relname from pg_class
+         where relnamespace = 'notika'::regnamespace and relkind = 'v' and relname !~ '^_'
+           and relname not in (select name from notika._rights() where kind = 'view')`),
+    ).toEqual([]);
+  });
+
+  test("the list of rights names only what there is, once", async ({ db }) => {
+    expect(
+      await db.query(`
+        select kind, name, count(*)::int from notika._rights()
+         where case kind
+                 when 'function' then name not in (select proname from pg_proc where pronamespace = 'notika'::regnamespace)
+                 else (name, kind) not in (
+                   select relname, case relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end
+                     from pg_class where relnamespace = 'notika'::regnamespace
+                 )
+               end
+         group by kind, name
+        union all
+        select kind, name, count(*)::int from notika._rights() group by kind, name having count(*) > 1`),
+    ).toEqual([]);
+  });
+
+  test("the functions of a view may be called by those who may read it", async ({ db }) => {
+    expect(
+      await db.query(`
+        select v.name as view, p.oid::regprocedure as function, v.parts
+          from notika._rights() as v
+          join pg_rewrite as r on r.ev_class = format('notika.%I', v.name)::regclass
+          join pg_depend as d
+            on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_proc'::regclass
+          join pg_proc as p on p.oid = d.refobjid and p.pronamespace = 'notika'::regnamespace
+         where v.kind = 'view' and not exists (
+           select from notika._rights() as f
+            where f.kind = 'function' and f.name = p.proname and f.parts @> v.parts
+         )`),
+    ).toEqual([]);
+  });
+
   test("public functions have parameters with plain names, and all names are in lower case", async ({ db }) => {
     expect(
       await db.query(`

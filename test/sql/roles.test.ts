@@ -162,7 +162,7 @@ describe("after an upgrade", () => {
       drop function notika._finish(json);
       drop view notika.lag cascade;
       drop policy notika_runner on notika_worker._private_jobs;
-      grant execute on function notika.retry(bigint) to pat`);
+      grant execute on function notika.cancel(bigint) to pat`);
     const folder = new URL("../../sql/", import.meta.url);
     for (const file of (await readdir(folder)).sort()) await db.script(await readFile(new URL(file, folder), "utf8"));
     const steps = await db.query("select * from notika.install() where step like 'role %'");

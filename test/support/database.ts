@@ -102,7 +102,7 @@ async function startServer(major: Major): Promise<Server> {
           await admin.execute(raw(`drop database "${url.split("/").at(-1)}" with (force)`));
           // Roles belong to all databases.
           for (const name of await roleNames(admin)) {
-            if (!roles.has(name)) await admin.execute(raw(`drop role "${name}"`));
+            if (!roles.has(name)) await admin.execute(raw(`drop role "${name.replaceAll('"', '""')}"`));
           }
         },
       };
