@@ -38,6 +38,7 @@ create table if not exists notika.workflow (
   relation regclass generated always as (
     case when unpublished_at is null then notika._table(table_name) end
   ) stored,
+  options jsonb not null default '{}',
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$'),
@@ -75,6 +76,8 @@ comment on column notika.workflow.unpublished_at is
 comment on column notika.workflow.paused_at is 'Since when its runs are held; null: they are not.';
 comment on column notika.workflow.relation is
   'The table, found by its name when that is written, and so when a dump is loaded; follows renames.';
+comment on column notika.workflow.options is
+  'What it asks of its hand-over: see notika.configure.';
 
 create or replace view notika.workflows as
 select w.name as workflow,
@@ -94,7 +97,8 @@ select w.name as workflow,
        end as state,
        w.broken_reason as reason,
        w.published_at,
-       w.published_by
+       w.published_by,
+       w.options
   from notika.workflow as w
   left join pg_catalog.pg_class as c on c.oid = w.relation
   left join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
@@ -115,6 +119,7 @@ comment on column notika.workflows.state is
 comment on column notika.workflows.reason is 'Why it is broken.';
 comment on column notika.workflows.published_at is 'When it was last published or changed.';
 comment on column notika.workflows.published_by is 'Who published it.';
+comment on column notika.workflows.options is 'Its key, concurrency, order, debounce or digest.';
 
 create table if not exists notika.run_log (
   run_id bigint not null,

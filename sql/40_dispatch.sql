@@ -277,6 +277,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_setting notika.setting;
   v_jobs notika_worker.job_spec[];
+  v_is_controlled boolean;
 begin
   select s.* into v_setting from notika.setting as s;
 
@@ -292,7 +293,8 @@ begin
   ), target as materialized (
     select w.workflow_id, w.name,
            coalesce(notika._quoted(w.relation), w.table_name) as table_name,
-           w.paused_at is not null or w.broken_reason is not null as is_held
+           w.paused_at is not null or w.broken_reason is not null as is_held,
+           w.options <> '{}' as is_controlled
       from notika.workflow as w
      where w.workflow_id in (select c.workflow_id from chunk as c)
   ), too_deep as (
@@ -327,13 +329,17 @@ begin
                select from notika.run_log as l
                 where l.run_id = c.event_id and l.state = 'cancelled'
              )
-         )
-    into handed_over, last_id, v_jobs
+         ),
+         (select bool_or(t.is_controlled) from target as t)
+    into handed_over, last_id, v_jobs, v_is_controlled
     -- Not in the chunk: there row_number would look for the event after the last one.
     from (select row_number() over (order by c.event_id) as place, c.* from chunk as c) as c
     left join target as t on t.workflow_id = c.workflow_id;
 
-  if v_jobs is not null then
+  if v_is_controlled then
+    v_jobs := notika._control(v_jobs);
+  end if;
+  if cardinality(v_jobs) > 0 then
     perform notika_worker.add_jobs(v_jobs);
   end if;
 end;

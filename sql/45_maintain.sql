@@ -12,6 +12,7 @@ begin
   perform notika._refuse_old_snapshot();
   return query select * from notika._free_jobs();
   return query select * from notika._bury_jobs();
+  return query select * from notika._tend_lines();
   return query select * from notika._hold_jobs();
   if notika._lock_dispatch() then
     return query select * from notika._turn();

@@ -70,7 +70,11 @@ create or replace function notika._enter(job_id bigint, run_id bigint)
 as $$
 begin
   if notika._has_ended(_enter.run_id) then
+    perform notika._settled(array[_enter.run_id]);
     return json_build_object('ended', true);
+  end if;
+  if not notika._admit(_enter.job_id, _enter.run_id) then
+    return json_build_object('ended', false, 'admitted', false);
   end if;
 
   with over as (
@@ -86,6 +90,12 @@ begin
 
   return json_build_object(
     'ended', false,
+    'admitted', true,
+    'events', (
+      select json_agg(e.event order by e.event_id)
+        from notika.batch_event as e
+       where e.run_id = _enter.run_id
+    ),
     'steps', (
       select coalesce(json_agg(
                json_build_object(
@@ -100,8 +110,28 @@ end;
 $$;
 
 comment on function notika._enter(bigint, bigint) is
-  'What a run has to know that has been here before: whether it has ended, and its steps in the '
-  'order in which they ended.';
+  'What a run has to know that has been here before, or whose turn it may not be: whether it has '
+  'ended, whether it is admitted (if not, it is put back), the events of its batch, and its steps in '
+  'the order in which they ended.';
+
+create or replace function notika._exit(run_id bigint)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if notika._has_ended(_exit.run_id) then
+    perform notika._settled(array[_exit.run_id]);
+  else
+    perform notika._free_slot(_exit.run_id);
+  end if;
+end;
+$$;
+
+comment on function notika._exit(bigint) is
+  'The attempt of a run that had to be admitted is over, without an outcome: others may go on.';
 
 create or replace function notika._remember(steps json)
   returns table (run_id text, name text, ended boolean, state text, result json, error text)
@@ -256,6 +286,7 @@ begin
     max_attempts => v_job.max_attempts, priority => v_job.priority,
     flags => array(select jsonb_object_keys(coalesce(v_job.flags, '{}')) union select 'resumed')
   );
+  perform notika._free_slot(v_run_id);
   return true;
 end;
 $$;
@@ -266,12 +297,15 @@ comment on function notika._park(bigint, json, json) is
 
 create or replace function notika._settled(run_ids bigint[])
   returns void
-  language sql
+  language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+begin
   delete from notika.wait as w where w.run_id = any (_settled.run_ids);
+  perform notika._leave_lines(_settled.run_ids);
+end;
 $$;
 
 comment on function notika._settled(bigint[]) is
-  'Runs have ended: removes what only an unfinished run has.';
+  'Runs have ended: removes what only an unfinished run has, and lets the next in line go.';

@@ -61,9 +61,10 @@ select j.key::bigint,
        case
          when j.locked_at is not null then 'running'
          when j.run_at <= clock_timestamp() then 'ready'
-         when j.run_at = 'infinity' and not exists (
-           select from notika.wait as w where w.run_id = j.key::bigint and w.wake_at = 'infinity'
-         ) then 'held'
+         when j.run_at = 'infinity' then case
+           when w.paused_at is not null or w.broken_reason is not null then 'held'
+           else 'waiting'
+         end
          when exists (select from notika.wait as w where w.run_id = j.key::bigint) then 'waiting'
          when j.attempts > 0 or j.flags ? 'resumed' then 'retrying'
          else 'waiting'
@@ -78,6 +79,7 @@ select j.key::bigint,
        null::timestamptz
   from notika_worker._private_jobs as j
   join notika_worker._private_tasks as t on t.id = j.task_id
+  left join notika.workflow as w on w.name = t.identifier
  where j.key is not null
    -- Between the outcome and the end of its job a run is in both places.
    and not exists (
@@ -115,7 +117,8 @@ comment on column notika.runs.event is
   'What its task gets; of a run that is done only while the ring remembers it.';
 comment on column notika.runs.error is 'The message of the last error.';
 comment on column notika.runs.created_at is 'When its event was captured.';
-comment on column notika.runs.wake_at is 'When it goes on; infinity: when its workflow is resumed.';
+comment on column notika.runs.wake_at is
+  'When it goes on; infinity: when it is its turn, or its workflow is resumed.';
 comment on column notika.runs.started_at is 'When its last attempt began.';
 comment on column notika.runs.finished_at is 'When it ended.';
 
@@ -248,10 +251,15 @@ begin
   select array_agg(j.id) into v_jobs
     from notika_worker._private_jobs as j
     join notika_worker._private_tasks as t on t.id = j.task_id
-   where t.identifier = resume.workflow and j.run_at = 'infinity';
+   where t.identifier = resume.workflow and j.run_at = 'infinity'
+     and not notika._is_behind(j.key::bigint)
+     and not exists (
+       select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
+     );
   if v_jobs is not null then
     perform notika_worker.reschedule_jobs(v_jobs, run_at => now());
   end if;
+  perform notika._release(v_workflow_id);
 end;
 $$;
 
@@ -294,7 +302,7 @@ begin
   perform notika_worker.add_job(
     v_run.workflow, v_run.event, job_key => retry.run_id::text,
     max_attempts => (select s.max_attempts from notika.setting as s),
-    flags => array['resumed']
+    flags => array['resumed'] || notika._flags(v_run.workflow)
   );
   perform notika._hold_jobs();
 end;
@@ -363,7 +371,10 @@ begin
   v_cancelled := found; -- or it has ended in this very moment
   -- A running job is not stopped, but neither is it tried again, nor does its outcome count.
   perform notika_worker.remove_job(cancel.run_id::text);
-  perform notika._settled(array[cancel.run_id]);
+  -- One that is running lets the next in line go when its attempt ends.
+  if v_run.state <> 'running' then
+    perform notika._settled(array[cancel.run_id]);
+  end if;
   return v_cancelled;
 end;
 $$;

@@ -9,7 +9,7 @@ create or replace function notika._call(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'select notika.publish(%L, %L%s%s%s%s%s%s);',
+    'select notika.publish(%L, %L%s%s%s%s%s%s%s);',
     (spec).name,
     (spec).table_name,
     ', operations => ' || quote_literal((spec).operations::text),
@@ -18,7 +18,8 @@ as $$
     ', condition => ' || quote_literal((spec).condition),
     case when (spec).guard <> 'block' then ', guard => ' || quote_literal((spec).guard) end,
     case when (spec).on_rename <> 'follow'
-         then ', on_rename => ' || quote_literal((spec).on_rename) end
+         then ', on_rename => ' || quote_literal((spec).on_rename) end,
+    ', options => ' || quote_literal(nullif((spec).options, '{}')::text)
   );
 $$;
 
@@ -811,7 +812,8 @@ create or replace function notika.plan(
   watch text[] default null,
   condition text default null,
   guard text default 'block',
-  on_rename text default 'follow'
+  on_rename text default 'follow',
+  options jsonb default null
 )
   returns table (statement text, lock text)
   language plpgsql
@@ -837,14 +839,20 @@ begin
       pg_get_serial_sequence('notika.workflow', 'workflow_id')::regclass), 0) + 1
   );
   v_after.definition := notika._definition(v_after);
+  v_after.options := notika._check_options(
+    v_after, coalesce(plan.options, v_before.options, '{}'));
   return query select s.statement || ';', s.lock from notika._steps(v_before, v_after) as s;
+  if v_after.options <> coalesce(v_before.options, '{}') then
+    return query
+      select format('select notika.configure(%L, %L);', v_after.name, v_after.options), null::text;
+  end if;
 exception when lock_not_available then
   perform notika._refuse_locked('plan', plan.workflow, plan.table_name);
 end;
 $$;
 
 comment on function
-  notika.plan(text, text, text[], text[], text[], text, text, text) is
+  notika.plan(text, text, text[], text[], text[], text, text, text, jsonb) is
   'What publish would do with the same arguments: its statements and the locks they take. '
   'Changes nothing; no rows: publish would have nothing to do.';
 
@@ -856,7 +864,8 @@ create or replace function notika.publish(
   watch text[] default null,
   condition text default null,
   guard text default 'block',
-  on_rename text default 'follow'
+  on_rename text default 'follow',
+  options jsonb default null
 )
   returns text
   language plpgsql
@@ -886,6 +895,7 @@ begin
   select w.* into v_before from notika.workflow as w where w.name = publish.workflow for update;
   v_after.workflow_id := v_before.workflow_id;
   v_after.definition := notika._definition(v_after);
+  v_after.options := notika._check_options(v_after, coalesce(publish.options, v_before.options));
   perform notika._set_busy(true);
   v_is_changed := notika._apply(v_before, v_after) > 0;
   perform notika._set_busy(false);
@@ -901,6 +911,7 @@ begin
          on_rename = v_after.on_rename,
          definition = v_after.definition,
          is_pinned = v_after.is_pinned,
+         options = v_after.options,
          broken_reason = null,
          unpublished_at = null,
          published_at = clock_timestamp(),
@@ -908,10 +919,11 @@ begin
    where w.workflow_id = v_after.workflow_id
      and (v_is_changed
           or w.broken_reason is not null
-          or (w.definition, w.guard, w.on_rename, w.table_name, w.columns, w.watch, w.condition)
+          or (w.definition, w.guard, w.on_rename, w.table_name, w.columns, w.watch, w.condition,
+              w.options)
              is distinct from
              (v_after.definition, v_after.guard, v_after.on_rename, v_after.table_name,
-              v_after.columns, v_after.watch, v_after.condition));
+              v_after.columns, v_after.watch, v_after.condition, v_after.options));
   v_is_changed := found;
   -- What this transaction did to the table before is settled by this, and a migration whose
   -- snapshot is older than this must not judge.
@@ -922,6 +934,9 @@ begin
   -- The runs of a broken workflow are held.
   if v_before.broken_reason is not null and v_before.paused_at is null then
     perform notika.resume(publish.workflow);
+  end if;
+  if v_after.options <> v_before.options then
+    perform notika._release(v_after.workflow_id);
   end if;
 
   return case
@@ -935,11 +950,12 @@ end;
 $$;
 
 comment on function
-  notika.publish(text, text, text[], text[], text[], text, text, text) is
+  notika.publish(text, text, text[], text[], text[], text, text, text, jsonb) is
   'Wakes workflow on changes of table_name (schema.table). operations: of insert, update, delete; '
   'columns: what an event carries, null for the whole row; watch: an update counts when one of '
   'these changes; condition: SQL over new and old; guard: block, warn, off; on_rename: follow, '
-  'block. Says published, changed or unchanged. Waits three seconds for its locks.';
+  'block; options: see notika.configure, null leaves them as they are. Says published, changed or '
+  'unchanged. Waits three seconds for its locks.';
 
 create or replace function notika.unpublish(workflow text)
   returns void

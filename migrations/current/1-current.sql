@@ -1,5 +1,7 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
 drop function if exists notika.retry(bigint);
+drop function if exists notika.publish(text, text, text[], text[], text[], text, text, text);
+drop function if exists notika.plan(text, text, text[], text[], text[], text, text, text);
 create or replace function notika._table(name text)
   returns regclass
   language sql
@@ -33,15 +35,21 @@ begin
   end if;
 end;
 $$;
+alter table notika.workflow add column if not exists options jsonb not null default '{}';
 alter table notika.contract alter column type type oid;
 alter table notika.contract_table alter column relation type oid;
 drop function if exists notika._see_publications();
 
 --!include 10_schema.sql
 --!include 20_workflow.sql
+--!include 40_dispatch.sql
+--!include 41_control.sql
+--!include 42_batch.sql
+--!include 43_line.sql
 --!include 45_maintain.sql
 --!include 48_step.sql
 --!include 50_run.sql
+--!include 64_options.sql
 --!include 65_publish.sql
 --!include 70_guard.sql
 --!include 72_judge.sql

@@ -1,0 +1,178 @@
+-- What hand-over does for workflows with options, between the chunk and its jobs: doubles are
+-- dropped, events gathered, runs lined up.  The rest of a chunk passes through untouched, and a
+-- chunk without such a workflow does not come here at all.
+-- Whoever decides which run of a workflow goes next holds the workflow's line lock until commit.
+
+create or replace function notika._is_gated(options jsonb)
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select _is_gated.options ?| '{concurrency,order,debounce,digest}'::text[];
+$$;
+
+comment on function notika._is_gated(jsonb) is
+  'Whether runs with these options must be admitted at the start of each attempt.';
+
+create or replace function notika._flags(workflow text)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg('gated'::text)
+    from notika.workflow as w
+   where w.name = _flags.workflow and notika._is_gated(w.options);
+$$;
+
+comment on function notika._flags(text) is
+  'The flags of a workflow''s jobs: gated, if its runs must be admitted; or null.';
+
+create or replace function notika._lock_line(workflow_id integer)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  select pg_advisory_xact_lock(hashtextextended('notika.line', _lock_line.workflow_id));
+$$;
+
+comment on function notika._lock_line(integer) is
+  'Takes the right to say which run of a workflow goes next, until commit. Of several workflows in '
+  'the order of their ids.';
+
+create or replace function notika._values(event json, columns jsonb)
+  returns jsonb
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+declare
+  v_event json := _values.event;
+  v_row json;
+begin
+  -- A json column may hold what Postgres' operators refuse, \u0000 or half a pair of surrogates.
+  if strpos(v_event::text, '\u') > 0 then
+    v_event := regexp_replace(v_event::text, '(?<!\\)((?:\\\\)*)\\u', '\1\\\\u', 'g');
+  end if;
+  v_row := v_event -> case v_event ->> 'operation' when 'delete' then 'old' else 'new' end;
+  return coalesce(
+    (select jsonb_agg(v_row ->> c.name order by c.place)
+       from jsonb_array_elements_text(_values.columns) with ordinality as c (name, place)),
+    '[]'
+  );
+end;
+$$;
+
+comment on function notika._values(json, jsonb) is
+  'What an event has in these columns, as text, null where it has none.';
+
+create or replace function notika._short("values" jsonb)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when octet_length("values"::text) <= 500 then "values"::text
+    else left("values"::text, 50) || '… ' || encode(sha256(convert_to("values"::text, 'UTF8')), 'hex')
+  end;
+$$;
+
+comment on function notika._short(jsonb) is
+  'Values as one text that an index can hold, different for different values.';
+
+create or replace function notika._control(jobs notika_worker.job_spec[])
+  returns notika_worker.job_spec[]
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._lock_line(w.workflow_id)
+     from (
+       select w.workflow_id
+         from notika.workflow as w
+        where w.name in (select j.identifier from unnest(_control.jobs) as j)
+          and notika._is_gated(w.options)
+        order by w.workflow_id
+     ) as w;
+  return notika._line_up(notika._gather(notika._drop_doubles(_control.jobs)));
+end;
+$$;
+
+comment on function notika._control(notika_worker.job_spec[]) is
+  'The jobs of a chunk, as the options of their workflows want them.';
+
+create table if not exists notika.run_key (
+  workflow_id integer not null,
+  key text not null,
+  run_id bigint not null,
+  created_at timestamptz not null default clock_timestamp(),
+  constraint run_key_pkey primary key (workflow_id, key)
+);
+create index if not exists run_key_created_at_idx on notika.run_key (created_at);
+
+comment on table notika.run_key is
+  'For workflows with a key: the run of each, while it is remembered. See notika.configure.';
+comment on column notika.run_key.workflow_id is 'The workflow.';
+comment on column notika.run_key.key is 'The values of the key''s columns.';
+comment on column notika.run_key.run_id is 'The run that had them first.';
+comment on column notika.run_key.created_at is 'When it was handed over.';
+
+create or replace function notika._drop_doubles(jobs notika_worker.job_spec[])
+  returns notika_worker.job_spec[]
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys notika.run_key[];
+  v_doubles text[];
+begin
+  select array_agg(row(k.workflow_id, notika._short(k.values), k.run_id, clock_timestamp())::notika.run_key)
+    into v_keys
+    from (
+      select w.workflow_id, notika._values(j.payload, w.options -> 'key') as values,
+             j.job_key::bigint as run_id
+        from unnest(_drop_doubles.jobs) as j
+        join notika.workflow as w on w.name = j.identifier and w.options ? 'key'
+      offset 0 -- values are taken from an event once
+    ) as k
+   where not k.values @> '[null]'; -- as in a unique constraint, null is like nothing else
+  if v_keys is null then
+    return _drop_doubles.jobs;
+  end if;
+
+  insert into notika.run_key
+  select distinct on (k.workflow_id, k.key) k.*
+    from unnest(v_keys) as k
+   order by k.workflow_id, k.key, k.run_id
+  on conflict on constraint run_key_pkey do nothing;
+
+  with double as (
+    insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
+    select k.run_id, j.identifier, 'cancelled', 0, j.payload,
+           format('run %s has the same key', f.run_id),
+           substring(j.payload::text from '"at" : "([^"]+)"')::timestamptz
+      from unnest(v_keys) as k
+      join notika.run_key as f on f.workflow_id = k.workflow_id and f.key = k.key
+      join unnest(_drop_doubles.jobs) as j on j.job_key = k.run_id::text
+     where f.run_id <> k.run_id
+    on conflict do nothing
+    returning run_id
+  )
+  select array_agg(d.run_id::text) into v_doubles from double as d;
+
+  return array(
+    select j
+      from unnest(_drop_doubles.jobs) as j
+     where v_doubles is null or j.job_key <> all (v_doubles)
+  );
+end;
+$$;
+
+comment on function notika._drop_doubles(notika_worker.job_spec[]) is
+  'The jobs without those whose workflow has had a run of the same key, which are logged.';

@@ -1,0 +1,146 @@
+-- Batches: one run for many events of a workflow with debounce or digest.
+-- The first event makes the run, asleep until the batch closes; later ones join it.  A batch closes
+-- when its run starts, not before it is time, or when it is full: from then on events open the next.
+-- Both sides hold the workflow's line lock, so that an event is in one batch and its run sees it.
+
+create table if not exists notika.batch (
+  run_id bigint not null,
+  workflow_id integer not null,
+  batch_key text not null,
+  events integer not null,
+  opened_at timestamptz not null,
+  closes_at timestamptz not null,
+  hard_close_at timestamptz not null,
+  closed_at timestamptz,
+  constraint batch_pkey primary key (run_id)
+);
+create unique index if not exists batch_open_idx
+  on notika.batch (workflow_id, batch_key) where closed_at is null;
+
+comment on table notika.batch is
+  'Runs that are for many events, kept as long as the run is. See notika.configure.';
+comment on column notika.batch.run_id is 'The run, which has the id of the first event.';
+comment on column notika.batch.workflow_id is 'The workflow.';
+comment on column notika.batch.batch_key is 'The values that its events have in common.';
+comment on column notika.batch.events is 'How many events it has.';
+comment on column notika.batch.opened_at is 'When its first event was handed over.';
+comment on column notika.batch.closes_at is 'When its run is to start.';
+comment on column notika.batch.hard_close_at is 'The latest that this may become.';
+comment on column notika.batch.closed_at is 'Since when no event joins it; null: it is open.';
+
+create table if not exists notika.batch_event (
+  run_id bigint not null,
+  event_id bigint not null,
+  event json not null,
+  constraint batch_event_pkey primary key (run_id, event_id)
+);
+
+comment on table notika.batch_event is 'The events of batches.';
+comment on column notika.batch_event.run_id is 'The run that gets it.';
+comment on column notika.batch_event.event_id is 'Its id.';
+comment on column notika.batch_event.event is 'The event as a task gets it.';
+
+create or replace function notika._gather(jobs notika_worker.job_spec[])
+  returns notika_worker.job_spec[]
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_events notika.batch_event[];
+  v_batches notika.batch[];
+  v_full bigint[];
+begin
+  with setting as materialized (
+    select w.workflow_id, w.name, g.option -> 'by' as columns, g.wait,
+           v_now + coalesce(g.longest, 10 * g.wait) as hard_close_at,
+           coalesce(g.events, 10000) as most, w.options ? 'debounce' as is_debounced
+      from notika.workflow as w
+     cross join lateral (
+       select coalesce(w.options -> 'debounce', w.options -> 'digest') as option,
+              coalesce(w.options #>> '{debounce,window}', w.options #>> '{digest,window}')::interval
+                as wait,
+              case when w.options ? 'digest' then w.options #>> '{digest,window}'
+                   else w.options #>> '{debounce,max}' end::interval as longest,
+              (w.options #>> '{digest,max}')::integer as events
+     ) as g
+     where w.options ?| '{debounce,digest}'::text[]
+       and w.name in (select j.identifier from unnest(_gather.jobs) as j)
+  ), incoming as materialized (
+    select s.workflow_id, notika._short(notika._values(j.payload, s.columns)) as batch_key,
+           j.job_key::bigint as event_id, j.payload
+      from unnest(_gather.jobs) as j
+      join setting as s on s.name = j.identifier
+  ), counted as (
+    select i.*, s.most, b.run_id as open_id,
+           -- There is room in an open one, also if most was lowered meanwhile.
+           (least(coalesce(b.events, 0), s.most - 1)
+            + row_number() over (partition by i.workflow_id, i.batch_key order by i.event_id) - 1
+           ) / s.most as nth
+      from incoming as i
+      join setting as s on s.workflow_id = i.workflow_id
+      left join notika.batch as b
+        on b.workflow_id = i.workflow_id and b.batch_key = i.batch_key and b.closed_at is null
+  ), placed as materialized (
+    select case when c.nth = 0 and c.open_id is not null then c.open_id
+                else min(c.event_id) over (partition by c.workflow_id, c.batch_key, c.nth)
+           end as run_id, c.*
+      from counted as c
+  ), touched as (
+    select p.run_id, p.workflow_id, p.batch_key, coalesce(b.events, 0) + count(*) as events,
+           coalesce(b.opened_at, v_now) as opened_at, b.closes_at,
+           coalesce(b.hard_close_at, s.hard_close_at) as hard_close_at, s.wait, s.is_debounced,
+           coalesce(b.events, 0) + count(*) >= s.most as is_full
+      from placed as p
+      join setting as s on s.workflow_id = p.workflow_id
+      left join notika.batch as b on b.run_id = p.run_id
+     group by p.run_id, p.workflow_id, p.batch_key, b.run_id, s.most, s.hard_close_at, s.wait,
+              s.is_debounced
+  )
+  select (select array_agg(row(p.run_id, p.event_id, p.payload)::notika.batch_event)
+            from placed as p),
+         (select array_agg(row(
+                   t.run_id, t.workflow_id, t.batch_key, t.events, t.opened_at,
+                   case when t.is_full then v_now
+                        when t.is_debounced then least(v_now + t.wait, t.hard_close_at)
+                        else coalesce(t.closes_at, t.hard_close_at) end,
+                   t.hard_close_at,
+                   case when t.is_full then v_now end
+                 )::notika.batch)
+            from touched as t)
+    into v_events, v_batches;
+  if v_events is null then
+    return _gather.jobs;
+  end if;
+
+  -- Full ones first: there is one open batch for each key.
+  with grown as (
+    update notika.batch as b
+       set events = n.events, closes_at = n.closes_at, closed_at = n.closed_at
+      from unnest(v_batches) as n
+     where b.run_id = n.run_id
+    returning b.run_id, b.closed_at
+  )
+  select array_agg(g.run_id) into v_full from grown as g where g.closed_at is not null;
+  insert into notika.batch
+  select n.*
+    from unnest(v_batches) as n
+   where not exists (select from notika.batch as b where b.run_id = n.run_id);
+  insert into notika.batch_event select e.* from unnest(v_events) as e;
+  perform notika._wake_runs(v_full);
+
+  return array(
+    select row(j.identifier, j.payload, j.queue_name,
+               case when b.closed_at is null then greatest(j.run_at, b.closes_at) else j.run_at end,
+               j.max_attempts, j.job_key, j.priority, j.flags)::notika_worker.job_spec
+      from unnest(_gather.jobs) as j
+      left join unnest(v_events) as e on e.event_id = j.job_key::bigint
+      left join unnest(v_batches) as b on b.run_id = e.run_id
+     where e.event_id is null or e.event_id = e.run_id
+  );
+end;
+$$;
+
+comment on function notika._gather(notika_worker.job_spec[]) is
+  'The jobs, with one instead of many for the events of a batch, which it stores.';

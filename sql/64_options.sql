@@ -1,0 +1,313 @@
+-- What a workflow asks of its hand-over beyond "each event, at once": its options.
+-- They are kept as they are understood: a list where a column may stand alone, and nothing that says
+-- nothing.  Whatever the dispatcher meets there was checked here, because an error there would stop
+-- the hand-over of every workflow.
+
+create or replace function notika._refuse_option(
+  workflow text,
+  option text,
+  problem text,
+  example text,
+  code text default 'invalid_parameter_value',
+  detail text default null
+)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception '% of workflow "%" %', _refuse_option.option, workflow, problem
+    using errcode = _refuse_option.code,
+          detail = coalesce(_refuse_option.detail, ''),
+          hint = format('For instance: select notika.configure(%L, %L);', workflow, example);
+end;
+$$;
+
+comment on function notika._refuse_option(text, text, text, text, text, text) is
+  'Says what is wrong with an option, with an example of what would be right, as an error.';
+
+create or replace function notika._option_columns(
+  workflow text,
+  option text,
+  value jsonb,
+  known text[],
+  example text
+)
+  returns jsonb
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_columns jsonb := _option_columns.value;
+  v_unknown text;
+begin
+  if jsonb_typeof(v_columns) = 'string' then
+    v_columns := jsonb_build_array(v_columns);
+  end if;
+  if jsonb_typeof(v_columns) <> 'array' or v_columns = '[]'
+     or exists (select from jsonb_array_elements(v_columns) as c where jsonb_typeof(c) <> 'string')
+  then
+    perform notika._refuse_option(
+      workflow, option, 'is not a column or a list of columns', _option_columns.example,
+      detail => format('It is %s.', _option_columns.value));
+  end if;
+
+  select c.name into v_unknown
+    from jsonb_array_elements_text(v_columns) with ordinality as c (name, place)
+   where c.name <> all (_option_columns.known)
+   order by c.place
+   limit 1;
+  if found then
+    perform notika._refuse_option(
+      workflow, option, format('names "%s", which its events do not carry', v_unknown),
+      _option_columns.example, 'undefined_column',
+      format('They carry %s.', array_to_string(_option_columns.known, ', ')));
+  end if;
+  return v_columns;
+end;
+$$;
+
+comment on function notika._option_columns(text, text, jsonb, text[], text) is
+  'The columns that an option names, as a list, or an error.';
+
+create or replace function notika._option_interval(
+  workflow text,
+  option text,
+  value jsonb,
+  example text
+)
+  returns interval
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_interval interval;
+begin
+  begin
+    v_interval := case jsonb_typeof(_option_interval.value) when 'string' then value #>> '{}' end;
+  exception when data_exception then
+    v_interval := null;
+  end;
+  if v_interval is null or v_interval <= interval '0' or v_interval > interval '1 year' then
+    perform notika._refuse_option(
+      workflow, option, 'is not an interval of up to a year', _option_interval.example,
+      detail => case when _option_interval.value is null then 'It is missing.'
+                     else format('It is %s.', _option_interval.value) end);
+  end if;
+  return v_interval;
+end;
+$$;
+
+comment on function notika._option_interval(text, text, jsonb, text) is
+  'The time that an option says, or an error.';
+
+create or replace function notika._option_count(
+  workflow text,
+  option text,
+  value jsonb,
+  at_most integer,
+  example text
+)
+  returns integer
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count numeric := case jsonb_typeof(_option_count.value)
+                       when 'number' then (value #>> '{}')::numeric end;
+begin
+  if v_count is null or v_count <> trunc(v_count)
+     or v_count not between 1 and _option_count.at_most
+  then
+    perform notika._refuse_option(
+      workflow, option, format('is not a whole number from 1 to %s', _option_count.at_most),
+      _option_count.example, detail => format('It is %s.', _option_count.value));
+  end if;
+  return v_count;
+end;
+$$;
+
+comment on function notika._option_count(text, text, jsonb, integer, text) is
+  'The number that an option says, or an error.';
+
+create or replace function notika._gathering_options(
+  workflow text,
+  option text,
+  value jsonb,
+  known text[]
+)
+  returns jsonb
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_example constant text := jsonb_build_object(option, jsonb_build_object(
+    'by', known[1], 'window', '5 minutes',
+    'max', case option when 'debounce' then to_jsonb('1 hour'::text) else to_jsonb(100) end));
+  v_unknown text;
+  v_window interval;
+  v_gathering jsonb;
+begin
+  if jsonb_typeof(_gathering_options.value) <> 'object' then
+    perform notika._refuse_option(
+      workflow, option, 'is not an object with by, window and max', v_example,
+      detail => format('It is %s.', _gathering_options.value));
+  end if;
+  select k into v_unknown
+    from jsonb_object_keys(_gathering_options.value) as k
+   where k not in ('by', 'window', 'max')
+   limit 1;
+  if found then
+    perform notika._refuse_option(
+      workflow, option, format('has no setting "%s"', v_unknown), v_example,
+      detail => 'Its settings are by, window and max.');
+  end if;
+
+  v_window := notika._option_interval(workflow, option || '.window', value -> 'window', v_example);
+  v_gathering := jsonb_build_object('window', value -> 'window');
+  if value ? 'by' then
+    v_gathering := v_gathering || jsonb_build_object(
+      'by', notika._option_columns(workflow, option || '.by', value -> 'by', known, v_example));
+  end if;
+  if not value ? 'max' then
+    return v_gathering;
+  end if;
+
+  if option = 'digest' then
+    return v_gathering || jsonb_build_object(
+      'max', notika._option_count(workflow, 'digest.max', value -> 'max', 10000, v_example));
+  end if;
+  if notika._option_interval(workflow, 'debounce.max', value -> 'max', v_example) < v_window then
+    perform notika._refuse_option(
+      workflow, 'debounce.max', 'is shorter than its window', v_example,
+      detail => 'After max the run starts, even while events still come.');
+  end if;
+  return v_gathering || jsonb_build_object('max', value -> 'max');
+end;
+$$;
+
+comment on function notika._gathering_options(text, text, jsonb, text[]) is
+  'What debounce or digest says, as it is kept, or an error.';
+
+create or replace function notika._payload_keys(spec notika.workflow)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((spec).columns, array(
+    select a.attname::text
+      from pg_attribute as a
+     where a.attrelid = (spec).relation and a.attnum > 0 and not a.attisdropped
+     order by a.attnum
+  ));
+$$;
+
+comment on function notika._payload_keys(notika.workflow) is
+  'The keys of new and old in the events of a workflow.';
+
+create or replace function notika._check_options(spec notika.workflow, options jsonb)
+  returns jsonb
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_known constant text[] := notika._payload_keys(_check_options.spec);
+  v_example text;
+  v_option text;
+  v_value jsonb;
+  v_checked jsonb := '{}';
+begin
+  if jsonb_typeof(_check_options.options) is distinct from 'object' then
+    raise exception 'options of workflow "%" are not an object', spec.name
+      using errcode = 'invalid_parameter_value',
+            detail = format('They are %s.', coalesce(_check_options.options::text, 'null')),
+            hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
+                          spec.name);
+  end if;
+
+  for v_option, v_value in
+    select o.key, o.value from jsonb_each(_check_options.options) as o where o.value <> 'null'
+  loop
+    v_example := jsonb_build_object(
+      v_option, case v_option when 'concurrency' then to_jsonb(5) else to_jsonb(v_known[1]) end);
+    v_checked := v_checked || jsonb_build_object(v_option, case
+      when v_option in ('key', 'order') then
+        notika._option_columns(spec.name, v_option, v_value, v_known, v_example)
+      when v_option = 'concurrency' then
+        to_jsonb(notika._option_count(spec.name, v_option, v_value, 10000, v_example))
+      when v_option in ('debounce', 'digest') then
+        notika._gathering_options(spec.name, v_option, v_value, v_known)
+    end);
+    if v_checked -> v_option = 'null' then
+      raise exception 'workflow "%" has no option "%"', spec.name, v_option
+        using errcode = 'invalid_parameter_value',
+              detail = 'The options are key, concurrency, order, debounce and digest.',
+              hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
+                            spec.name);
+    end if;
+  end loop;
+
+  if v_checked ? 'debounce' and v_checked ? 'digest' then
+    perform notika._refuse_option(
+      spec.name, 'debounce', 'excludes its digest',
+      jsonb_build_object('digest', v_checked -> 'digest')::text,
+      detail => 'Both gather events into one run: debounce until no more come, '
+                'digest for a fixed time.');
+  end if;
+  for v_option in select unnest('{debounce,digest}'::text[]) loop
+    continue when not v_checked ? v_option or not v_checked ? 'order'
+      or v_checked -> 'order' <@ coalesce(v_checked #> array[v_option, 'by'], '[]');
+    perform notika._refuse_option(
+      spec.name, 'order', format('has columns that %s.by has not', v_option),
+      (v_checked || jsonb_build_object(
+        v_option, (v_checked -> v_option) || jsonb_build_object('by', v_checked -> 'order')))::text,
+      detail => 'One run gets all events of its ' || v_option || ', which must be of one order.');
+  end loop;
+  return v_checked;
+end;
+$$;
+
+comment on function notika._check_options(notika.workflow, jsonb) is
+  'The options of a workflow as they are kept, or an error.';
+
+create or replace function notika.configure(workflow text, options jsonb)
+  returns text
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '3s'
+as $$
+declare
+  v_workflow_id integer := notika._published(configure.workflow);
+  v_before notika.workflow;
+  v_options jsonb;
+begin
+  select w.* into v_before
+    from notika.workflow as w
+   where w.workflow_id = v_workflow_id
+     for update;
+  v_options := notika._check_options(v_before, configure.options);
+  if v_options = v_before.options then
+    return 'unchanged';
+  end if;
+
+  update notika.workflow as w set options = v_options where w.workflow_id = v_workflow_id;
+  perform notika._release(v_workflow_id);
+  return 'changed';
+exception when lock_not_available then
+  return notika._refuse_locked('configure', configure.workflow, v_before.table_name);
+end;
+$$;
+
+comment on function notika.configure(text, jsonb) is
+  'Sets the options of a workflow, which replace those it has. key: one run for each value; '
+  'concurrency: how many runs at a time; order: runs of the same value one after the other; '
+  'debounce, digest: {by, window, max}, one run for many events. Says changed or unchanged.';
