@@ -32,9 +32,11 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
   return async (payload: unknown, job: RunJob, stop: AbortSignal): Promise<void> => {
     const event = payload as Event;
     const started = new Date();
-    const isNew = !job.flags;
-    const past = isNew && job.attempts === 1 ? [] : await enter(database, job, event);
-    if (!past) return;
+    const isNew = !job.flags?.resumed;
+    const isGated = job.flags?.gated === true;
+    const entry = isNew && !isGated && job.attempts === 1 ? { steps: [] } : await enter(database, job, event);
+    if (!entry.steps) return;
+    const { steps: past, events } = entry;
 
     const outcome = {
       run_id: event.id,
@@ -61,7 +63,7 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
       case "reenters":
         return park([], { for: "0" });
       case "ended":
-        return;
+        return exit();
       case "crashes":
         throw end.error;
       default:
@@ -73,7 +75,7 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
       const late = new AbortController();
       const signal = AbortSignal.any([stop, late.signal]);
       const run = { id: event.id, depth: event.depth };
-      const steps = openSteps({ run, past: past ?? [], database, memory, signal, isLastAttempt, observe: observeStep });
+      const steps = openSteps({ run, past, database, memory, signal, isLastAttempt, observe: observeStep });
       let timer: NodeJS.Timeout | undefined;
       const timedOut = new Promise<End>((resolve) => {
         if (timeout === undefined) return;
@@ -87,6 +89,7 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
         try {
           await workflow.run({
             event,
+            events: events ?? [event],
             step: steps.step,
             query: queryAs(event, database),
             log: withFields(log, { workflow: event.workflow, run: event.id }),
@@ -111,27 +114,43 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
       }
       const last = isFinal || isLastAttempt;
       ended(error, last);
-      if (!last) throw error;
+      if (!last) {
+        await exit();
+        throw error;
+      }
       const { stack } = error.cause instanceof Error ? error.cause : error;
       await finish({ ...outcome, state: "failed", error: error.message, stack });
     }
 
     async function park(waits: object[], wake?: object): Promise<void> {
-      await database.transaction((execute) =>
-        execute(sql`
+      const [row] = await database.transaction((execute) =>
+        execute<{ parked: boolean }>(sql`
           select notika._park(${job.id}::text::bigint, ${JSON.stringify(waits)}::text::json,
-                              ${wake === undefined ? null : JSON.stringify(wake)}::text::json)`),
+                              ${wake === undefined ? null : JSON.stringify(wake)}::text::json) as parked`),
       );
+      if (!row?.parked) await exit();
+    }
+
+    /** The attempt is over without an outcome: in a line others may go on. */
+    async function exit(): Promise<void> {
+      if (!isGated) return;
+      await database.transaction((execute) => execute(sql`select notika._exit(${event.id}::text::bigint)`));
     }
   };
 }
 
-/** The steps of a run that has been here before; undefined: it has ended since. */
-async function enter(database: Database, job: RunJob, event: Event): Promise<Remembered[] | undefined> {
-  const [row] = await database.execute<{ entry: { ended: boolean; steps?: Remembered[] } }>(
-    sql`select notika._enter(${job.id}::text::bigint, ${event.id}::text::bigint) as entry`,
+interface Entry {
+  /** Undefined: the run has ended since, or it is not its turn. */
+  steps?: Remembered[];
+  events?: Event[] | null;
+}
+
+/** What a run has to know that has been here before, or has to be admitted. */
+async function enter(database: Database, job: RunJob, event: Event): Promise<Entry> {
+  const [row] = await database.transaction((execute) =>
+    execute<{ entry: Entry }>(sql`select notika._enter(${job.id}::text::bigint, ${event.id}::text::bigint) as entry`),
   );
-  return row?.entry.steps;
+  return row?.entry ?? {};
 }
 
 // Compared by name: a task may have been loaded with a copy of this package of its own.

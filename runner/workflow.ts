@@ -1,6 +1,7 @@
 import type { Execute } from "./database.ts";
 import { type Duration, milliseconds } from "./duration.ts";
 import type { Log } from "./log.ts";
+import { checkOptions, type Options, optionsOf } from "./options.ts";
 import type { Step } from "./steps.ts";
 
 /** A change of a row that wakes a workflow. */
@@ -34,7 +35,10 @@ type Image<O extends Operation, Present extends Operation, R> = O extends Presen
 
 /** What a task works with. */
 export interface Context<R extends object = Row, O extends Operation = Operation> {
+  /** The event; for a workflow with `debounce` or `digest` the first of its events. */
   event: Event<R, O>;
+  /** All events that this run is for, oldest first: more than one with `debounce` or `digest`. */
+  events: Event<R, O>[];
   /** Named pieces of the run that are remembered, and waits. */
   step: Step;
   /** Runs a statement now, in a transaction of its own; a write that wakes a workflow knows this run as its cause. */
@@ -61,7 +65,7 @@ export interface Trigger<O extends Operation = Operation> {
 }
 
 /** What a task module exports by default: a function, or more about it. */
-export interface Definition<R extends object = Row, O extends Operation = Operation> {
+export interface Definition<R extends object = Row, O extends Operation = Operation> extends Options {
   /** Where it is published; leave it out when a DBA publishes it in SQL. */
   on?: Trigger<O>;
   /** How often a failed run is tried again before it ends as `failed`; default: the database's `max_attempts`. */
@@ -74,7 +78,7 @@ export interface Definition<R extends object = Row, O extends Operation = Operat
 }
 
 /** A workflow as the runner knows it. */
-export interface Workflow {
+export interface Workflow extends Readonly<Options> {
   readonly on?: Trigger;
   readonly retries?: number;
   readonly timeout?: Duration;
@@ -115,5 +119,11 @@ export function asWorkflow(exported: unknown): Workflow {
     }
   }
   if (on !== undefined && typeof on?.table !== "string") throw new TypeError("workflow({ on }) has no table");
+  const options = exported as Options;
+  checkOptions(options);
+  const [option] = Object.keys(optionsOf(options));
+  if (option !== undefined && on === undefined) {
+    throw new TypeError(`${option} is published with on, which is missing; a DBA sets it with notika.configure(…)`);
+  }
   return exported as Workflow;
 }

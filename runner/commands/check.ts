@@ -6,7 +6,7 @@ import type { Database } from "../database.ts";
 import { UsageError } from "../errors.ts";
 import { install } from "../install.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
-import { publish } from "../publish.ts";
+import { publications, publish } from "../publish.ts";
 import { loadTasks } from "../tasks.ts";
 import { type Command, defineCommand, jsonOption, output, tasksOption, urlOption } from "./support/command.ts";
 import { table } from "./support/table.ts";
@@ -32,8 +32,8 @@ export const command: Command = defineCommand({
     const embedded = await openEmbedded({ prepare: install, version: await installVersion() });
     try {
       await embedded.database.script(await read(values.schema));
-      for (const [name, { on }] of Object.entries(await loadTasks(values.tasks))) {
-        if (on) await publish(embedded.database.execute, name, on);
+      for (const publication of publications(await loadTasks(values.tasks))) {
+        await publish(embedded.database.execute, publication);
       }
       return await checkFiles(embedded.database, files, values);
     } finally {

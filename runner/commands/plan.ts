@@ -1,14 +1,14 @@
 import { plan } from "../publish.ts";
 import { type Command, defineCommand, output } from "./support/command.ts";
-import { publishOptions, requestedWorkflows } from "./support/requested.ts";
+import { publishOptions, requestedPublications } from "./support/requested.ts";
 
 export const command: Command = defineCommand({
   options: publishOptions,
   takesArguments: true,
   async run(context) {
     const plans: Plan[] = [];
-    for (const { name, on } of await requestedWorkflows(context)) {
-      plans.push({ workflow: name, steps: await plan(context.database.execute, name, on) });
+    for (const publication of await requestedPublications(context)) {
+      plans.push({ workflow: publication.name, steps: await plan(context.database.execute, publication) });
     }
     output(context.values.json, plans, (plans) => plans.map(script).join("\n"));
     return 0;

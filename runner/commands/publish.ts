@@ -1,18 +1,19 @@
 import { publish } from "../publish.ts";
 import { type Command, defineCommand, output } from "./support/command.ts";
-import { publishOptions, requestedWorkflows } from "./support/requested.ts";
+import { publishOptions, requestedPublications } from "./support/requested.ts";
 import { table } from "./support/table.ts";
 
 export const command: Command = defineCommand({
   options: publishOptions,
   takesArguments: true,
   async run(context) {
-    const workflows = await requestedWorkflows(context);
+    const publications = await requestedPublications(context);
     // All or none: a deployment is not left half way.
     const published = await context.database.transaction(async (execute) => {
       const rows = [];
-      for (const { name, on } of workflows) {
-        rows.push({ workflow: name, table: on.table, outcome: await publish(execute, name, on) });
+      for (const publication of publications) {
+        const outcome = await publish(execute, publication);
+        rows.push({ workflow: publication.name, table: publication.on.table, outcome });
       }
       return rows;
     });

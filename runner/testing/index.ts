@@ -8,7 +8,7 @@ import { silentLog } from "../log.ts";
 import { openMemory } from "../memory.ts";
 import { openOutcomes } from "../outcomes.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
-import { publish } from "../publish.ts";
+import { publications, publish } from "../publish.ts";
 import { makeTask } from "../run.ts";
 import { type Tasks, toTasks } from "../tasks.ts";
 import { workerPreset } from "../worker.ts";
@@ -90,7 +90,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
   const neverStops = new AbortController().signal;
 
   async function publishAll() {
-    for (const [name, { on }] of Object.entries(loaded)) if (on) await publish(database.execute, name, on);
+    for (const publication of publications(loaded)) await publish(database.execute, publication);
   }
 
   async function dispatchAll() {

@@ -1,25 +1,25 @@
 import type { Database } from "../../database.ts";
 import type { Log } from "../../log.ts";
-import { publish } from "../../publish.ts";
+import { publications, publish } from "../../publish.ts";
 import type { Tasks } from "../../tasks.ts";
 
 /** Publishes what tasks declare; what cannot be published yet, say for want of its table, is tried again until it can. */
 export async function keepPublished(database: Database, tasks: Tasks, log: Log): Promise<() => Promise<void>> {
   const said = new Map<string, string>();
-  let waiting = Object.entries(tasks).flatMap(([name, { on }]) => (on ? [{ name, on }] : []));
+  let waiting = publications(tasks);
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
 
   async function pass() {
     const failed: typeof waiting = [];
-    for (const workflow of waiting) {
-      const { name, on } = workflow;
+    for (const publication of waiting) {
+      const { name, on } = publication;
       if (stopped) return;
       try {
-        const outcome = await publish(database.execute, name, on);
+        const outcome = await publish(database.execute, publication);
         log.info(`${name} is ${outcome === "unchanged" ? "published" : outcome} on ${on.table}`);
       } catch (error) {
-        failed.push(workflow);
+        failed.push(publication);
         const { message } = error as Error;
         if (said.get(name) !== message) log.warn(`${name} cannot be published yet: ${message}`);
         said.set(name, message);

@@ -1,4 +1,5 @@
 import { UsageError } from "../../errors.ts";
+import { type Publication, publications } from "../../publish.ts";
 import { loadTasks } from "../../tasks.ts";
 import type { Trigger } from "../../workflow.ts";
 import { type Context, jsonOption, tasksOption, urlOption } from "./command.ts";
@@ -19,11 +20,8 @@ export const publishOptions = { ...urlOption, ...tasksOption, ...jsonOption, ...
 
 type Given = Context<typeof publishOptions>;
 
-/** The workflows that plan and publish are about: one that the options describe, or those that tasks declare. */
-export async function requestedWorkflows({
-  values,
-  arguments: names,
-}: Given): Promise<{ name: string; on: Trigger }[]> {
+/** What plan and publish are about: a workflow that the options describe, or those that tasks declare. */
+export async function requestedPublications({ values, arguments: names }: Given): Promise<Publication[]> {
   const option = Object.keys(triggerOptions).find((name) => name in values);
   if (option === undefined) return declared(values.tasks, names);
 
@@ -44,9 +42,7 @@ async function declared(folder: string, names: string[]) {
       hint: `Give the task an on: { table }, or say it here: notika publish ${unknown} --table my_schema.my_table`,
     });
   }
-  return Object.entries(tasks).flatMap(([name, { on }]) =>
-    on && (names.length === 0 || names.includes(name)) ? [{ name, on }] : [],
-  );
+  return publications(tasks).filter(({ name }) => names.length === 0 || names.includes(name));
 }
 
 // What was not given stays away; the database judges the rest, and says what would be right.

@@ -1,0 +1,70 @@
+import { type Duration, milliseconds } from "./duration.ts";
+
+/** Keys of the event's `new`, of a delete's `old`: one, or several that count together. */
+export type Columns = string | readonly string[];
+
+/** How the events of a workflow become runs.  They are published with `on`. */
+export interface Options {
+  /** One run for each value of these columns, while it is remembered: a further event is logged as `cancelled`. */
+  key?: Columns;
+  /** How many runs at a time, over all runners; one that waits or is tried again later does not count. */
+  concurrency?: number;
+  /**
+   * Runs of the same value of these columns one after the other, in the order of their events.  One that waits or is tried
+   * again later holds back those behind it; one that has failed for good does not.
+   */
+  order?: Columns;
+  /** One run for the events of the same `by`, when none has come for `window`, or `max` after the first (default: ten windows). */
+  debounce?: { by?: Columns; window: Duration; max?: Duration };
+  /** One run for the events of the same `by`, `window` after the first, or when there are `max` (default: 10,000). */
+  digest?: { by?: Columns; window: Duration; max?: number };
+}
+
+/** Those that are given, as the database takes them. */
+export function optionsOf({ key, concurrency, order, debounce, digest }: Options): object {
+  const given = {
+    key,
+    concurrency,
+    order,
+    debounce: debounce && {
+      ...debounce,
+      window: interval(debounce.window),
+      ...(debounce.max !== undefined && { max: interval(debounce.max) }),
+    },
+    digest: digest && { ...digest, window: interval(digest.window) },
+  };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}
+
+/** Throws a TypeError that says what is wrong with one; whether the columns are there the database knows. */
+export function checkOptions({ key, concurrency, order, debounce, digest }: Options): void {
+  for (const [name, columns] of Object.entries({ key, order, "debounce.by": debounce?.by, "digest.by": digest?.by })) {
+    if (columns !== undefined && !areColumns(columns)) {
+      throw new TypeError(`${name} must be a column or a list of columns, not ${JSON.stringify(columns)}`);
+    }
+  }
+  for (const [name, count] of Object.entries({ concurrency, "digest.max": digest?.max })) {
+    if (count !== undefined && !(Number.isInteger(count) && count >= 1 && count <= 10_000)) {
+      throw new TypeError(`${name} must be a whole number from 1 to 10000, not ${JSON.stringify(count)}`);
+    }
+  }
+  const times = {
+    ...(debounce && { "debounce.window": debounce.window }),
+    ...(debounce?.max !== undefined && { "debounce.max": debounce.max }),
+    ...(digest && { "digest.window": digest.window }),
+  };
+  for (const [name, time] of Object.entries(times)) {
+    if (time === undefined || !milliseconds(time)) {
+      throw new TypeError(`${name} must be a length of time, such as "5 minutes", not ${JSON.stringify(time)}`);
+    }
+  }
+  if (debounce && digest)
+    throw new TypeError("debounce and digest exclude each other: both gather events into one run");
+}
+
+function areColumns(columns: Columns): boolean {
+  const list = typeof columns === "string" ? [columns] : columns;
+  return Array.isArray(list) && list.length > 0 && list.every((column) => typeof column === "string");
+}
+
+const interval = (time: Duration) => (typeof time === "number" ? `${time} milliseconds` : time);
