@@ -50,7 +50,11 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
   const taskList = Object.fromEntries(
     Object.entries(tasks).map(([name, task]): [string, Task] => [
       name,
-      (payload, { job }) => task(payload, job, abort.signal),
+      async (payload, { job }) => {
+        await task(payload, job, abort.signal);
+        // The next in its line may go now, which where there is no LISTEN nobody else says.
+        if (job.flags?.gated) pool?.nudge(1);
+      },
     ]),
   );
 

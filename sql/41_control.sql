@@ -77,7 +77,8 @@ create or replace function notika._short("values" jsonb)
 as $$
   select case
     when octet_length("values"::text) <= 500 then "values"::text
-    else left("values"::text, 50) || '… ' || encode(sha256(convert_to("values"::text, 'UTF8')), 'hex')
+    else left("values"::text, 50) || '… '
+         || encode(sha256(convert_to("values"::text, 'UTF8')), 'hex')
   end;
 $$;
 
@@ -132,7 +133,9 @@ declare
   v_keys notika.run_key[];
   v_doubles text[];
 begin
-  select array_agg(row(k.workflow_id, notika._short(k.values), k.run_id, clock_timestamp())::notika.run_key)
+  select array_agg(
+           row(k.workflow_id, notika._short(k.values), k.run_id, clock_timestamp())::notika.run_key
+         )
     into v_keys
     from (
       select w.workflow_id, notika._values(j.payload, w.options -> 'key') as values,

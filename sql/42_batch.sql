@@ -1,6 +1,6 @@
 -- Batches: one run for many events of a workflow with debounce or digest.
 -- The first event makes the run, asleep until the batch closes; later ones join it.  A batch closes
--- when its run starts, not before it is time, or when it is full: from then on events open the next.
+-- when its run starts, which is not before its time, or when it is full: then events open the next.
 -- Both sides hold the workflow's line lock, so that an event is in one batch and its run sees it.
 
 create table if not exists notika.batch (

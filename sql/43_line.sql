@@ -59,7 +59,8 @@ create or replace function notika._line_up(jobs notika_worker.job_spec[])
 as $$
 begin
   insert into notika.lane (run_id, workflow_id, lane)
-  select j.job_key::bigint, w.workflow_id, notika._short(notika._values(j.payload, w.options -> 'order'))
+  select j.job_key::bigint, w.workflow_id,
+         notika._short(notika._values(j.payload, w.options -> 'order'))
     from unnest(_line_up.jobs) as j
     join notika.workflow as w on w.name = j.identifier and w.options ? 'order'
    order by j.job_key::bigint
@@ -389,7 +390,7 @@ $$;
 comment on function notika._admit(bigint, bigint) is
   'Whether a run may go on now. If not, it is put back until it may.';
 
-create or replace function notika._release(workflow_id integer)
+create or replace function notika._advance(workflow_id integer)
   returns bigint
   language plpgsql
   volatile
@@ -400,13 +401,15 @@ declare
   v_free bigint[];
   v_heads bigint[];
 begin
-  perform notika._lock_line(_release.workflow_id);
-  select w.options into v_options from notika.workflow as w where w.workflow_id = _release.workflow_id;
+  perform notika._lock_line(_advance.workflow_id);
+  select w.options into v_options
+    from notika.workflow as w
+   where w.workflow_id = _advance.workflow_id;
 
   -- Lines that are not kept any more.
   if not v_options ? 'order' then
     with gone as (
-      delete from notika.lane as l where l.workflow_id = _release.workflow_id returning l.run_id
+      delete from notika.lane as l where l.workflow_id = _advance.workflow_id returning l.run_id
     )
     select array_agg(g.run_id) into v_heads from gone as g;
   else
@@ -414,13 +417,13 @@ begin
       from (
         select distinct on (l.lane) l.run_id
           from notika.lane as l
-         where l.workflow_id = _release.workflow_id
+         where l.workflow_id = _advance.workflow_id
          order by l.lane, l.place
       ) as h;
   end if;
   if not v_options ? 'concurrency' then
     with gone as (
-      delete from notika.slot as s where s.workflow_id = _release.workflow_id returning s.run_id
+      delete from notika.slot as s where s.workflow_id = _advance.workflow_id returning s.run_id
     )
     select array_agg(g.run_id) into v_free from gone as g;
   end if;
@@ -431,11 +434,11 @@ begin
    where j.key = any (array(select h::text from unnest(v_heads || v_free) as h))
      and j.run_at = 'infinity' and j.locked_at is null
      and not exists (select from notika.wait as w where w.run_id = j.key::bigint);
-  return notika._wake_heads(_release.workflow_id, v_heads);
+  return notika._wake_heads(_advance.workflow_id, v_heads);
 end;
 $$;
 
-comment on function notika._release(integer) is
+comment on function notika._advance(integer) is
   'Lets all runs of a workflow go whom nothing keeps in line any more: after its options have '
   'changed, when it is resumed, and in case somebody was forgotten.';
 
@@ -484,7 +487,7 @@ begin
     select s.workflow_id from notika.slot as s
      order by 1
   loop
-    perform notika._release(v_workflow_id);
+    perform notika._advance(v_workflow_id);
   end loop;
 end;
 $$;

@@ -111,8 +111,8 @@ $$;
 
 comment on function notika._enter(bigint, bigint) is
   'What a run has to know that has been here before, or whose turn it may not be: whether it has '
-  'ended, whether it is admitted (if not, it is put back), the events of its batch, and its steps in '
-  'the order in which they ended.';
+  'ended, whether it is admitted (if not, it is put back), the events of its batch, and its steps '
+  'in the order in which they ended.';
 
 create or replace function notika._exit(run_id bigint)
   returns void

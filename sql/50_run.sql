@@ -259,7 +259,7 @@ begin
   if v_jobs is not null then
     perform notika_worker.reschedule_jobs(v_jobs, run_at => now());
   end if;
-  perform notika._release(v_workflow_id);
+  perform notika._advance(v_workflow_id);
 end;
 $$;
 

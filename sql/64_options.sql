@@ -1,7 +1,7 @@
 -- What a workflow asks of its hand-over beyond "each event, at once": its options.
--- They are kept as they are understood: a list where a column may stand alone, and nothing that says
--- nothing.  Whatever the dispatcher meets there was checked here, because an error there would stop
--- the hand-over of every workflow.
+-- They are kept as they are understood: a list where a column may stand alone.  Whatever the
+-- dispatcher meets in them was checked here, because an error there would stop the hand-over of all
+-- workflows.
 
 create or replace function notika._refuse_option(
   workflow text,
@@ -300,7 +300,7 @@ begin
   end if;
 
   update notika.workflow as w set options = v_options where w.workflow_id = v_workflow_id;
-  perform notika._release(v_workflow_id);
+  perform notika._advance(v_workflow_id);
   return 'changed';
 exception when lock_not_available then
   return notika._refuse_locked('configure', configure.workflow, v_before.table_name);

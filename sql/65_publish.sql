@@ -936,7 +936,7 @@ begin
     perform notika.resume(publish.workflow);
   end if;
   if v_after.options <> v_before.options then
-    perform notika._release(v_after.workflow_id);
+    perform notika._advance(v_after.workflow_id);
   end if;
 
   return case

@@ -92,7 +92,7 @@ describe("in schema notika", () => {
         `select proname from pg_proc
           where pronamespace = 'notika'::regnamespace and not prosecdef
             and (prorettype = 'trigger'::regtype and proname ~ '^_capture_'
-                 or proname in ('publish', 'plan', 'unpublish', 'pause', 'resume', 'emit', 'retry', 'cancel',
+                 or proname in ('publish', 'plan', 'unpublish', 'pause', 'resume', 'emit', 'retry', 'cancel', 'configure',
                                 'dispatch', 'maintain', 'install'))`,
       ),
     ).toEqual([]);
