@@ -214,9 +214,10 @@ as $$
 declare
   v_zone text := coalesce(_wake_at.wait ->> 'time_zone', 'UTC');
   v_now timestamptz := clock_timestamp();
-  v_today date := (v_now at time zone v_zone)::date;
+  v_today date;
   v_wake_at timestamptz;
 begin
+  v_today := (v_now at time zone v_zone)::date;
   case
     when _wake_at.wait ->> 'for' is not null then
       return v_now + (_wake_at.wait ->> 'for')::interval;

@@ -418,11 +418,14 @@ create or replace function notika._next_due(tasks text[])
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-  select min(j.run_at)
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
-   where t.identifier = any (_next_due.tasks)
-     and j.is_available and j.run_at < 'infinity';
+  select least(
+    (select min(j.run_at)
+       from notika_worker._private_jobs as j
+       join notika_worker._private_tasks as t on t.id = j.task_id
+      where t.identifier = any (_next_due.tasks)
+        and j.is_available and j.run_at < 'infinity'),
+    (select l.oldest_waiting from notika.lag as l)
+  );
 $$;
 
 comment on function notika._next_due(text[]) is

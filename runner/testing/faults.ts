@@ -31,8 +31,8 @@ export function openFaults() {
     crashAfter(step: string) {
       crashes.set(step, (crashes.get(step) ?? 0) + 1);
     },
-    replayEveryStep() {
-      replays = true;
+    replayEveryStep(on = true) {
+      replays = on;
     },
     /** The runs that have crashed since this was asked the last time. */
     crashed(): string[] {

@@ -58,7 +58,7 @@ export interface TestNotika extends AsyncDisposable {
   /** The next time a step of this name is remembered the runner dies, as by kill -9; another takes over at once. */
   crashAfter(step: string): void;
   /** From now on each run starts over after every step: what stands outside of steps shows by happening again. */
-  replayEveryStep(): void;
+  replayEveryStep(on?: boolean): void;
   /** A deploy: from now on these tasks run, also what the old ones began. */
   upgrade(tasks: TestOptions["tasks"]): Promise<void>;
   close(): Promise<void>;
