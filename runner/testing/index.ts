@@ -115,12 +115,17 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
       noHandleSignals: true,
       preset: workerPreset(1),
     });
-    // graphile-worker took them for failed, and would let them wait.
-    const crashed = JSON.stringify(faults.crashed());
+    await takeOver(faults.crashed());
+  }
+
+  /** What other runners do about one that died: graphile-worker took its runs for failed here, and would let them wait. */
+  async function takeOver(crashed: string[]) {
+    if (crashed.length === 0) return;
     await database.execute(statement`
       select notika_worker.reschedule_jobs(array(
                select id from notika_worker._private_jobs
-                where key in (select json_array_elements_text(${crashed}::text::json))), run_at => now())`);
+                where key in (select json_array_elements_text(${JSON.stringify(crashed)}::text::json))), run_at => now())`);
+    await database.transaction((execute) => execute(statement`select notika.maintain()`));
   }
 
   /** When there is something to do next; infinity: never. */

@@ -335,11 +335,11 @@ describe("step.each", () => {
     await deploy(async ({ step }) => {
       const doubled = await step.each(
         "double",
-        [3, 1, 2],
+        [5, 1, 2],
         String,
         async (n) => {
           most = Math.max(most, ++now);
-          await new Promise((resolve) => setTimeout(resolve, 10 * n));
+          await new Promise((resolve) => setTimeout(resolve, 40 * n));
           now -= 1;
           return n * 2;
         },
@@ -353,9 +353,9 @@ describe("step.each", () => {
     expect(most).toBe(2);
     expect(await t.steps(run)).toMatchObject([
       { name: "double/1", result: 2 },
-      { name: "double/3", result: 6 },
       { name: "double/2", result: 4 },
-      { name: "end", result: [6, 2, 4] },
+      { name: "double/5", result: 10 },
+      { name: "end", result: [10, 2, 4] },
     ]);
   });
 
