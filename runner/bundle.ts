@@ -27,12 +27,8 @@ export async function installVersion(): Promise<string> {
 export async function migrateScript(): Promise<string> {
   const committed = await committedMigrations();
   const current = await currentMigration();
-  const known = {
-    worker: workerSteps.at(-1)?.id,
-    migrations: Object.fromEntries(committed.map(({ name, hash }) => [name, hash])),
-  };
 
-  return `set local notika.known = '${JSON.stringify(known)}';
+  return `set local notika.known = '${JSON.stringify(await knownMigrations())}';
 
 ${await readText("migrations/prepare.sql")}
 do $notika_install$
@@ -43,6 +39,14 @@ ${[...workerSteps.map(workerStep), ...committed.map(step), current === undefined
 end;
 $notika_install$;
 `;
+}
+
+/** What this package brings a database up to: the revision of graphile-worker's schema, and migrations with their hashes. */
+export async function knownMigrations() {
+  return {
+    worker: Math.max(...workerSteps.map(({ id }) => id)),
+    migrations: Object.fromEntries((await committedMigrations()).map(({ name, hash }) => [name, hash])),
+  };
 }
 
 const workerSteps = Object.entries(workerMigrations).map(([file, text]) => ({

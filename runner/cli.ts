@@ -12,6 +12,7 @@ Try it
                               --port 54320  --data .notika
 
 Set up a database
+  notika doctor [URL]         test the connection, and what is installed; says what mends what
   notika grant ROLE           print the SQL that gives a role what it needs to own Notika:
                               --schema app  --tables app.users,app.orders
                               --revoke to take it back  --apply to run it
@@ -48,6 +49,7 @@ Exit codes: 0 done, 1 failed, 2 misuse
 
 const commands: Record<string, () => Promise<{ command: Command }>> = {
   dev: () => import("./commands/dev.ts"),
+  doctor: () => import("./commands/doctor.ts"),
   grant: () => import("./commands/grant.ts"),
   install: () => import("./commands/install.ts"),
   upgrade: () => import("./commands/install.ts"),
@@ -64,6 +66,8 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
   cancel: () => import("./commands/cancel.ts"),
 };
 
+// Others on this machine can read the arguments of a process, and --url may hold a password.
+process.title = ["notika", ...process.argv.slice(2, 3).filter((name) => Object.hasOwn(commands, name))].join(" ");
 // Whoever reads only the head of it may close it.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 process.exitCode = await main(process.argv.slice(2));

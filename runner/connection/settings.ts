@@ -33,7 +33,7 @@ export interface Place {
   password: () => string | undefined;
 }
 
-type TlsMode = (typeof tlsModes)[number];
+export type TlsMode = (typeof tlsModes)[number];
 
 export interface TlsSettings {
   mode: TlsMode;
@@ -52,7 +52,7 @@ export interface TlsSettings {
 }
 
 /** From no TLS to TLS with a server that has proven its name. */
-const tlsModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const;
+export const tlsModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const;
 
 /** Reads where the database is from a connection string, which may be empty, and the files and variables of psql. */
 export function readSettings(text: string, environment: NodeJS.ProcessEnv = process.env): Settings {
@@ -88,6 +88,16 @@ export function readSettings(text: string, environment: NodeJS.ProcessEnv = proc
 export function namedDatabase(given: string | undefined, environment = process.env): string | undefined {
   const { DATABASE_URL, PGHOST, PGHOSTADDR, PGDATABASE, PGSERVICE } = environment;
   return given || DATABASE_URL || (PGHOST || PGHOSTADDR || PGDATABASE || PGSERVICE ? "" : undefined);
+}
+
+/** The settings as a URL that can be shown: without the password. */
+export function shown({ places, user, database, tls, session }: Settings): string {
+  const hosts = places.map(({ host, port }) => {
+    const name = host.startsWith("/") ? encodeURIComponent(host) : host.includes(":") ? `[${host}]` : host;
+    return `${name}:${port}`;
+  });
+  const mode = `?sslmode=${tls.mode}${session === "any" ? "" : `&target_session_attrs=${session}`}`;
+  return `postgresql://${encodeURIComponent(user)}@${hosts.join(",")}/${encodeURIComponent(database)}${mode}`;
 }
 
 /** The folder of a Unix socket and the file in it. */

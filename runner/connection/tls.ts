@@ -25,7 +25,7 @@ export async function encrypt(socket: Socket, settings: TlsSettings, host: strin
 }
 
 /** Whether the certificate of a server that is encrypted with these settings is checked. */
-function isVerified(settings: TlsSettings): boolean {
+export function isVerified(settings: TlsSettings): boolean {
   return settings.mode.startsWith("verify") || existsSync(settings.rootCertificate);
 }
 

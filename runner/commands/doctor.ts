@@ -1,0 +1,29 @@
+import { styleText } from "node:util";
+import { examine } from "../doctor/examine.ts";
+import type { Finding } from "../doctor/finding.ts";
+import { UsageError } from "../errors.ts";
+import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { databaseUrl } from "./support/database_url.ts";
+
+export const command: Command = defineCommand({
+  options: { ...urlOption, ...jsonOption },
+  takesArguments: true,
+  async run({ values, arguments: [url, ...others] }) {
+    if (others.length > 0 || (url !== undefined && values.url !== undefined)) {
+      throw new UsageError("doctor examines one database");
+    }
+    const report = await examine(databaseUrl(url ?? values.url), process.env.NOTIKA_DIRECT_URL || undefined);
+    output(values.json, report, ({ url, findings }) => `${url}\n\n${findings.map(line).join("")}`);
+    return report.findings.some(({ severity }) => severity === "error") ? 1 : 0;
+  },
+});
+
+const color = { ok: "green", warning: "yellow", error: "red" } as const;
+
+/** Severity and finding in columns, then all of the detail and, below it, what mends it. */
+function line({ severity, finding, workflow, detail, remedy }: Finding): string {
+  const subject = workflow === null ? finding : `${finding} ${workflow}`;
+  const text = remedy === null ? detail : `${detail}\n→ ${remedy}`;
+  const head = `${styleText(color[severity], severity.padEnd(8))} ${subject.padEnd(21)} `;
+  return `${head}${text.replaceAll("\n", `\n${" ".repeat(31)}`)}\n`;
+}

@@ -1,0 +1,77 @@
+import type { Socket } from "node:net";
+import { TLSSocket } from "node:tls";
+import type { Failure } from "../connection/error.ts";
+import { ConnectError } from "../connection/error.ts";
+import { type Settings, type TlsMode, tlsModes } from "../connection/settings.ts";
+import { isVerified } from "../connection/tls.ts";
+import { findWay, type Way } from "../connection/way.ts";
+import { type Finding, ok, warning } from "./finding.ts";
+
+/** What was negotiated, how much it proves, and what each sslmode would have made of it. */
+export async function encryption(way: Way, socket: Socket, settings: Settings): Promise<Finding[]> {
+  const { place, ip } = way.address;
+  if (ip === undefined) return [ok("tls", "none: a Unix socket does not leave this machine")];
+  const isLocal = /^127\.|^::1$|^::ffff:127\./.test(ip);
+  const modes = await sslmodes(way, settings);
+  return [negotiated(socket, settings, isLocal), ok("sslmode", modes.join("\n")), ...expiry(socket, place.host)];
+}
+
+function negotiated(socket: Socket, settings: Settings, isLocal: boolean): Finding {
+  if (!(socket instanceof TLSSocket)) {
+    if (isLocal) return ok("tls", "none; the connection does not leave this machine");
+    return warning(
+      "tls",
+      "none: what is sent, and what comes back, can be read and changed on the way",
+      "sslmode=require encrypts; sslmode=verify-full also makes sure that it is the right server.",
+    );
+  }
+  const what = `${socket.getProtocol()}, ${socket.getCipher().standardName}`;
+  const { mode } = settings.tls;
+  if (mode === "verify-full") return ok("tls", `${what}; the certificate was verified, and the name in it`);
+  if (isVerified(settings.tls)) {
+    const detail = `${what}; the certificate was verified, but not the name in it`;
+    return isLocal ? ok("tls", detail) : warning("tls", detail, "sslmode=verify-full");
+  }
+  const detail = `${what}; the certificate was not verified`;
+  if (isLocal) return ok("tls", detail);
+  return warning(
+    "tls",
+    `${detail}: anybody on the way may pretend to be the server`,
+    "sslmode=verify-full, with sslrootcert=<file of the authority> or sslrootcert=system",
+  );
+}
+
+function expiry(socket: Socket, host: string): Finding[] {
+  if (!(socket instanceof TLSSocket)) return [];
+  const { valid_to: until } = socket.getPeerCertificate();
+  const days = Math.floor((Date.parse(until) - Date.now()) / 86_400_000);
+  if (days >= 14) return [];
+  const when = days < 0 ? "has expired" : `expires in ${days} days`;
+  return [warning("certificate", `the certificate of ${host} ${when}: ${until}`, "Give the server a new one.")];
+}
+
+/** What happens at this address with each mode. */
+async function sslmodes({ address }: Way, settings: Settings): Promise<string[]> {
+  const place = { ...address.place, address: address.ip as string };
+  return Promise.all(
+    tlsModes.map(async (mode) => {
+      const outcome = await tryMode({ ...settings, places: [place], session: "any" }, mode);
+      return `${mode}${mode === settings.tls.mode ? " (in use)" : ""}: ${outcome}`;
+    }),
+  );
+}
+
+async function tryMode(settings: Settings, mode: TlsMode): Promise<string> {
+  const tls = { ...settings.tls, mode };
+  if (tls.isDirect && ["disable", "allow", "prefer"].includes(mode)) return "does not go with sslnegotiation=direct";
+  try {
+    const { way, client } = await findWay({ ...settings, tls });
+    await client.end();
+    if (!way.isEncrypted) return "connects without TLS";
+    if (mode === "verify-full") return "connects with TLS, certificate and name verified";
+    return `connects with TLS, certificate ${isVerified(tls) ? "verified" : "not verified"}`;
+  } catch (cause) {
+    if (!(cause instanceof ConnectError)) throw cause;
+    return `is refused: ${(cause.failures[0] as Failure).error.message}`;
+  }
+}

@@ -1,0 +1,136 @@
+import type { Client } from "pg";
+import { error, type Finding, ok, warning } from "./finding.ts";
+
+/** What the role may do, and what each missing right prevents. */
+export async function rights(client: Client): Promise<Finding[]> {
+  const { rows } = await client.query<Rights>(query);
+  const found = rows[0] as Rights;
+  const isOthers = found.is_installed && found.closed_schemas !== null;
+  return [role(found), schemas(found), tables(found), isOthers ? [] : await eventTriggers(client)].flat();
+}
+
+interface Rights {
+  role: string;
+  database: string;
+  is_superuser: boolean;
+  may_create_schemas: boolean;
+  is_installed: boolean;
+  /** Schemas of Notika that there are, and that the role may not create in. */
+  closed_schemas: string[] | null;
+  missing_schemas: string[] | null;
+  tables: number;
+  publishable: number;
+  readable: number;
+  unusable_schemas: string[] | null;
+}
+
+const query = `
+  with wanted (name) as (values ('notika'), ('notika_worker')),
+  visible as (
+    select c.oid, c.relnamespace
+      from pg_class as c
+      join pg_namespace as n on n.oid = c.relnamespace
+     where c.relkind in ('r', 'p') and n.nspname !~ '^(pg_|information_schema$|notika)'
+       and not c.relispartition
+  )
+  select quote_ident(current_user) as role, quote_ident(current_database()) as database,
+         (select r.rolsuper from pg_roles as r where r.rolname = current_user) as is_superuser,
+         has_database_privilege(current_database(), 'create') as may_create_schemas,
+         exists (
+           select from pg_proc as p
+             join pg_namespace as n on n.oid = p.pronamespace
+            where n.nspname = 'notika' and p.proname = 'version'
+         ) as is_installed,
+         (select array_agg(w.name) from wanted as w
+           where to_regnamespace(w.name) is not null
+             and not has_schema_privilege(w.name, 'create')) as closed_schemas,
+         (select array_agg(w.name) from wanted as w where to_regnamespace(w.name) is null) as missing_schemas,
+         (select count(*)::integer from visible) as tables,
+         (select count(*)::integer from visible as v
+           where has_table_privilege(v.oid, 'trigger') and has_schema_privilege(v.relnamespace, 'usage')
+         ) as publishable,
+         (select count(*)::integer from visible as v
+           where has_table_privilege(v.oid, 'select') and has_schema_privilege(v.relnamespace, 'usage')
+         ) as readable,
+         (select array_agg(distinct quote_ident(n.nspname))
+            from visible as v join pg_namespace as n on n.oid = v.relnamespace
+           where not has_schema_privilege(n.oid, 'usage')) as unusable_schemas`;
+
+function role({ role, is_superuser }: Rights): Finding {
+  if (!is_superuser) return ok("role", `${role}, no superuser`);
+  return ok(
+    "role",
+    `${role} is a superuser: more than Notika needs; npx notika grant prints what a role of its own needs`,
+  );
+}
+
+function schemas({
+  role,
+  database,
+  may_create_schemas,
+  is_installed,
+  closed_schemas,
+  missing_schemas,
+}: Rights): Finding {
+  if (is_installed) {
+    if (!closed_schemas) return ok("install", "the role owns what Notika has in the database");
+    return ok("install", "Notika is another role's, who installs and upgrades it");
+  }
+  if (closed_schemas) {
+    return error(
+      "install",
+      `the schemas ${closed_schemas.join(" and ")} are another role's, so Notika cannot be installed`,
+      closed_schemas.map((name) => `alter schema ${name} owner to ${role};`).join(" "),
+    );
+  }
+  if (!missing_schemas) return ok("install", "the role may install: both schemas are there for it");
+  if (may_create_schemas) return ok("install", "the role may install: it may create schemas");
+  return error(
+    "install",
+    `the role may not create the schemas ${missing_schemas.join(" and ")}, so Notika cannot be installed`,
+    `${missing_schemas.map((name) => `create schema ${name} authorization ${role};`).join(" ")} or: grant create on database ${database} to ${role};`,
+  );
+}
+
+function tables({ role, tables, publishable, readable, unusable_schemas }: Rights): Finding[] {
+  if (tables === 0) return [ok("tables", "there are none yet")];
+  const found = [];
+  const detail = `the role may publish ${publishable} of ${tables} and read ${readable}`;
+  if (publishable > 0) found.push(ok("tables", detail));
+  else {
+    found.push(
+      warning(
+        "tables",
+        `${detail}: without TRIGGER on a table, none of its changes can wake a workflow`,
+        `grant usage on schema <schema> to ${role}; grant select, trigger on <table> to ${role};`,
+      ),
+    );
+  }
+  if (unusable_schemas && publishable > 0) {
+    found.push(ok("schemas", `the role may not look into ${unusable_schemas.join(", ")}`));
+  }
+  return found;
+}
+
+/** Creates one, and takes it back: who may do that differs from service to service. */
+async function eventTriggers(client: Client): Promise<Finding> {
+  try {
+    await client.query("begin");
+    await client.query("set local lock_timeout = '2s'");
+    await client.query("create function pg_temp.notika_doctor() returns event_trigger language plpgsql as 'begin end'");
+    await client.query(
+      "create event trigger notika_doctor on sql_drop when tag in ('DROP TABLE') execute function pg_temp.notika_doctor()",
+    );
+    return ok("event triggers", "the role may create them, so the guard can judge migrations when they commit");
+  } catch (cause) {
+    const { code, message } = cause as { code?: string; message: string };
+    if (code !== "42501") return warning("event triggers", `whether the role may create them is not known: ${message}`);
+    return warning(
+      "event triggers",
+      "the role may not create them, so only pins protect: DROP … CASCADE is not refused, and pinned columns need notika.release() first",
+      "Let a role that may, on a server of your own a superuser, install and upgrade: npx notika install",
+    );
+  } finally {
+    await client.query("rollback");
+  }
+}
