@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Client } from "pg";
 
 /** What keeps a session, between a client and its server: nothing or a pooler, for so long. */
@@ -17,7 +18,9 @@ export async function detectPooling(client: Client, openAnother: () => Promise<C
     // A pooler gives what is free: to the other the server connection of this one, and to this one another while its own
     // is taken.
     for (let round = 0; round < 3; round++) {
-      if ((await backend(other)) === first) return "transaction";
+      const another = await soon(backend(other));
+      if (another === undefined) return "session"; // nothing is free, though this one is idle
+      if (another === first) return "transaction";
       await other.query("begin");
       await backend(other);
       if ((await backend(client)) !== first) return "transaction";
@@ -30,6 +33,12 @@ export async function detectPooling(client: Client, openAnother: () => Promise<C
   } finally {
     await other.end();
   }
+}
+
+async function soon<T>(work: Promise<T>): Promise<T | undefined> {
+  const timer = new AbortController();
+  work.catch(() => {}); // when it is late, nobody waits for it
+  return Promise.race([work, sleep(2000, undefined, { signal: timer.signal })]).finally(() => timer.abort());
 }
 
 async function backend(client: Client): Promise<number> {

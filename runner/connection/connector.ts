@@ -47,17 +47,6 @@ export function openConnector(text: string): Connector {
   return {
     settings,
     connect: () => new LateStream(open, settings.timeout),
-    password() {
-      const password = (latest?.address.place ?? settings.places[0])?.password() ?? "";
-      return latest?.isScram ? prepared(password) : password;
-    },
+    password: () => (latest?.address.place ?? settings.places[0])?.password() ?? "",
   };
-}
-
-/** As SCRAM wants a password; postgres.js sends it as it is. */
-function prepared(password: string): string {
-  return password
-    .replace(/[\p{Zs}\u200b]/gu, " ")
-    .replace(/\p{Variation_Selector}|\u00ad|\u034f|\u1806|\u200c|\u200d|\u2060|\ufeff/gu, "")
-    .normalize("NFKC");
 }

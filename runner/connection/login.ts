@@ -6,14 +6,8 @@ import { fault } from "./fault.ts";
 import { PgClient } from "./pg.ts";
 import type { Place, Settings } from "./settings.ts";
 
-/** A session, and how the server checked who we are. */
-export interface Login {
-  client: Client;
-  isScram: boolean;
-}
-
 /** Logs in on an open connection; the caller ends the client. */
-export async function logIn(socket: Socket, place: Place, settings: Settings): Promise<Login> {
+export async function logIn(socket: Socket, place: Place, settings: Settings): Promise<Client> {
   const { user, database, startup, timeout, needsChannelBinding } = settings;
   const password = place.password();
   const client = new PgClient({
@@ -58,7 +52,7 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
             }),
           );
         }
-        resolve({ client, isScram: mechanisms.size > 0 });
+        resolve(client);
       },
       (error: Error) => fail(refusal(error, answer)),
     );

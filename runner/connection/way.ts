@@ -13,8 +13,6 @@ export interface Way {
   isEncrypted: boolean;
   /** The certificate that the server had, in short. */
   fingerprint: string | undefined;
-  /** Whether the password was checked by SCRAM. */
-  isScram: boolean;
 }
 
 /**
@@ -54,9 +52,9 @@ async function tryAddress(address: Address, settings: Settings, failures: Failur
     let socket: Socket | undefined;
     try {
       socket = await dial(address, settings, wants);
-      const { client, isScram } = await logIn(socket, place, settings);
+      const client = await logIn(socket, place, settings);
       await checkSession(client, settings).catch((error) => client.end().then(() => Promise.reject(error)));
-      return { way: { address, isScram, ...security(socket) }, socket, client };
+      return { way: { address, ...security(socket) }, socket, client };
     } catch (error) {
       const failure = { place, ip, isEncrypted: socket instanceof TLSSocket, error: error as Fault };
       failures.push(failure);
@@ -96,7 +94,7 @@ function fingerprint(socket: TLSSocket): string | undefined {
 /** Goes a way that is known to a connection that nobody has logged in on. */
 export async function goWay({ address, isEncrypted, fingerprint: known }: Way, settings: Settings): Promise<Socket> {
   const socket = await dial(address, settings, isEncrypted ? "encrypted" : "plain");
-  // What binds the password to the channel is the certificate; postgres.js cannot do it itself.
+  // What binds the password to the channel is the certificate; pg binds it where it can, but does not insist.
   if (settings.needsChannelBinding && !(socket instanceof TLSSocket && fingerprint(socket) === known)) {
     socket.destroy();
     throw fault("tls", "the server has another certificate than the one that its password was bound to");

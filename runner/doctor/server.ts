@@ -81,8 +81,8 @@ async function clock(client: Client): Promise<Finding> {
   );
 }
 
-/** What a runner takes with its default concurrency: two pools, each with two to spare. */
-const wanted = 24;
+/** What a runner takes with its default concurrency: two to spare, and one or two to listen. */
+const wanted = 14;
 
 function connections(found: Facts): Finding {
   const { max_connections, reserved, in_use, role_limit, role_in_use } = found;

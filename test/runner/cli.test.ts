@@ -39,7 +39,9 @@ describe.concurrent("the command line", () => {
     for (const line of answers[0]?.stdout.split("\n") ?? []) expect(line.length).toBeLessThanOrEqual(100);
     const explained = new Set([...(answers[0]?.stdout ?? "").matchAll(/^ {2}notika (\w+)/gm)].map(([, name]) => name));
     expect([...explained].sort()).toEqual(
-      "cancel check dev grant install plan publish retry run runs sql status uninstall unpublish upgrade".split(" "),
+      "cancel check dev doctor grant install plan publish retry run runs sql status uninstall unpublish upgrade".split(
+        " ",
+      ),
     );
   });
 

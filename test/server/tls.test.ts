@@ -110,22 +110,12 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
   ])("does what psql does when the server's certificate is %s", async (name) => {
     await serve(certificates[name] as Certificate);
 
-    const urls = modes.flatMap((sslmode) =>
-      ["localhost", "127.0.0.1"].flatMap((host) => [
-        address({ sslmode }, { host }),
-        address({ sslmode, sslrootcert: authority.certificate }, { host }),
-      ]),
-    );
+    const sslrootcert = authority.certificate;
+    const byName = { sslmode: "verify-full", sslrootcert, hostaddr: "127.0.0.1" };
     const outcomes = await asPsql(question, [
-      ...urls,
-      address(
-        { sslmode: "verify-full", sslrootcert: authority.certificate, hostaddr: "127.0.0.1" },
-        { host: "a.localhost" },
-      ),
-      address(
-        { sslmode: "verify-full", sslrootcert: authority.certificate, hostaddr: "127.0.0.1" },
-        { host: "a.b.localhost" },
-      ),
+      ...modes.flatMap((sslmode) => [address({ sslmode }), address({ sslmode, sslrootcert })]),
+      address({ sslmode: "verify-full", sslrootcert }, { host: "127.0.0.1" }),
+      ...["a.localhost", "a.b.localhost", "A.LOCALHOST"].map((host) => address(byName, { host })),
     ]);
 
     // Both being refused everywhere would be equal, too.
@@ -249,7 +239,7 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
 
     // From 17 on; psql, too, has to be that new.
     const expected = major >= 17 ? "encrypted" : "refused";
-    expect(outcome).toEqual({ postgres: expected, pg: expected });
+    expect(outcome).toBe(expected);
   });
 
   test("trusts whom this machine trusts when sslrootcert is system", async () => {
