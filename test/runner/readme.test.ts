@@ -10,7 +10,7 @@ const readme = await readFile(path.join(root, "README.md"), "utf8");
 
 describe("README", () => {
   const folder = path.join(root, ".notika/readme");
-  beforeAll(() => mkdir(path.join(folder, "tasks"), { recursive: true }));
+  beforeAll(() => mkdir(folder, { recursive: true }));
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
   test("its first session shows what it says", async ({ db }) => {
@@ -54,16 +54,19 @@ describe("README", () => {
     expect(await state()).toEqual(["published"]);
   });
 
-  test("its task passes its test", async () => {
+  test("its tasks pass their tests", async () => {
     const ts = blocks("ts").map((block) =>
       block
         .replaceAll('from "notika/test"', `from "${path.join(root, "runner/testing/index.ts")}"`)
         .replaceAll('from "notika"', `from "${path.join(root, "runner/index.ts")}"`),
     );
-    const task = ts.find((block) => block.includes("// tasks/welcome_email.ts")) ?? "";
-    const itsTest = ts.find((block) => block.includes("createTestNotika")) ?? "";
-    await writeFile(path.join(folder, "tasks/welcome_email.ts"), task);
-    await writeFile(path.join(folder, "welcome_email.test.ts"), itsTest);
+    for (const block of ts) {
+      const file = /^\/\/ (\S+\.ts)\n/.exec(block)?.[1];
+      if (!file) continue;
+      const place = path.join(folder, path.basename(file).replace(/(\.test)?\.ts$/, ""));
+      await mkdir(path.join(place, "tasks"), { recursive: true });
+      await writeFile(path.join(place, file), block.replace(`"tasks"`, JSON.stringify(path.join(place, "tasks"))));
+    }
     await writeFile(path.join(folder, "vitest.config.ts"), "export default {}");
 
     const { stdout } = await promisify(execFile)(
@@ -72,7 +75,7 @@ describe("README", () => {
       { cwd: folder },
     );
 
-    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 1, numFailedTests: 0 });
+    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 2, numFailedTests: 0 });
   });
 
   test("the errors it lists are those that Notika has", async () => {
