@@ -1,7 +1,9 @@
 import { defineConfig } from "vitest/config";
+import { majors } from "./test/support/binaries.ts";
 
 const onAnyEngine = ["test/sql/**/*.test.ts", "test/support/database.test.ts"];
 
+// `npm test` leaves out the versions in between, `npm run test:all` runs every project.
 export default defineConfig({
   test: {
     maxWorkers: 2,
@@ -17,25 +19,26 @@ export default defineConfig({
           env: { NOTIKA_TEST_POSTGRES: "pglite" },
         },
       },
-      ...["15", "18"].map((major) => ({
+      ...majors.map((major) => ({
         extends: true as const,
         test: {
           name: `postgres-${major}`,
           include: onAnyEngine,
-          env: { NOTIKA_TEST_POSTGRES: major },
+          env: { NOTIKA_TEST_POSTGRES: String(major) },
         },
       })),
-      {
-        extends: true,
+      ...majors.map((major) => ({
+        extends: true as const,
         test: {
-          name: "server",
+          name: major === majors.at(-1) ? "server" : `server-${major}`,
           include: ["test/server/**/*.test.ts", "test/support/postgres.test.ts"],
-          pool: "forks",
+          env: { NOTIKA_TEST_POSTGRES: String(major) },
+          pool: "forks" as const,
           fileParallelism: false,
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },
-      },
+      })),
     ],
   },
 });

@@ -1,29 +1,49 @@
--- Which tables a command is about, told from its text: Postgres does not say before it has been run.
--- Good enough to let a command through, not for a verdict: a table that is not recognised stays
--- pinned, and one that the command is not about must never be taken for it.
+-- Statements told from their text: those of a migration one by one, and which tables a command is
+-- about, which Postgres does not say before it has been run.  The latter is good enough to let a
+-- command through, not for a verdict: a table that is not recognised stays pinned, and one that the
+-- command is not about must never be taken for it.
 
-create or replace function notika._commands(script text)
-  returns text[]
+create or replace function notika._split(script text)
+  returns table (line integer, statement text, bare text)
   language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
 as $body$
 declare
   v_token text;
+  v_last text := '';
   v_end text; -- what ends the string, name or comment that this is in
   v_depth integer;
   v_has_escapes boolean;
-  v_last text := '';
-  v_command text := '';
-  v_commands text[] := array[]::text[];
+  v_line integer := 1;
+  v_whole text[] := array[]::text[];
+  v_bare text[] := array[]::text[];
 begin
   for v_token in
     select m[1]
       from regexp_matches(
              script,
-             $re$(--|/\*|\*/|''|'|"|\$(?:[[:alpha:]_][[:alnum:]_]*)?\$|;|\n|\\.|[[:alpha:]_][[:alnum:]_]*|[[:digit:] ,.()=<>:]+|.)$re$,
+             $re$(--|/\*|\*/|''|'|"|\$(?:[[:alpha:]_][[:alnum:]_]*)?\$|;|\n|\\['\\]|[[:alpha:]_][[:alnum:]_]*|[[:digit:] ,.()=<>:]+|.)$re$,
              'g') as m
+    union all
+    select null -- the end of it, also in the middle of a string
   loop
+    if v_token is null or v_end is null and v_token = ';' then
+      bare := btrim(array_to_string(v_bare, ''), E' \t\r\n');
+      if v_token is not null and bare ~* '\mbegin\s+atomic\M' and bare !~* '\mend$' then
+        v_whole := v_whole || v_token; -- a semicolon inside a body
+        v_bare := v_bare || v_token;
+        continue;
+      end if;
+      statement := rtrim(array_to_string(v_whole, ''), E' \t\r\n');
+      if bare <> '' then
+        return next;
+      end if;
+      v_whole := array[]::text[];
+      v_bare := array[]::text[];
+      continue;
+    end if;
+
     if v_end is null then
       if v_token = '--' then
         v_end := E'\n';
@@ -35,38 +55,51 @@ begin
         v_has_escapes := lower(v_last) = 'e';
       elsif v_token like '$%$' and v_last !~ '^[[:alpha:]_]' then
         v_end := v_token;
-      elsif v_token = ';' then
-        v_commands := v_commands || v_command;
-        v_command := '';
       else
         if v_token = '"' then
           v_end := '"';
         end if;
-        v_command := v_command || v_token;
+        v_bare := v_bare || v_token;
       end if;
-    elsif v_end = '"' then
-      v_command := v_command || v_token;
-      if v_token = '"' then
+      -- A statement begins with its first word.
+      if cardinality(v_whole) = 0 and v_token ~ '\S' and v_token not in ('--', '/*') then
+        line := v_line;
+        v_token := ltrim(v_token);
+        v_whole := array[v_token];
+      elsif cardinality(v_whole) > 0 then
+        v_whole := v_whole || v_token;
+      end if;
+    else
+      if cardinality(v_whole) > 0 then
+        v_whole := v_whole || v_token;
+      end if;
+      if v_end = '"' then
+        v_bare := v_bare || v_token;
+        if v_token = '"' then
+          v_end := null;
+        end if;
+      elsif v_end = '*/' then
+        v_depth := v_depth + case v_token when '/*' then 1 when '*/' then -1 else 0 end;
+        if v_depth = 0 then
+          v_end := null;
+          v_bare := v_bare || ' '::text;
+        end if;
+      elsif v_token = v_end or v_end = '''' and v_token = '\''' and not v_has_escapes then
+        v_bare := v_bare || case v_end when E'\n' then v_end else ''''' ' end;
         v_end := null;
       end if;
-    elsif v_end = '*/' then
-      v_depth := v_depth + case v_token when '/*' then 1 when '*/' then -1 else 0 end;
-      if v_depth = 0 then
-        v_end := null;
-        v_command := v_command || ' ';
-      end if;
-    elsif v_token = v_end or v_end = '''' and v_token = '\''' and not v_has_escapes then
-      v_command := v_command || case v_end when E'\n' then v_end else ''''' ' end;
-      v_end := null;
+    end if;
+    if v_token = E'\n' then
+      v_line := v_line + 1;
     end if;
     v_last := v_token;
   end loop;
-  return v_commands || v_command;
 end;
 $body$;
 
-comment on function notika._commands(text) is
-  'The commands in a text, without comments and with empty strings.';
+comment on function notika._split(text) is
+  'The statements of an SQL text, the lines that they begin on, and each of them bare: without '
+  'comments and with empty strings.';
 
 create or replace function notika._current_command(query text, context text)
   returns text
@@ -75,38 +108,54 @@ create or replace function notika._current_command(query text, context text)
   set search_path = pg_catalog, pg_temp
 as $body$
 declare
-  v_commands text[];
-  v_moment text := statement_timestamp()::text;
+  v_function text[] := regexp_match(context, E'^SQL function "([^\n]*)" statement ([0-9]+)(?:\n|$)');
+  v_script text;
+  v_moment text := format('%s %s', statement_timestamp(), hashtext(query));
+  v_commands json;
   v_last text[];
   v_place integer := 1;
 begin
-  -- The innermost context comes first; a statement in a function is there word for word.
-  if context <> '' then
+  -- The innermost context comes first: a function in SQL by its name, which may not be the only
+  -- one, or a statement word for word.
+  if v_function is not null then
+    select min(p.prosrc) into v_script
+      from pg_proc as p
+      join pg_language as l on l.oid = p.prolang and l.lanname = 'sql'
+     where p.proname = v_function[1]
+    having count(*) = 1;
     return (
-      select c
-        from unnest(notika._commands(
-               substring(context from E'^SQL statement "(.*?)"\n(?:PL/pgSQL|SQL|extension)'))) as c
+      select s.bare
+        from notika._split(v_script) with ordinality as s (line, statement, bare, place)
+       where s.place = v_function[2]::integer
+    );
+  elsif context <> '' then
+    return (
+      select s.bare
+        from notika._split(
+               substring(context from E'^SQL statement "(.*?)"\n(?:PL/pgSQL|SQL|extension)')) as s
        limit 1
     );
   end if;
 
-  select array_agg(u.command order by u.place) into v_commands
-    from unnest(notika._commands(query)) with ordinality as u (command, place)
-   where u.command ~* '^\s*(alter\s+table|drop\s+table|alter\s+type)\M';
-  if cardinality(v_commands) > 1 then
-    -- Several in one text are run one after the other, and this is called for each.
-    v_last := regexp_match(current_setting('notika.command', true), '^(.*) #([0-9]+)$');
-    if v_last[1] = v_moment then
-      v_place := v_last[2]::integer + 1;
-    end if;
-    perform set_config('notika.command', format('%s #%s', v_moment, v_place), false);
+  -- Several in one text are run one after the other, and this is called for each.
+  v_last := regexp_match(current_setting('notika.command', true), '^(.*) #([0-9]+)$');
+  if v_last[1] = v_moment then
+    v_commands := current_setting('notika.commands')::json;
+    v_place := least(v_last[2]::integer + 1, json_array_length(v_commands));
+  else
+    select json_agg(case when s.bare ~* '\m(drop|type)\M' then s.bare end order by s.place)
+      into v_commands
+      from notika._split(query) with ordinality as s (line, statement, bare, place)
+     where s.bare ~* '^(alter\s+table|alter\s+type|drop\s+table|drop\s+owned|drop\s+schema)\M';
+    perform set_config('notika.commands', coalesce(v_commands, '[]')::text, false);
   end if;
-  return v_commands[v_place];
+  perform set_config('notika.command', format('%s #%s', v_moment, v_place), false);
+  return v_commands ->> v_place - 1;
 end;
 $body$;
 
 comment on function notika._current_command(text, text) is
-  'The ALTER TABLE, DROP TABLE or ALTER TYPE that is about to be run; null: it cannot be told.';
+  'The command that is about to be run, bare; null: it cannot be told, or neither drops nor retypes.';
 
 create or replace function notika._named_tables(command text, path text)
   returns setof regclass
@@ -175,3 +224,42 @@ as $body$
 $body$;
 
 comment on function notika._schemas(text) is 'The schemas on a search path, in the caller''s eyes.';
+
+create or replace function notika._names(list text)
+  returns setof text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $body$
+  select (parse_ident(m[1]))[1]
+    from regexp_matches(_names.list, $re$("(?:[^"]|"")+"|[[:alpha:]_][\w$]*)$re$, 'g') as m;
+$body$;
+
+comment on function notika._names(text) is 'The names in a list of them.';
+
+create or replace function notika._named_schemas(command text)
+  returns setof text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $body$
+  select notika._names(
+    substring(_named_schemas.command from '(?i)^drop\s+schema\s+(?:if\s+exists\s+)?(.*)\mcascade$'));
+$body$;
+
+comment on function notika._named_schemas(text) is 'The schemas that a DROP SCHEMA CASCADE is about.';
+
+create or replace function notika._named_owners(command text)
+  returns setof text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $body$
+  select case n when 'current_user' then notika._caller() when 'current_role' then notika._caller()
+                when 'session_user' then session_user else n end
+    from notika._names(
+      substring(_named_owners.command
+                from '(?i)^drop\s+owned\s+by\s+(.*?)\s*(?:\mcascade|\mrestrict)?$')) as n;
+$body$;
+
+comment on function notika._named_owners(text) is 'The roles that a DROP OWNED is about.';

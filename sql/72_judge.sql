@@ -96,6 +96,43 @@ $$;
 comment on function notika._may_alter(regclass, text) is
   'Whether the caller may alter a table: if not, the command is about to fail and locks nothing.';
 
+create or replace function notika._keep_itself(command text)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_names text[];
+begin
+  if not exists (
+    select from pg_namespace as n
+     where n.nspname = 'notika'
+       and (n.nspname = any (array(select notika._named_schemas(_keep_itself.command)))
+            or n.nspowner in (
+              select r.oid
+                from notika._named_owners(_keep_itself.command) as o (name)
+                join pg_roles as r on r.rolname = o.name
+            ))
+  ) then
+    return;
+  end if;
+  -- Afterwards there is nobody left to judge.
+  select array_agg(w.name order by w.workflow_id) into v_names
+    from notika.workflow as w
+   where w.unpublished_at is null and notika._verdict(w, 'table_dropped') = 'blocked';
+  if v_names is not null then
+    raise exception 'cannot drop schema notika because workflow "%" is published', v_names[1]
+      using errcode = 'NK001',
+            detail = format('Published are %s.', array_to_string(v_names, ', ')),
+            hint = 'Run: select notika.uninstall();';
+  end if;
+end;
+$$;
+
+comment on function notika._keep_itself(text) is
+  'Refuses a DROP SCHEMA or DROP OWNED that would take Notika away with what is published.';
+
 create or replace function notika._let_through(tag text, context text, path text)
   returns void
   language plpgsql
@@ -114,16 +151,16 @@ begin
     return;
   end if;
   perform notika._see_clearly();
-  context := regexp_replace(context, '^.*?\n', ''); -- the guard's own line
-  if context !~ E'\n' then
-    context := '';
-  end if;
+  context := regexp_replace(context, E'^[^\n]*\n?', ''); -- the guard's own line
   if context = '' and current_query() !~* '\m(drop|type)\M' then
     return; -- nothing that a pin would refuse
   end if;
   v_command := notika._current_command(current_query(), context);
-  if v_command !~* '\m(drop|type)\M' then
+  if v_command is null or v_command !~* '\m(drop|type)\M' then
     return;
+  end if;
+  if tag in ('DROP SCHEMA', 'DROP OWNED') then
+    perform notika._keep_itself(v_command);
   end if;
 
   if tag = 'ALTER TYPE' then
@@ -148,13 +185,24 @@ begin
   end if;
 
   for v_table in
-    select t from notika._named_tables(v_command, path) as t where notika._may_alter(t, context)
+    select t
+      from (
+        select notika._named_tables(v_command, path) where tag <> 'DROP OWNED'
+        union
+        select c.oid
+          from notika._named_owners(v_command) as o (name)
+          join pg_roles as r on r.rolname = o.name
+          join pg_class as c on c.relowner = r.oid
+         where c.oid in (select t.relation from notika.contract_table as t)
+      ) as n (t)
+     where notika._may_alter(t, context)
+     order by t
   loop
     v_parts := array(select d from notika._tables(v_table) as d);
     continue when not exists (
       select from notika.contract_table as t where t.relation = any (v_parts)
     );
-    if tag = 'DROP TABLE' then
+    if tag <> 'ALTER TABLE' then
       for v_function in
         select notika._payload_function(t.workflow_id, t.relation)
           from notika.contract_table as t
@@ -262,6 +310,7 @@ begin
       ) as t
       join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null
      group by t.workflow_id
+     order by t.workflow_id
   loop
     perform notika._summon(array[v_touched.workflow_id], tg_tag, current_query(), v_touched.dropped);
   end loop;
@@ -354,6 +403,11 @@ begin
           join notika.contract as c on c.type = y.oid
         union all
         select p.workflow_id, null from notika.guard_pending as p
+        union all
+        -- One that was let go and is not touched after all.
+        select w.workflow_id, null
+          from notika.workflow as w
+         where not w.is_pinned and w.broken_reason is null
     )
     select t.workflow_id, max(t.replaced) as replaced
       from touched as t

@@ -1,66 +1,5 @@
 -- check_ddl: what a migration would do to the workflows, found out by running it and undoing it.
 
-create or replace function notika._split(sql text)
-  returns table (line integer, statement text)
-  language plpgsql
-  immutable
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_start integer := 1;
-  v_at integer := 1;
-  v_sign text;
-  v_tag text;
-  v_end integer;
-begin
-  -- Only what may hide a semicolon is recognised: strings, quoted names, comments, SQL bodies.
-  while v_at <= length(sql) + 1 loop
-    v_at := nullif(regexp_instr(sql, $re$['";$]|--|/\*$re$, v_at), 0);
-    v_sign := case when v_at is null then ';' else substr(sql, v_at, 1) end;
-    v_at := coalesce(v_at, length(sql) + 1);
-    v_end := null;
-    case
-      when v_sign = '''' and substr(sql, greatest(v_at - 2, 1), least(v_at - 1, 2)) ~* '(^|\W)e$' then
-        v_end := regexp_instr(sql, $re$'(?:[^'\\]|\\.|'')*'$re$, v_at, 1, 1);
-      when v_sign = '''' then
-        v_end := regexp_instr(sql, $re$'(?:[^']|'')*'$re$, v_at, 1, 1);
-      when v_sign = '"' then
-        v_end := regexp_instr(sql, $re$"(?:[^"]|"")*"$re$, v_at, 1, 1);
-      when v_sign = '-' then
-        v_end := regexp_instr(sql, '\n', v_at);
-      when v_sign = '/' then
-        v_end := strpos(substr(sql, v_at), '*/');
-        v_end := case when v_end > 0 then v_at + v_end + 1 end;
-      when v_sign = '$' then
-        v_tag := substring(substr(sql, v_at, 70) from '^\$(?:[A-Za-z_]\w*)?\$');
-        v_end := strpos(substr(sql, v_at + length(v_tag)), v_tag);
-        v_end := case when v_tag is null then v_at + 1
-                      when v_end > 0 then v_at + v_end + 2 * length(v_tag) - 1 end;
-      else
-        statement := substr(sql, v_start, v_at - v_start);
-        if statement ~* '\mbegin\s+atomic\M' and statement !~* '\mend\s*$' and v_at <= length(sql) then
-          v_end := v_at + 1; -- a semicolon inside a body
-        else
-          -- Its line is that of its first word.
-          v_end := length(substring(statement from '^(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*'));
-          line := 1 + length(regexp_replace(substr(sql, 1, v_start + v_end - 1), '[^\n]', '', 'g'));
-          statement := rtrim(substr(statement, v_end + 1), E' \t\r\n');
-          if statement <> '' then
-            return next;
-          end if;
-          v_start := v_at + 1;
-          v_end := v_at + 1;
-        end if;
-    end case;
-    v_at := case when coalesce(v_end, 0) = 0 then length(sql) + 1 else v_end end;
-    exit when v_start > length(sql) + 1;
-  end loop;
-end;
-$$;
-
-comment on function notika._split(text) is
-  'The statements of an SQL text and the lines that they begin on.';
-
 create or replace function notika._undoable(statement text)
   returns text
   language sql
@@ -140,8 +79,8 @@ begin
   end if;
   for v_workflow_id in
     select distinct w.workflow_id
-      from unnest(notika._commands(_foresee_pinned.sql)) as c (command)
-     cross join lateral notika._named_tables(c.command, _foresee_pinned.path) as n (relation)
+      from notika._split(_foresee_pinned.sql) as c
+     cross join lateral notika._named_tables(c.bare, _foresee_pinned.path) as n (relation)
      cross join lateral notika._tables(n.relation) as d (relation)
       join notika.contract_table as t on t.relation = d.relation
       join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null

@@ -6,11 +6,26 @@ create or replace function notika._install_guard()
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_start_tags constant text[] := array[
+    'ALTER TABLE', 'ALTER TYPE', 'DROP OWNED', 'DROP SCHEMA', 'DROP TABLE'
+  ];
+  v_end_tags constant text[] := array[
+    'ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER SCHEMA', 'ALTER TABLE', 'ALTER TRIGGER', 'ALTER TYPE',
+    'CREATE FUNCTION', 'CREATE RULE', 'CREATE TABLE', 'CREATE TABLE AS', 'CREATE TRIGGER',
+    'DROP DOMAIN', 'DROP EXTENSION', 'DROP FUNCTION', 'DROP OWNED', 'DROP SCHEMA', 'DROP TABLE',
+    'DROP TRIGGER', 'DROP TYPE', 'SELECT INTO'
+  ];
 begin
   step := 'guard';
-  if notika._has_event_triggers() then
-    outcome := 'ok';
-    detail := 'judges migrations when they commit';
+  outcome := 'ok';
+  detail := 'judges migrations when they commit';
+  if notika._has_event_triggers() and 2 = (
+    select count(*)
+      from pg_event_trigger as e
+     where (e.evtname, e.evttags)
+           in (('notika_guard_start', v_start_tags), ('notika_guard_end', v_end_tags))
+  ) then
     return next;
     return;
   end if;
@@ -19,30 +34,30 @@ begin
     drop event trigger if exists notika_guard_start;
     drop event trigger if exists notika_guard_drop;
     drop event trigger if exists notika_guard_end;
-    create event trigger notika_guard_start on ddl_command_start
-      when tag in ('ALTER TABLE', 'DROP TABLE', 'ALTER TYPE')
-      execute function notika._guard_start();
+    execute format(
+      'create event trigger notika_guard_start on ddl_command_start when tag in (%s) '
+      'execute function notika._guard_start()',
+      (select string_agg(quote_literal(t), ', ' order by t) from unnest(v_start_tags) as t)
+    );
     create event trigger notika_guard_drop on sql_drop
       execute function notika._guard_drop();
-    create event trigger notika_guard_end on ddl_command_end
-      when tag in (
-        'ALTER TABLE', 'DROP TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO',
-        'CREATE TRIGGER', 'ALTER TRIGGER', 'DROP TRIGGER', 'CREATE RULE', 'ALTER TYPE',
-        'DROP TYPE', 'ALTER DOMAIN', 'DROP DOMAIN', 'ALTER SCHEMA', 'DROP SCHEMA', 'CREATE FUNCTION',
-        'ALTER FUNCTION', 'DROP FUNCTION', 'DROP OWNED', 'DROP EXTENSION'
-      )
-      execute function notika._guard_end();
+    execute format(
+      'create event trigger notika_guard_end on ddl_command_end when tag in (%s) '
+      'execute function notika._guard_end()',
+      (select string_agg(quote_literal(t), ', ' order by t) from unnest(v_end_tags) as t)
+    );
     -- Also under session_replication_role = replica.
     alter event trigger notika_guard_start enable always;
     alter event trigger notika_guard_drop enable always;
     alter event trigger notika_guard_end enable always;
     outcome := 'created';
-    detail := 'judges migrations when they commit';
   exception when insufficient_privilege then
-    outcome := 'limited';
-    detail := format('role "%s" may not create event triggers: only pins protect. Columns in use '
-                     'cannot be dropped or retyped without notika.release(workflow, reason)',
-                     current_user);
+    if not notika._has_event_triggers() then
+      outcome := 'limited';
+      detail := format('role "%s" may not create event triggers: only pins protect. Columns in use '
+                       'cannot be dropped or retyped without notika.release(workflow, reason)',
+                       current_user);
+    end if;
   end;
   return next;
 end;

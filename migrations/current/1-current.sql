@@ -39,6 +39,18 @@ alter table notika.workflow add column if not exists options jsonb not null defa
 alter table notika.contract alter column type type oid;
 alter table notika.contract_table alter column relation type oid;
 drop function if exists notika._see_publications();
+drop function if exists notika._commands(text);
+do $$
+begin
+  -- It had another result.
+  if to_regprocedure('notika._split(text)') is not null and not exists (
+    select from pg_catalog.pg_proc as p
+     where p.oid = to_regprocedure('notika._split(text)') and 'bare' = any (p.proargnames)
+  ) then
+    drop function notika._split(text);
+  end if;
+end;
+$$;
 
 --!include 10_schema.sql
 --!include 20_workflow.sql
@@ -52,8 +64,10 @@ drop function if exists notika._see_publications();
 --!include 64_options.sql
 --!include 65_publish.sql
 --!include 70_guard.sql
+--!include 71_command.sql
 --!include 72_judge.sql
 --!include 75_ways_out.sql
+--!include 77_check_ddl.sql
 --!include 80_install.sql
 --!include 82_roles.sql
 --!include 84_owner.sql

@@ -95,7 +95,11 @@ test("drop owned is judged like the rest", async ({ db }) => {
   await db.database.script(`create role ${role}; alter table item owner to ${role}`);
 
   await expect(db.query(`drop owned by ${role} cascade`)).rejects.toMatchObject({ code: "NK001" });
-  await expect(db.query(`drop owned by ${role}`)).rejects.toMatchObject({ code: expect.stringMatching("NK001|2BP01") });
+  await expect(db.query(`drop owned by nobody, "${role}" restrict`)).rejects.toMatchObject({ code: "42704" });
+  await expect(db.query(`drop owned by "${role}" restrict`)).rejects.toMatchObject({ code: "NK001" });
+  await db.query(`set role ${role}`);
+  await expect(db.query("DROP OWNED BY current_user")).rejects.toMatchObject({ code: "NK001" });
+  await db.query("reset role");
 
   await db.database.script(`alter table item owner to postgres; drop role ${role}`);
 });

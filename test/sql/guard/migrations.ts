@@ -171,6 +171,32 @@ export const migrations: Record<string, Migration> = {
     given: `create function $s.go() returns void language plpgsql as $$ begin execute 'alter table $s.users drop email'; end $$;`,
     ddl: ["select $s.go()"],
   },
+  "drop column in a function in SQL": {
+    judged: {
+      block:
+        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      warn: "broken {id,status}: warned column_dropped",
+      off: "broken {id,status}: ignored column_dropped",
+    },
+    pinned: {
+      block:
+        "refused 2BP01: cannot drop column email of table s.users because other objects depend on it, still published {id,email,status}",
+      others: "published {id,status}, later broken {id,status}: broken column_dropped",
+    },
+    given: `create function $s.go() returns void language sql as $$ select 1; /* ; */; alter table $s.users drop email; $$;`,
+    ddl: ["select $s.go()"],
+  },
+  "drop and add column in a function in SQL": {
+    judged: "published {id,email,status}: healed column_replaced",
+    pinned: {
+      block:
+        "refused 2BP01: cannot drop column email of table s.users because other objects depend on it, still published {id,email,status}",
+      others: "published {id,email,status}, later published {id,email,status}: healed column_replaced",
+    },
+    given: `create function $s.go() returns void language sql as $$
+      alter table $s.users drop email; alter table $s.users add email varchar(50) $$;`,
+    ddl: ["do $$ begin perform $s.go(); end $$"],
+  },
   "drop column of the condition": {
     judged: {
       block:
