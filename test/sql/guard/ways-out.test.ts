@@ -27,8 +27,8 @@ describe("a refusal", () => {
         "In the same transaction publish it anew, or run notika.unpublish('w'), or " +
         "notika.allow_breaking_change('w', '<reason>'). Tools without transactions: " +
         "notika.begin_maintenance('<reason>').",
-      table_name: "app.users",
-      column_name: "email",
+      table: "app.users",
+      column: "email",
     });
     expect(await log(db)).toEqual([]);
   });
