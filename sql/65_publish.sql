@@ -182,6 +182,64 @@ $$;
 comment on function notika._check_columns(notika.workflow, text, text[]) is
   'Refuses columns that the table does not have.';
 
+create or replace function notika._unreadable(function regprocedure, relation regclass)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+           when has_table_privilege(notika._caller(), _unreadable.relation, 'select') then null
+           -- A row as a whole leaves no trace in pg_depend.
+           when (
+             select p.prosqlbody::text ~ ':varattno 0 ' from pg_proc as p where p.oid = _unreadable.function
+           ) then '*'
+           else (
+             select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+               from pg_depend as d
+               join pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+              where d.classid = 'pg_proc'::regclass and d.objid = _unreadable.function
+                and d.refclassid = 'pg_class'::regclass and d.refobjid = _unreadable.relation
+                and a.attnum > 0
+                and not has_column_privilege(notika._caller(), d.refobjid, a.attnum, 'select')
+           )
+         end;
+$$;
+
+comment on function notika._unreadable(regprocedure, regclass) is
+  'The columns of a table that a function reads and the caller may not; *: the row as a whole.';
+
+create or replace function notika._called(class oid, object oid)
+  returns setof regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(o.oprcode, d.refobjid)::regprocedure
+    from pg_depend as d
+    left join pg_operator as o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
+   where d.classid = _called.class and d.objid = _called.object
+     and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass);
+$$;
+
+comment on function notika._called(oid, oid) is
+  'The functions, those of operators included, that a function or a trigger''s condition calls.';
+
+create or replace function notika._may_write(role oid, relation regclass)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select (has_any_column_privilege(r.oid, _may_write.relation, 'insert, update')
+          or has_table_privilege(r.oid, _may_write.relation, 'delete'))
+     and r.rolname !~ '^pg_' -- its members are judged themselves
+    from pg_roles as r
+   where r.oid = _may_write.role;
+$$;
+
+comment on function notika._may_write(oid, regclass) is 'Whether a role may write to a table.';
+
 create or replace function notika._check_condition(spec notika.workflow)
   returns void
   language plpgsql
@@ -196,6 +254,8 @@ declare
   v_problem text;
   v_operation text;
   v_has_subquery boolean;
+  v_judged regprocedure;
+  v_unreadable text;
   v_role name;
   v_function regprocedure;
   v_state text;
@@ -244,21 +304,16 @@ begin
         end,
         spec.condition
       );
-      select p.prosqlbody::text ~ '\{SUBLINK ' into v_has_subquery
-        from pg_proc as p
-       where p.oid = to_regprocedure(format('notika._condition_%s()', pg_backend_pid()));
+      v_judged := to_regprocedure(format('notika._condition_%s()', pg_backend_pid()));
+      select p.prosqlbody::text ~ '\{SUBLINK ' into v_has_subquery from pg_proc as p where p.oid = v_judged;
+      v_unreadable := coalesce(v_unreadable, notika._unreadable(v_judged, spec.relation));
       -- A trigger's WHEN is evaluated with the rights of whoever writes.
-      select r.rolname, d.refobjid into v_role, v_function
-        from pg_depend as d
+      select r.rolname, c.function into v_role, v_function
+        from notika._called('pg_proc'::regclass, v_judged) as c (function)
         join pg_roles as r
-          on r.rolname !~ '^pg_' -- its members are judged themselves
-         and (has_any_column_privilege(r.oid, spec.relation, 'insert, update')
-              or has_table_privilege(r.oid, spec.relation, 'delete'))
-       where d.classid = 'pg_proc'::regclass
-         and d.objid = to_regprocedure(format('notika._condition_%s()', pg_backend_pid()))
-         and d.refclassid = 'pg_proc'::regclass
-         and not has_function_privilege(r.oid, d.refobjid, 'execute')
-       order by r.rolname, d.refobjid
+          on r.rolname = notika._caller() or notika._may_write(r.oid, spec.relation)
+       where not has_function_privilege(r.oid, c.function, 'execute')
+       order by r.rolname <> notika._caller(), r.rolname, c.function
        limit 1;
       raise exception 'undo' using errcode = 'NKUND';
     exception
@@ -282,10 +337,22 @@ begin
               hint = format('Publish it without %s, and a second workflow for that: %s',
                             v_operation, notika._call(v_corrected));
     end if;
+    if v_message is null and v_unreadable is not null then
+      -- From the events one could tell what decides about them.
+      v_state := 'insufficient_privilege';
+      v_message := format('role "%s" may not read %s of table %s', notika._caller(),
+                          case v_unreadable when '*' then 'all' else v_unreadable end,
+                          spec.table_name);
+      v_hint := format('Run: grant select%s on %s to %I;',
+                       case v_unreadable when '*' then '' else format(' (%s)', v_unreadable) end,
+                       spec.table_name, notika._caller());
+    end if;
     if v_message is null and v_role is not null then
       v_state := 'insufficient_privilege';
-      v_message := format('role "%s" writes to the table and may not execute function %s',
-                          v_role, v_function);
+      v_message := format('role "%s" %s may not execute function %s', v_role,
+                          case when v_role = notika._caller() then 'publishes it and'
+                               else 'writes to the table and' end,
+                          v_function);
       v_hint := format('Run: grant execute on function %s to %I;', v_function, v_role);
     end if;
     if v_message is null and v_has_subquery then
@@ -307,6 +374,14 @@ begin
                       from pg_attribute as a
                      where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
                   ) || '.'
+                  when '42501' then (
+                    select string_agg(format('Run: grant usage on schema %I to %I;', n.nspname,
+                                             current_user), ' ' order by n.nspname)
+                      from pg_namespace as n
+                     where not has_schema_privilege(n.oid, 'usage')
+                       and (strpos(spec.condition, n.nspname || '.') > 0
+                            or strpos(spec.condition, quote_ident(n.nspname) || '.') > 0)
+                  )
                   when '42702' then 'Write new.<column> or old.<column>.'
                   when '42804' then 'Compare with something, as in: new.<column> = ''x''.'
                   else 'Write one expression over new and old, for instance: '
@@ -384,6 +459,20 @@ begin
       end if;
     end loop;
   end loop;
+
+  -- A payload function takes a row, whose type everybody may use unless that was revoked.
+  select f.relation into v_table
+    from notika._family(spec.relation) as f (relation)
+    join pg_class as c on c.oid = f.relation
+   where spec.columns is not null and not has_type_privilege(c.reltype, 'usage')
+   order by f.relation <> spec.relation, f.relation
+   limit 1;
+  if found then
+    raise exception 'role "%" may not use the row type of table %', current_user,
+      notika._quoted(v_table)
+      using errcode = 'insufficient_privilege',
+            hint = format('Run: grant usage on type %s to %I;', notika._quoted(v_table), current_user);
+  end if;
 
   -- Publishing shows the rows to whoever reads events: only for those who may read them anyway.
   if spec.columns is null then

@@ -287,6 +287,7 @@ begin
       from notika._suspects() as s (workflow_id)
       join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
      cross join lateral notika._findings(w) as f;
+  return query select * from notika._missing_rights();
   return query
     select 'broken', 'error', w.name, w.broken_reason, notika._call(w)
       from notika.workflow as w

@@ -94,7 +94,7 @@ $$;
 comment on function notika._foresee_pinned(text, text) is
   'Where only pins protect: takes those away that would hide what the migration does.';
 
-create or replace function notika.check_ddl(sql text)
+create or replace function notika._try_ddl(sql text, path text)
   returns table (
     statement_number integer,
     line integer,
@@ -106,7 +106,8 @@ create or replace function notika.check_ddl(sql text)
   )
   language plpgsql
   volatile
-  security invoker -- it runs somebody's DDL, so as them, and on their search_path
+  security invoker -- it runs somebody's DDL, so as them
+  set search_path = pg_catalog, pg_temp
   set lock_timeout = '500ms'
 as $$
 declare
@@ -121,8 +122,8 @@ declare
   v_last jsonb;
 begin
   begin
-    perform notika._foresee_pinned(sql, pg_catalog.current_setting('search_path'));
-    for v_statement in select s.line, s.statement from notika._split(check_ddl.sql) as s loop
+    perform notika._foresee_pinned(sql, path);
+    for v_statement in select s.line, s.statement from notika._split(_try_ddl.sql) as s loop
       continue when v_statement.statement ~* '^(begin|start\s+transaction|commit|end)\s*(work|transaction)?$';
       v_lines := v_lines || v_statement.line;
       v_texts := v_texts || v_statement.statement;
@@ -140,7 +141,11 @@ begin
       end if;
 
       begin
+        perform set_config('search_path', path, true);
         execute v_statement.statement;
+        -- Until the next line names may mean anything: they are written in full, without operators.
+        path := pg_catalog.current_setting('search_path');
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       exception when others then
         get stacked diagnostics
           v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
@@ -186,6 +191,29 @@ begin
      cross join lateral (select least(n.number, cardinality(v_texts)) as number) as b
      order by 1, 4, 6;
 end;
+$$;
+
+comment on function notika._try_ddl(text, text) is
+  'Runs a migration with the rights of the caller and on this search path, undoes it, and says what '
+  'the guard found.';
+
+create or replace function notika.check_ddl(sql text)
+  returns table (
+    statement_number integer,
+    line integer,
+    statement text,
+    workflow text,
+    verdict text,
+    problem text,
+    remedy text
+  )
+  language sql
+  volatile
+  security invoker
+  -- No search_path of its own: it passes the caller's on, and does no more.
+as $$
+  select t.statement_number, t.line, t.statement, t.workflow, t.verdict, t.problem, t.remedy
+    from notika._try_ddl(check_ddl.sql, pg_catalog.current_setting('search_path')) as t;
 $$;
 
 comment on function notika.check_ddl(text) is

@@ -43,7 +43,8 @@ as $$
         ('function', 'unpublish', '{publisher}'),
         ('function', 'check', '{publisher,runner}'),
         ('function', 'check_ddl', '{publisher}'),
-        ('function', '_foresee', '{publisher}'), -- check_ddl runs with the rights of its caller
+        ('function', '_try_ddl', '{publisher}'), -- check_ddl runs with the rights of its caller
+        ('function', '_foresee', '{publisher}'),
         ('function', '_foresee_pinned', '{publisher}'),
         ('function', '_split', '{publisher}'),
         ('function', '_undoable', '{publisher}'),

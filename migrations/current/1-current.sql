@@ -68,6 +68,7 @@ $$;
 --!include 72_judge.sql
 --!include 75_ways_out.sql
 --!include 77_check_ddl.sql
+--!include 78_missing_rights.sql
 --!include 80_install.sql
 --!include 82_roles.sql
 --!include 84_owner.sql

@@ -553,7 +553,14 @@ describe("who may publish", () => {
       [`'p', 'app.parted'`, "grant trigger on app.parted_1 to notika_owner;"],
       [`'c', 'app.parent'`, "grant trigger on app.parent to notika_owner;"],
       [`'c', 'app.parent'`, "grant trigger on app.child to notika_owner;"],
+      [`'t', 'app.users', columns => '{id}'`, "grant usage on type app.users to notika_owner;"],
+      [`'t', 'app.users', condition => 'lib.is_ok(new.name)'`, "grant usage on schema lib to notika_owner;"],
     ];
+    await db.script(`
+      create schema lib;
+      create function lib.is_ok(text) returns boolean language sql immutable as 'select true';
+      grant trigger on app.users to notika_owner;
+      revoke usage on type app.users from public`);
 
     for (const [call, hint] of steps) {
       await expect(db.query(`select notika.publish(${call})`)).rejects.toMatchObject({
@@ -580,6 +587,67 @@ describe("who may publish", () => {
       select notika.unpublish('c');`);
     expect(await generatedNames(db)).toEqual([]);
   });
+});
+
+test("a condition reads only what its publisher may read, whole rows included, and calls only what he may call", async ({
+  db,
+}) => {
+  await db.script(`
+    create schema app; create schema lib;
+    create table app.users (id int primary key, email text, secret text);
+    create type lib.mood as enum ('fine');
+    create function lib.is_ok(text) returns boolean language sql immutable as 'select true';
+    create function lib.is_fine(app.users) returns boolean language sql immutable as 'select true';
+    create function app.same(text, text) returns boolean language sql immutable as 'select $1 = $2';
+    create operator app.=== (function = app.same, leftarg = text, rightarg = text);
+    revoke execute on function lib.is_ok, app.same from public;
+    create role pat;
+    select notika.grant_publisher('pat');
+    grant usage on schema app to pat;
+    grant trigger, select (id, email) on app.users to pat`);
+  const publish = (condition: string) =>
+    asRole(
+      db,
+      "pat",
+      `select notika.publish('w', 'app.users', '{update}', '{id}', condition => ${quoted(condition)}) as said`,
+    );
+  const steps: [condition: string, message: string, hint: string][] = [
+    ["new.secret like 'a%'", "may not read secret of table app.users", "grant select (secret) on app.users to pat;"],
+    [
+      "old.id > 1 and new.secret = old.secret",
+      "may not read secret of table app.users",
+      "grant select (secret) on app.users to pat;",
+    ],
+    ["lib.is_fine(new)", "may not read all of table app.users", "grant select on app.users to pat;"],
+    ["new is distinct from old", "may not read all of table app.users", "grant select on app.users to pat;"],
+    [
+      "lib.is_ok(new.email)",
+      "publishes it and may not execute function lib.is_ok(text)",
+      "grant execute on function lib.is_ok(text) to pat;",
+    ],
+    [
+      "new.email operator(app.===) 'x'",
+      "publishes it and may not execute function app.same(text,text)",
+      "grant execute on function app.same(text,text) to pat;",
+    ],
+  ];
+
+  for (const [condition, message, hint] of steps) {
+    await expect(publish(condition), condition).rejects.toMatchObject({
+      code: "42501",
+      message: `condition of workflow "w" is not valid: role "pat" ${message}`,
+      hint: `Run: ${hint}`,
+    });
+    expect(
+      await undone(
+        db,
+        hint,
+        "set local role pat",
+        `select notika.publish('w', 'app.users', '{update}', '{id}', condition => ${quoted(condition)}) as said`,
+      ),
+    ).toEqual([{ said: "published" }]);
+  }
+  expect(await publish("new.email is not null")).toEqual([{ said: "published" }]);
 });
 
 test("a condition may only call what everybody who writes to the table may call", async ({ db }) => {
