@@ -51,7 +51,9 @@ export async function dial(
         hint: "Switch it on there (ssl = on in postgresql.conf; client_tls_sslmode of PgBouncer), or connect without: sslmode=prefer.",
       });
     }
-    return await clock.race(encrypt(socket, tls, place.host), "the server does not answer in the TLS handshake");
+    return await clock.race(encrypt(socket, tls, place.host), "it does not answer in the TLS handshake", {
+      hint: "The server, or a proxy before it, may hang.",
+    });
   } catch (error) {
     socket.destroy();
     throw withReason(error as NodeJS.ErrnoException);

@@ -22,6 +22,7 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
   let other: Authority;
   let home: string;
   let certificates: Record<string, Certificate>;
+  let sslcrl: string;
 
   beforeAll(async () => {
     folder = mkdtempSync(path.join(tmpdir(), "notika-tls-"));
@@ -39,10 +40,13 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
       "its own, by address but not by name": authority.issue("localhost", { names: "IP:127.0.0.1" }),
       "another's": authority.issue("localhost", { names: "DNS:db.example.com" }),
       "a wildcard": authority.issue("server", { names: "DNS:*.localhost,DNS:*" }),
-      expired: authority.issue("localhost", { names, isExpired: true }),
+      expired: authority.issue("localhost", { names, valid: "no longer" }),
+      "not valid yet": authority.issue("localhost", { names, valid: "not yet" }),
+      revoked: authority.issue("localhost", { names }),
       "self-signed": selfSigned(path.join(folder, "self"), "localhost", names),
       "from an authority nobody knows": other.issue("localhost", { names }),
     };
+    sslcrl = authority.revoke(certificates.revoked as Certificate);
     writeFileSync(path.join(folder, "hba.conf"), hba);
     const own = path.join(folder, "server");
     mkdirSync(own);
@@ -105,6 +109,7 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
     "another's",
     "a wildcard",
     "expired",
+    "not valid yet",
     "self-signed",
     "from an authority nobody knows",
   ])("does what psql does when the server's certificate is %s", async (name) => {
@@ -120,6 +125,73 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
 
     // Both being refused everywhere would be equal, too.
     expect(new Set(outcomes).size).toBeGreaterThan(1);
+  });
+
+  test("says why a server is not trusted, and what to do", async () => {
+    const sslrootcert = authority.certificate;
+    const stolen = path.join(folder, "open.key");
+    const bob = authority.issue("bob");
+    copyFileSync(bob.key, stolen);
+    chmodSync(stolen, 0o644);
+    const nowhere = path.join(folder, "nowhere");
+    const cases: [served: string, query: Record<string, string>, message: RegExp, hint: RegExp][] = [
+      ["not valid yet", { sslmode: "verify-ca", sslrootcert }, /is not valid yet/, /clock of this machine/],
+      ["revoked", { sslmode: "verify-ca", sslrootcert, sslcrl }, /was revoked/, /new certificate/],
+      [
+        "expired",
+        { sslmode: "verify-ca", sslrootcert },
+        /the server localhost is not trusted: its certificate has expired/,
+        /new certificate/,
+      ],
+      ["self-signed", { sslmode: "verify-ca", sslrootcert }, /is signed by nobody but itself/, /sslmode=require/],
+      [
+        "from an authority nobody knows",
+        { sslmode: "verify-ca", sslrootcert },
+        /is not from an authority in .*ca.crt/,
+        /sslrootcert=/,
+      ],
+      ["another's", { sslmode: "verify-full", sslrootcert }, /is for db.example.com, not for localhost/, /verify-ca/],
+      ["its own", { sslmode: "verify-ca", sslrootcert: nowhere }, /there is no file .*nowhere/, /sslrootcert=system/],
+      [
+        "its own",
+        {
+          sslmode: "verify-ca",
+          sslrootcert,
+          ssl_max_protocol_version: "TLSv1",
+        },
+        /TLS handshake failed/,
+        /in common/,
+      ],
+      [
+        "its own",
+        { sslmode: "require", sslcert: bob.certificate, sslkey: stolen },
+        /others than its owner may read the key/,
+        /chmod 600/,
+      ],
+      [
+        "its own",
+        { sslmode: "require", sslcert: bob.certificate, sslkey: nowhere },
+        /but not its key .*nowhere/,
+        /sslkey=/,
+      ],
+      [
+        "its own",
+        { sslmode: "require", sslcert: nowhere, sslcertmode: "require" },
+        /sslcertmode=require, and there is no file/,
+        /sslcert=/,
+      ],
+    ];
+    for (const [served, query, message, hint] of cases) {
+      await serve(certificates[served] as Certificate);
+      const database = openDatabase({ connect: address(query), connections: 1 });
+      const error = await database.execute(raw(question)).catch((error) => error);
+      await database.close();
+      expect(error).toMatchObject({
+        kind: "tls",
+        message: expect.stringMatching(message),
+        hint: expect.stringMatching(hint),
+      });
+    }
   });
 
   test("does what psql does where pg_hba.conf wants TLS, or none, or nobody", async () => {
@@ -154,7 +226,7 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
       { sslcert: path.join(folder, "nowhere.crt"), sslkey: bob.key },
       identity(authority.issue("alice")),
       identity(other.issue("bob")),
-      identity(authority.issue("bob", { isExpired: true })),
+      identity(authority.issue("bob", { valid: "no longer" })),
     ];
 
     const outcomes = await asPsql(
@@ -176,10 +248,8 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
   });
 
   test("does what psql does when the server's certificate was revoked", async () => {
-    const revoked = authority.issue("localhost", { names: "DNS:localhost" });
-    const sslcrl = authority.revoke(revoked);
     const sslrootcert = authority.certificate;
-    await serve(revoked);
+    await serve(certificates.revoked as Certificate);
 
     const outcomes = await asPsql(question, [
       ...modes.map((sslmode) => address({ sslmode, sslrootcert, sslcrl })),

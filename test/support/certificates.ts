@@ -9,7 +9,7 @@ export interface Certificate {
 
 export interface Authority extends Certificate {
   /** Signs a certificate for `subject`, with these alternative names: `DNS:localhost,IP:127.0.0.1`. */
-  issue(subject: string, options?: { names?: string; isExpired?: boolean }): Certificate;
+  issue(subject: string, options?: { names?: string; valid?: keyof typeof validities }): Certificate;
   /** Revokes a certificate, and gives the file that says so. */
   revoke(certificate: Certificate): string;
 }
@@ -30,13 +30,12 @@ export function openAuthority(folder: string): Authority {
   return {
     certificate: file("ca.crt"),
     key: file("ca.key"),
-    issue(subject, { names, isExpired = false } = {}) {
+    issue(subject, { names, valid = "now" } = {}) {
       const name = `${++issued}`;
       const extensions = ["-extfile", `${name}.ext`];
       writeFileSync(file(`${name}.ext`), names ? `subjectAltName=${names}\n` : "basicConstraints=CA:FALSE\n");
       openssl("req", "-new", ...newKey, "-keyout", `${name}.key`, "-out", `${name}.csr`, "-subj", `/CN=${subject}`);
-      const validity = isExpired ? ["-startdate", "20200101000000Z", "-enddate", "20200201000000Z"] : ["-days", "30"];
-      openssl("ca", ...ca, "-in", `${name}.csr`, "-out", `${name}.crt`, ...extensions, ...validity);
+      openssl("ca", ...ca, "-in", `${name}.csr`, "-out", `${name}.crt`, ...extensions, ...validities[valid]);
       return { certificate: file(`${name}.crt`), key: file(`${name}.key`) };
     },
     revoke({ certificate }) {
@@ -57,6 +56,12 @@ export function selfSigned(folder: string, subject: string, names: string): Cert
   });
   return { certificate, key };
 }
+
+const validities = {
+  now: ["-days", "30"],
+  "no longer": ["-startdate", "20200101000000Z", "-enddate", "20200201000000Z"],
+  "not yet": ["-startdate", "20900101000000Z", "-enddate", "20900201000000Z"],
+};
 
 const ca = ["-batch", "-notext", "-config", "ca.conf"];
 

@@ -1,0 +1,303 @@
+import { once } from "node:events";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer as createHttpServer } from "node:http";
+import { type AddressInfo, createServer, Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { inspect } from "node:util";
+import { raw } from "sql-template-tag";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openDatabase } from "../../runner/database.ts";
+import { notikaCommand, start } from "../runner/process.ts";
+import { type Postgres, startPostgres } from "../support/postgres.ts";
+
+const password = "s3nt1nel-of-this-test";
+
+describe.each([15, 18] as const)("what cannot be connected to, PostgreSQL %i", (major) => {
+  let folder: string;
+  let server: Postgres;
+  let strangers: Record<string, Server>;
+
+  beforeAll(async () => {
+    folder = mkdtempSync(path.join(tmpdir(), "notika-unreachable-"));
+    chmodSync(folder, 0o755);
+    writeFileSync(path.join(folder, "hba.conf"), hba);
+    server = await startPostgres({
+      major,
+      settings: { hba_file: path.join(folder, "hba.conf"), max_connections: "10" },
+    });
+    await server.createDatabase("closed");
+    await server.createDatabase("locked");
+    const database = openDatabase({ connect: server.url, connections: 1 });
+    await database.script(`
+      create role ada login password '${password}';
+      create role group_only;
+      create role full_up login connection limit 0;
+      revoke connect on database locked from public;`);
+    await database.close();
+    strangers = Object.fromEntries(
+      await Promise.all(Object.entries(answers).map(async ([name, answer]) => [name, await listen(answer)])),
+    );
+  });
+  afterAll(async () => {
+    for (const stranger of Object.values(strangers)) stranger.close();
+    await server.stop();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  const at = (name: string) => `127.0.0.1:${portOf(strangers[name])}`;
+  const place = () => `127.0.0.1:${server.port}`;
+
+  test.each<[what: string, url: () => string, message: RegExp, hint: RegExp]>([
+    [
+      "a host nobody has",
+      () => "ada:PW@no.such.host.invalid/app",
+      /there is no host "no.such.host.invalid"|no name server/,
+      /name of the host|network/,
+    ],
+    [
+      "a port where nobody listens",
+      () => "ada:PW@127.0.0.1:1/app",
+      /127.0.0.1, port 1: nobody listens there/,
+      /listen_addresses/,
+    ],
+    [
+      "a socket that is not there",
+      () => "ada:PW@/app?host=/nowhere",
+      /\/nowhere\/.s.PGSQL.5432: there is no such socket/,
+      /unix_socket_directories/,
+    ],
+    [
+      "a wrong password",
+      () => `ada:PW-@${place()}/postgres`,
+      /password authentication failed for user "ada"/,
+      /PGPASSWORD/,
+    ],
+    ["no password", () => `ada@${place()}/postgres`, /asks for the password of "ada", and there is none/, /\.pgpass/],
+    [
+      "a database nobody has made",
+      () => `postgres:PW@${place()}/nowhere`,
+      /database "nowhere" does not exist/,
+      /create database "nowhere"/,
+    ],
+    [
+      "a role nobody has made",
+      () => `nobody:PW@${place()}/postgres`,
+      /role "nobody" does not exist/,
+      /create role "nobody" login/,
+    ],
+    [
+      "a role that may not log in",
+      () => `group_only:PW@${place()}/postgres`,
+      /role "group_only" is not permitted to log in/,
+      /alter role "group_only" login/,
+    ],
+    [
+      "a database the role may not enter",
+      () => `ada:PW@${place()}/locked`,
+      /permission denied for database "locked"/,
+      /grant connect on database "locked" to "ada"/,
+    ],
+    [
+      "a role that has all its connections",
+      () => `full_up:PW@${place()}/postgres`,
+      /too many connections for role "full_up"/,
+      /max_connections/,
+    ],
+    [
+      "a line in pg_hba.conf that rejects",
+      () => `ada:PW@${place()}/closed`,
+      /pg_hba.conf rejects connection/,
+      /host "closed" "ada"/,
+    ],
+    [
+      "no line in pg_hba.conf",
+      () => `stranger:PW@${place()}/postgres`,
+      /no pg_hba.conf entry/,
+      /host "postgres" "stranger"/,
+    ],
+    [
+      "a server without TLS",
+      () => `ada:PW@${place()}/postgres?sslmode=require`,
+      /the server has no TLS, and sslmode=require asks for it/,
+      /ssl = on/,
+    ],
+    [
+      "a root certificate that is not there",
+      () => `ada:PW@${place()}/postgres?sslmode=verify-full&sslrootcert=/nowhere`,
+      /has no TLS/,
+      /ssl = on/,
+    ],
+    [
+      "the wrong kind of server",
+      () => `ada:PW@${place()}/postgres?target_session_attrs=standby`,
+      /a primary that takes writes, and target_session_attrs=standby/,
+      /target_session_attrs=any/,
+    ],
+    [
+      "a password that is to be bound to TLS",
+      () => `ada:PW@${place()}/postgres?channel_binding=require`,
+      /does not bind the password to the TLS channel/,
+      /channel_binding=prefer/,
+    ],
+    [
+      "a port that is silent",
+      () => `ada:PW@${at("silent")}/app`,
+      /it takes connections, but says nothing within 2 s/,
+      /port of Postgres/,
+    ],
+    [
+      "a port that is silent, without TLS",
+      () => `ada:PW@${at("silent")}/app?sslmode=disable`,
+      /it takes connections, but says nothing within 2 s/,
+      /port of Postgres/,
+    ],
+    [
+      "a server that has no TLS and goes silent",
+      () => `ada:PW@${at("silent after a while")}/app`,
+      /it takes connections, but says nothing within 2 s/,
+      /port of Postgres/,
+    ],
+    [
+      "a login that nobody completes",
+      () => `ada:PW@${at("never ready")}/app?sslmode=disable`,
+      /it does not complete the login within 2 s/,
+      /pooler/,
+    ],
+    [
+      "a handshake that nobody completes",
+      () => `ada:PW@${at("promises TLS")}/app?sslmode=require`,
+      /it does not answer in the TLS handshake within 2 s/,
+      /./,
+    ],
+    ["a web server", () => `ada:PW@${at("web")}/app`, /it speaks HTTP, not the protocol of Postgres/, /usually 5432/],
+    [
+      "a web server, without TLS",
+      () => `ada:PW@${at("web")}/app?sslmode=disable`,
+      /it speaks HTTP, not the protocol of Postgres/,
+      /usually 5432/,
+    ],
+    ["an SSH server", () => `ada:PW@${at("ssh")}/app`, /it speaks SSH, not the protocol of Postgres/, /usually 5432/],
+    [
+      "a MySQL server",
+      () => `ada:PW@${at("mysql")}/app`,
+      /it speaks MySQL, not the protocol of Postgres/,
+      /usually 5432/,
+    ],
+    [
+      "something else",
+      () => `ada:PW@${at("noise")}/app`,
+      /it speaks something else, not the protocol of Postgres/,
+      /usually 5432/,
+    ],
+    [
+      "a port that closes at once",
+      () => `ada:PW@${at("closes")}/app`,
+      /ended the connection at once|ended the connection without a word/,
+      /port of Postgres/,
+    ],
+    [
+      "two hosts, each in its own way",
+      () => `ada:PW@127.0.0.1:1,${at("web")}/app`,
+      /port 1: nobody listens there; 127.0.0.1, port \d+: it speaks HTTP/,
+      /usually 5432/,
+    ],
+  ])("is said in a sentence, with what to do about it: %s", async (_, url, message, hint) => {
+    const text = `postgres://${url().replace("PW", password)}`;
+    const database = openDatabase({
+      connect: `${text}${text.includes("?") ? "&" : "?"}connect_timeout=2`,
+      connections: 1,
+    });
+
+    const began = Date.now();
+    const error = await database.execute(raw("select 1")).catch((error) => error);
+    await database.close();
+
+    expect(Date.now() - began).toBeLessThan(6000);
+    expect(error).toMatchObject({
+      code: "NOTIKA_CONNECT",
+      message: expect.stringMatching(message),
+      hint: expect.stringMatching(hint),
+    });
+    expect(inspect(error, { depth: 20, showHidden: true })).not.toContain(password);
+  });
+});
+
+describe("a command that cannot connect", () => {
+  let servers: Record<string, Server>;
+
+  beforeAll(async () => {
+    servers = { silent: await listen(answers.silent), web: await listen(answers.web) };
+  });
+  afterAll(() => {
+    for (const server of Object.values(servers)) server.close();
+  });
+
+  test.each(["silent", "web"])("says the same whichever it is, and never the password: %s", async (name) => {
+    const url = `postgres://ada:${password}@127.0.0.1:${portOf(servers[name])}/app?connect_timeout=2&sslpassword=${password}`;
+    const cwd = mkdtempSync(path.join(tmpdir(), "notika-unreachable-"));
+    mkdirSync(path.join(cwd, "tasks"));
+    writeFileSync(path.join(cwd, "tasks/a.js"), "module.exports = async () => {}");
+    const commands =
+      "status|runs|install|upgrade|retry 1|cancel 1|check|publish a --table b|plan a --table b|unpublish a|run|grant ada|uninstall";
+
+    const said = await Promise.all(
+      commands.split("|").map(async (command) => {
+        const { code, stdout, stderr } = await start([...notikaCommand, ...command.split(" "), "--url", url], cwd)
+          .ended;
+        expect({ command, code, stdout }).toEqual({ command, code: 1, stdout: "" });
+        expect(stderr).not.toContain(password);
+        return stderr;
+      }),
+    );
+    const doctor = await start([...notikaCommand, "doctor", url, "--json"], cwd).ended;
+
+    expect(new Set(said).size).toBe(1);
+    const [, message, hint] = /^error: (.*)\nhint: (.*)\n$/.exec(said[0] ?? "") ?? [];
+    expect(doctor.stdout + doctor.stderr).not.toContain(password);
+    expect(JSON.parse(doctor.stdout).findings).toContainEqual({
+      finding: "login",
+      severity: "error",
+      workflow: null,
+      detail: message,
+      remedy: hint,
+    });
+    rmSync(cwd, { recursive: true });
+  });
+});
+
+const hba = `
+host  closed  all         all  reject
+host  all     ada         all  scram-sha-256
+host  all     postgres    all  trust
+host  all     nobody      all  trust
+host  all     group_only  all  trust
+host  all     full_up     all  trust
+`;
+
+/** Whatever may listen where Postgres was expected. */
+const answers = {
+  silent: () => {},
+  "silent after a while": (socket: Socket) => socket.once("data", () => socket.write("N")),
+  "never ready": (socket: Socket) =>
+    socket.once("data", () => socket.write(Buffer.from("R\0\0\0\x08\0\0\0\0", "latin1"))),
+  "promises TLS": (socket: Socket) => socket.once("data", () => socket.write("S")),
+  web: createHttpServer(),
+  ssh: (socket: Socket) => socket.write("SSH-2.0-OpenSSH_9.2\r\n"),
+  mysql: (socket: Socket) => socket.write(Buffer.from("J\0\0\0\n8.0.36\0", "latin1")),
+  noise: (socket: Socket) => socket.write("220 mail.example.com ESMTP\r\n"),
+  closes: (socket: Socket) => socket.end(),
+};
+
+function portOf(server: Server | undefined): number {
+  return (server?.address() as AddressInfo | null)?.port ?? 0;
+}
+
+async function listen(answer: Server | ((socket: Socket) => unknown)): Promise<Server> {
+  const server =
+    answer instanceof Server ? answer : createServer((socket) => void answer(socket.on("error", () => {})));
+  if (server.listening) return server;
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return server;
+}
