@@ -11,15 +11,7 @@ export async function installation(client: Client): Promise<Finding[]> {
       from (select to_regnamespace('notika')) as n (oid)`);
   const [found] = rows;
   if (!found?.is_there) return [notInstalled];
-  if (!found.may_use) {
-    return [
-      error(
-        "notika",
-        "it is installed, and this role may do nothing with it",
-        `As its owner: select notika.grant_runner('${found.role}'); or grant_publisher, grant_reader`,
-      ),
-    ];
-  }
+  if (!found.may_use) return []; // what it lacks was said already
   const installed = await client.query<{ version: string }>("select notika.version()").catch(absent);
   if (!installed) return [notInstalled];
   return [await versions(installed.rows[0]?.version), await worker(client), ...(await health(client, found.role))];
@@ -68,7 +60,7 @@ async function health(client: Client, role: string): Promise<Finding[]> {
   } catch (cause) {
     if ((cause as { code?: string }).code !== "42501") throw cause;
     return [
-      warning("health", "this role may not see it", `As the owner of notika: select notika.grant_reader('${role}');`),
+      warning("health", "this role may not see it", `select notika.grant_reader('${role}'); -- as the owner of notika`),
     ];
   }
 }

@@ -5,11 +5,13 @@ import { error, type Finding, ok, warning } from "./finding.ts";
 export async function rights(client: Client): Promise<Finding[]> {
   const { rows } = await client.query<Rights>(query);
   const found = rows[0] as Rights;
-  const isOthers = found.is_installed && found.closed_schemas !== null;
-  return [role(found), schemas(found), tables(found), isOthers ? [] : await eventTriggers(client)].flat();
+  if (found.is_installed && found.closed_schemas) return [role(found), schemas(found), parts(found)];
+  return [role(found), schemas(found), tables(found), await eventTriggers(client)];
 }
 
 interface Rights {
+  name: string;
+  /** The name as SQL writes it. */
   role: string;
   database: string;
   is_superuser: boolean;
@@ -21,7 +23,12 @@ interface Rights {
   tables: number;
   publishable: number;
   readable: number;
-  unusable_schemas: string[] | null;
+  /** Where tables are that the role may not publish. */
+  closed_to_publish: string[] | null;
+  /** Whether the role may publish, run and read what another role installed. */
+  publishes: boolean;
+  runs: boolean;
+  reads: boolean;
 }
 
 const query = `
@@ -32,8 +39,19 @@ const query = `
       join pg_namespace as n on n.oid = c.relnamespace
      where c.relkind in ('r', 'p') and n.nspname !~ '^(pg_|information_schema$|notika)'
        and not c.relispartition
+  ),
+  usable as (
+    select p.proname as name
+      from pg_proc as p
+      join pg_namespace as n on n.oid = p.pronamespace and n.nspname = 'notika'
+     where has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')
+    union all
+    select c.relname
+      from pg_class as c
+      join pg_namespace as n on n.oid = c.relnamespace and n.nspname = 'notika'
+     where has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
   )
-  select quote_ident(current_user) as role, quote_ident(current_database()) as database,
+  select current_user::text as name, quote_ident(current_user) as role, quote_ident(current_database()) as database,
          (select r.rolsuper from pg_roles as r where r.rolname = current_user) as is_superuser,
          has_database_privilege(current_database(), 'create') as may_create_schemas,
          exists (
@@ -52,9 +70,13 @@ const query = `
          (select count(*)::integer from visible as v
            where has_table_privilege(v.oid, 'select') and has_schema_privilege(v.relnamespace, 'usage')
          ) as readable,
-         (select array_agg(distinct quote_ident(n.nspname))
+         (select array_agg(distinct n.nspname::text)
             from visible as v join pg_namespace as n on n.oid = v.relnamespace
-           where not has_schema_privilege(n.oid, 'usage')) as unusable_schemas`;
+           where not (has_table_privilege(v.oid, 'trigger') and has_schema_privilege(n.oid, 'usage'))
+         ) as closed_to_publish,
+         exists (select from usable as u where u.name = 'publish') as publishes,
+         exists (select from usable as u where u.name = 'dispatch') as runs,
+         exists (select from usable as u where u.name = 'runs') as reads`;
 
 function role({ role, is_superuser }: Rights): Finding {
   if (!is_superuser) return ok("role", `${role}, no superuser`);
@@ -73,8 +95,8 @@ function schemas({
   missing_schemas,
 }: Rights): Finding {
   if (is_installed) {
-    if (!closed_schemas) return ok("install", "the role owns what Notika has in the database");
-    return ok("install", "Notika is another role's, who installs and upgrades it");
+    if (!closed_schemas) return ok("install", "the role may install and upgrade");
+    return ok("install", `Notika is another role's, who installs and upgrades it`);
   }
   if (closed_schemas) {
     return error(
@@ -92,24 +114,35 @@ function schemas({
   );
 }
 
-function tables({ role, tables, publishable, readable, unusable_schemas }: Rights): Finding[] {
-  if (tables === 0) return [ok("tables", "there are none yet")];
-  const found = [];
+/** What the role may do with what another role installed. */
+function parts({ role, publishes, runs, reads }: Rights): Finding {
+  const all = [
+    { may: publishes, part: "publisher", detail: "publish workflows" },
+    { may: runs, part: "runner", detail: "run workflows" },
+    { may: reads, part: "reader", detail: "read events and runs" },
+  ];
+  const [may, mayNot] = [all.filter(({ may }) => may), all.filter(({ may }) => !may)];
+  const list = (some: typeof all) => some.map(({ detail }) => detail).join(", ");
+  const remedy = mayNot
+    .map(({ part }) => `select notika.grant_${part}('${role}');`)
+    .concat("-- as the owner of notika")
+    .join(" ");
+  if (mayNot.length === 0) return ok("parts", `the role may ${list(may)}`);
+  if (may.length === 0) return error("parts", "the role may do nothing with Notika", remedy);
+  return ok(
+    "parts",
+    `the role may ${list(may)}; it may not ${list(mayNot)}`,
+    `As the owner of notika, if it should: ${remedy}`,
+  );
+}
+
+function tables({ name, tables, publishable, readable, closed_to_publish }: Rights): Finding {
+  if (tables === 0) return ok("tables", "there are none yet");
   const detail = `the role may publish ${publishable} of ${tables} and read ${readable}`;
-  if (publishable > 0) found.push(ok("tables", detail));
-  else {
-    found.push(
-      warning(
-        "tables",
-        `${detail}: without TRIGGER on a table, none of its changes can wake a workflow`,
-        `grant usage on schema <schema> to ${role}; grant select, trigger on <table> to ${role};`,
-      ),
-    );
-  }
-  if (unusable_schemas && publishable > 0) {
-    found.push(ok("schemas", `the role may not look into ${unusable_schemas.join(", ")}`));
-  }
-  return found;
+  const remedy = `npx notika grant ${name} --schema ${closed_to_publish?.join(",")}`;
+  if (!closed_to_publish) return ok("tables", detail);
+  if (publishable > 0) return ok("tables", `${detail}; to publish more, see what ${remedy} says`);
+  return warning("tables", `${detail}: without TRIGGER on a table, none of its changes can wake a workflow`, remedy);
 }
 
 /** Creates one, and takes it back: who may do that differs from service to service. */
