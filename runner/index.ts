@@ -2,7 +2,7 @@ export { default as sql } from "sql-template-tag";
 export type { Execute } from "./database.ts";
 export { NonRetriable, NotikaError, RetryAfter, StepError } from "./errors.ts";
 export type { Log } from "./log.ts";
-export type { Columns, Options } from "./options.ts";
+export type { Columns, Options, Schedule } from "./options.ts";
 export { createRunner, type Runner, type RunnerOptions } from "./runner.ts";
 export type { Step, StepCall } from "./steps.ts";
 export {

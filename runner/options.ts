@@ -18,10 +18,22 @@ export interface Options {
   debounce?: { by?: Columns; window: Duration; max?: Duration };
   /** One run for the events of the same `by`, `window` after the first, or when there are `max` (default: 10,000). */
   digest?: { by?: Columns; window: Duration; max?: number };
+  /** Runs at times, also without `on`; the event's `new` has the planned time as `planned_at`. */
+  schedule?: Schedule;
+}
+
+/** Times that a workflow starts at. */
+export interface Schedule {
+  /** Minute, hour, day, month and weekday, as in `"30 2 * * mon-fri"`; or `"@daily"`. */
+  cron: string;
+  /** Whose clock they are read from, such as `"Europe/Berlin"`; default: UTC. */
+  timeZone?: string;
+  /** What becomes of times while no runner was there; default: `"skip"`. */
+  missed?: "skip" | "catch up";
 }
 
 /** Those that are given, as the database takes them. */
-export function optionsOf({ key, concurrency, order, debounce, digest }: Options): object {
+export function optionsOf({ key, concurrency, order, debounce, digest, schedule }: Options): object {
   const given = {
     key,
     concurrency,
@@ -32,12 +44,13 @@ export function optionsOf({ key, concurrency, order, debounce, digest }: Options
       ...(debounce.max !== undefined && { max: interval(debounce.max) }),
     },
     digest: digest && { ...digest, window: interval(digest.window) },
+    schedule,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 
 /** Throws a TypeError that says what is wrong with one; whether the columns are there the database knows. */
-export function checkOptions({ key, concurrency, order, debounce, digest }: Options): void {
+export function checkOptions({ key, concurrency, order, debounce, digest, schedule }: Options): void {
   for (const [name, columns] of Object.entries({ key, order, "debounce.by": debounce?.by, "digest.by": digest?.by })) {
     if (columns !== undefined && !areColumns(columns)) {
       throw new TypeError(`${name} must be a column or a list of columns, not ${JSON.stringify(columns)}`);
@@ -60,6 +73,10 @@ export function checkOptions({ key, concurrency, order, debounce, digest }: Opti
   }
   if (debounce && digest)
     throw new TypeError("debounce and digest exclude each other: both gather events into one run");
+  // What the fields of a cron mean the database knows.
+  if (schedule !== undefined && typeof schedule?.cron !== "string") {
+    throw new TypeError('schedule must be an object such as { cron: "30 2 * * *", timeZone: "Europe/Berlin" }');
+  }
 }
 
 function areColumns(columns: Columns): boolean {

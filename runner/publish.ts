@@ -4,38 +4,49 @@ import { optionsOf } from "./options.ts";
 import type { Tasks } from "./tasks.ts";
 import type { Trigger } from "./workflow.ts";
 
-/** What is to be published.  Without options a workflow keeps those that it has. */
+/** What is to be published: on a table, or by its schedule alone.  Without options a workflow keeps those that it has. */
 export interface Publication {
   name: string;
-  on: Trigger;
+  on?: Trigger | undefined;
   options?: object;
 }
 
 /** What tasks declare. */
 export function publications(tasks: Tasks): Publication[] {
   return Object.entries(tasks).flatMap(([name, workflow]) =>
-    workflow.on ? [{ name, on: workflow.on, options: optionsOf(workflow) }] : [],
+    workflow.on || workflow.schedule ? [{ name, on: workflow.on, options: optionsOf(workflow) }] : [],
   );
 }
 
 /** Publishes a workflow: `published`, `changed` or `unchanged`. */
-export async function publish(execute: Execute, publication: Publication): Promise<string> {
+export async function publish(execute: Execute, { name, on, options }: Publication): Promise<string> {
   const [row] = await execute<{ outcome: string }>(
-    sql`select notika.publish(${specification(publication)}) as outcome`,
+    on
+      ? sql`select notika.publish(${specification(name, on, options)}) as outcome`
+      : sql`select notika._publish_by_time(${name}, ${JSON.stringify(options)}::text::jsonb) as outcome`,
   );
   return row?.outcome ?? "";
 }
 
 /** What `publish` would do: its statements and the locks they take. */
-export function plan(
+export async function plan(
   execute: Execute,
-  publication: Publication,
+  { name, on, options }: Publication,
 ): Promise<{ statement: string; lock: string | null }[]> {
-  return execute(sql`select statement, lock from notika.plan(${specification(publication)})`);
+  if (on) return execute(sql`select statement, lock from notika.plan(${specification(name, on, options)})`);
+  return execute(sql`
+    select format('select notika.schedule(%L, %L, %L, %L);', g.name, g.cron, g.time_zone, g.missed) as statement,
+           null as lock
+      from (select ${name}::text as name, o.schedule ->> 'cron' as cron,
+                   coalesce(o.schedule ->> 'timeZone', 'UTC') as time_zone,
+                   coalesce(o.schedule ->> 'missed', 'skip') as missed
+              from json_to_record(${JSON.stringify(options)}::text::json) as o (schedule json)) as g
+     where (g.name, g.cron, g.time_zone, g.missed) not in (
+             select s.workflow, s.cron, s.time_zone, s.missed from notika.schedules as s)`);
 }
 
 // What is not given is left out, so that the defaults are those of the database.
-function specification({ name, on, options }: Publication): Sql {
+function specification(name: string, on: Trigger, options?: object): Sql {
   const given = [
     sql`workflow => ${name}::text`,
     sql`table_name => ${on.table}::text`,

@@ -150,9 +150,9 @@ async function checkVersion(database: Database) {
 async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {
   const published = await database.execute<{ workflow: string }>(sql`select workflow from notika.workflows`);
   const names = new Set(published.map(({ workflow }) => workflow));
-  for (const [name, { on }] of Object.entries(tasks)) {
+  for (const [name, { on, schedule }] of Object.entries(tasks)) {
     if (names.has(name)) continue;
-    const hint = on ? `npx notika publish ${name}` : `npx notika publish ${name} --table <schema>.<table>`;
+    const hint = on || schedule ? `npx notika publish ${name}` : `npx notika publish ${name} --table <schema>.<table>`;
     log.warn(`task ${name} is not published, so nothing wakes it`, { hint });
   }
 }

@@ -17,7 +17,7 @@ export interface Event<R extends object = Row, O extends Operation = Operation> 
   workflow: string;
   /** What happened to the row; `emit`, `schedule`, `backfill` and `replay` are other ways to start a run. */
   operation: O | "emit" | "schedule" | "backfill" | "replay";
-  /** The table as `schema.name`. */
+  /** The table as `schema.name`; null for a workflow that is published on none, only on a `schedule`. */
   table: string;
   /** When it was captured, as an ISO string in UTC. */
   at: string;
@@ -66,7 +66,7 @@ export interface Trigger<O extends Operation = Operation> {
 
 /** What a task module exports by default: a function, or more about it. */
 export interface Definition<R extends object = Row, O extends Operation = Operation> extends Options {
-  /** Where it is published; leave it out when a DBA publishes it in SQL. */
+  /** Where it is published; leave it out when a DBA publishes it in SQL, or when it only has a `schedule`. */
   on?: Trigger<O>;
   /** How often a failed run is tried again before it ends as `failed`; default: the database's `max_attempts`. */
   retries?: number;
@@ -122,7 +122,7 @@ export function asWorkflow(exported: unknown): Workflow {
   const options = exported as Options;
   checkOptions(options);
   const [option] = Object.keys(optionsOf(options));
-  if (option !== undefined && on === undefined) {
+  if (option !== undefined && on === undefined && options.schedule === undefined) {
     throw new TypeError(`${option} is published with on, which is missing; a DBA sets it with notika.configure(…)`);
   }
   return exported as Workflow;

@@ -33,13 +33,17 @@ create table if not exists notika.setting (
   payload_bytes integer not null default 1048576,
   max_depth smallint not null default 16,
   max_attempts smallint not null default 12,
+  missed_after interval not null default '10 minutes',
+  runs_kept interval not null default '30 days',
   constraint setting_pkey primary key (only_row),
   constraint setting_only_row_check check (only_row),
   constraint setting_segment_age_check check (segment_age > interval '0'),
   constraint setting_segment_bytes_check check (segment_bytes > 0),
   constraint setting_payload_bytes_check check (payload_bytes between 1024 and 1048576),
   constraint setting_max_depth_check check (max_depth > 0),
-  constraint setting_max_attempts_check check (max_attempts > 0)
+  constraint setting_max_attempts_check check (max_attempts > 0),
+  constraint setting_missed_after_check check (missed_after >= interval '0'),
+  constraint setting_runs_kept_check check (runs_kept >= interval '0')
 );
 
 comment on table notika.setting is 'Limits of this installation: one row, changed by update.';
@@ -54,6 +58,10 @@ comment on column notika.setting.max_depth is
   'How many runs may wake each other in a chain before the next one fails.';
 comment on column notika.setting.max_attempts is
   'How often a run is tried unless its task says otherwise.';
+comment on column notika.setting.missed_after is
+  'A schedule that skips what it missed keeps a time that is no later than this.';
+comment on column notika.setting.runs_kept is
+  'How long runs that have ended are remembered.';
 
 insert into notika.setting default values
   on conflict do nothing;

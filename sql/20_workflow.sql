@@ -19,7 +19,7 @@ comment on function notika._table(text) is 'The table of that name; null: there 
 create table if not exists notika.workflow (
   workflow_id integer generated always as identity,
   name text not null,
-  table_name text not null,
+  table_name text,
   operations text[] not null,
   columns text[],
   column_names text[],
@@ -52,7 +52,8 @@ comment on table notika.workflow is
 comment on column notika.workflow.workflow_id is
   'Names what publish generates: trigger notika_12_insert, function notika.payload_12.';
 comment on column notika.workflow.name is 'The workflow''s name, and its task module''s.';
-comment on column notika.workflow.table_name is 'The table as it was called at the last publish.';
+comment on column notika.workflow.table_name is
+  'The table as it was called at the last publish; null: the workflow is published on none.';
 comment on column notika.workflow.operations is 'Any of insert, update, delete.';
 comment on column notika.workflow.columns is
   'What an event carries, as published, which are its keys; null: the whole row.';
@@ -106,7 +107,8 @@ select w.name as workflow,
 
 comment on view notika.workflows is 'The published workflows.';
 comment on column notika.workflows.workflow is 'Its name.';
-comment on column notika.workflows.table_name is 'The table, as it is called now.';
+comment on column notika.workflows.table_name is
+  'The table, as it is called now; null: it only starts in other ways.';
 comment on column notika.workflows.operations is 'Any of insert, update, delete.';
 comment on column notika.workflows.columns is 'What an event carries; null: the whole row.';
 comment on column notika.workflows.watch is 'Columns of which one must change in an update.';

@@ -481,13 +481,14 @@ begin
   if v_handed_over > 0 then
     perform notika._set_asleep(false);
   end if;
-  return v_handed_over;
+  return v_handed_over + notika._start_others(v_handed_over < dispatch.max_events);
 end;
 $$;
 
 comment on function notika.dispatch(integer) is
-  'Hands over up to max_events captured events to graphile-worker, in the order of their ids, and '
-  'returns how many. 0: there was nothing; null: somebody else is at it. READ COMMITTED only.';
+  'Hands over up to max_events captured events to graphile-worker, in the order of their ids, '
+  'starts what is due by time, and returns how many events that were. 0: there was nothing; '
+  'null: somebody else is at it. READ COMMITTED only.';
 
 create or replace function notika._set_asleep(asleep boolean)
   returns void

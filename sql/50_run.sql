@@ -424,6 +424,12 @@ as $$
        join notika_worker._private_tasks as t on t.id = j.task_id
       where t.identifier = any (_next_due.tasks)
         and j.is_available and j.run_at < 'infinity'),
+    (select min(s.next_at)
+       from notika.schedule as s
+       join notika.workflow as w on w.workflow_id = s.workflow_id
+      where w.name = any (_next_due.tasks)
+        and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
+        and s.next_at < 'infinity'),
     (select l.oldest_waiting from notika.lag as l)
   );
 $$;

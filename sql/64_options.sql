@@ -244,11 +244,12 @@ begin
         to_jsonb(notika._option_count(spec.name, v_option, v_value, 10000, v_example))
       when v_option in ('debounce', 'digest') then
         notika._gathering_options(spec.name, v_option, v_value, v_known)
+      when v_option = 'schedule' then notika._check_schedule(spec.name, v_value)
     end);
     if v_checked -> v_option = 'null' then
       raise exception 'workflow "%" has no option "%"', spec.name, v_option
         using errcode = 'invalid_parameter_value',
-              detail = 'The options are key, concurrency, order, debounce and digest.',
+              detail = 'The options are key, concurrency, order, debounce, digest and schedule.',
               hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
                             spec.name);
     end if;
@@ -295,6 +296,7 @@ begin
    where w.workflow_id = v_workflow_id
      for update;
   v_options := notika._check_options(v_before, configure.options);
+  perform notika._set_schedule(v_workflow_id, v_options -> 'schedule');
   if v_options = v_before.options then
     return 'unchanged';
   end if;
@@ -310,4 +312,5 @@ $$;
 comment on function notika.configure(text, jsonb) is
   'Sets the options of a workflow, which replace those it has. key: one run for each value; '
   'concurrency: how many runs at a time; order: runs of the same value one after the other; '
-  'debounce, digest: {by, window, max}, one run for many events. Says changed or unchanged.';
+  'debounce, digest: {by, window, max}, one run for many events; schedule: {cron, timeZone, missed}, '
+  'as in notika.schedule. Says changed or unchanged.';

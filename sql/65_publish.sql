@@ -1025,6 +1025,7 @@ begin
     perform notika.resume(publish.workflow);
   end if;
   if v_after.options <> v_before.options then
+    perform notika._set_schedule(v_after.workflow_id, v_after.options -> 'schedule');
     perform notika._advance(v_after.workflow_id);
   end if;
 
@@ -1069,9 +1070,11 @@ begin
   delete from notika.contract as c where c.workflow_id = v_workflow_id;
   delete from notika.contract_table as c where c.workflow_id = v_workflow_id;
   delete from notika.guard_pending as p where p.workflow_id = v_workflow_id;
+  perform notika._set_schedule(v_workflow_id, null);
 
   update notika.workflow as w
-     set definition = '{}', broken_reason = null, unpublished_at = clock_timestamp()
+     set definition = '{}', options = w.options - 'schedule', broken_reason = null,
+         unpublished_at = clock_timestamp()
    where w.workflow_id = v_workflow_id;
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, v_workflow.table_name);

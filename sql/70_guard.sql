@@ -462,7 +462,7 @@ as $$
     select w.workflow_id, w.relation, w.table_name, w.operations, w.definition, w.broken_reason,
            format('notika_%s_', w.workflow_id) as prefix
       from notika.workflow as w
-     where w.unpublished_at is null
+     where w.unpublished_at is null and w.table_name is not null
   )
   select w.workflow_id
     from published as w

@@ -112,7 +112,10 @@ begin
   return query select * from notika._install_guard();
 
   for v_workflow in
-    select w.* from notika.workflow as w where w.unpublished_at is null order by w.name
+    select w.*
+      from notika.workflow as w
+     where w.unpublished_at is null and w.table_name is not null
+     order by w.name
   loop
     step := format('workflow %s', v_workflow.name);
     begin

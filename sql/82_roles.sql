@@ -41,6 +41,9 @@ as $$
         ('function', 'plan', '{publisher}'),
         ('function', 'configure', '{publisher}'),
         ('function', 'unpublish', '{publisher}'),
+        ('function', 'schedule', '{publisher}'),
+        ('function', 'unschedule', '{publisher}'),
+        ('function', '_publish_by_time', '{publisher}'),
         ('function', 'check', '{publisher,runner}'),
         ('function', 'check_ddl', '{publisher}'),
         ('function', '_try_ddl', '{publisher}'), -- check_ddl runs with the rights of its caller
@@ -76,6 +79,7 @@ as $$
         ('view', 'runs', '{reader}'),
         ('view', 'event_log', '{reader}'),
         ('view', 'lag', '{reader}'),
+        ('view', 'schedules', '{publisher,runner,reader}'),
         ('function', '_bound', '{reader}'),
         ('function', '_dispatched', '{reader}'),
         ('function', '_payload', '{reader}'),

@@ -51,6 +51,14 @@ begin
   end if;
 end;
 $$;
+alter table notika.setting
+  add column if not exists missed_after interval not null default '10 minutes',
+  add column if not exists runs_kept interval not null default '30 days',
+  drop constraint if exists setting_missed_after_check,
+  add constraint setting_missed_after_check check (missed_after >= interval '0'),
+  drop constraint if exists setting_runs_kept_check,
+  add constraint setting_runs_kept_check check (runs_kept >= interval '0');
+alter table notika.workflow alter column table_name drop not null;
 
 --!include 10_schema.sql
 --!include 20_workflow.sql
@@ -59,6 +67,7 @@ $$;
 --!include 42_batch.sql
 --!include 43_line.sql
 --!include 45_maintain.sql
+--!include 46_schedule.sql
 --!include 48_step.sql
 --!include 50_run.sql
 --!include 64_options.sql

@@ -13,11 +13,13 @@ export const command: Command = defineCommand({
       const rows = [];
       for (const publication of publications) {
         const outcome = await publish(execute, publication);
-        rows.push({ workflow: publication.name, table: publication.on.table, outcome });
+        rows.push({ workflow: publication.name, table: publication.on?.table ?? null, outcome });
       }
       return rows;
     });
-    output(context.values.json, published, (rows) => (rows.length > 0 ? table(rows) : "no task declares a table\n"));
+    output(context.values.json, published, (rows) =>
+      rows.length > 0 ? table(rows) : "no task declares a table or a schedule\n",
+    );
     return 0;
   },
 });

@@ -36,7 +36,7 @@ describe("configure", () => {
     [
       '{"concurency": 5}',
       'workflow "ship" has no option "concurency"',
-      "The options are key, concurrency, order, debounce and digest.",
+      "The options are key, concurrency, order, debounce, digest and schedule.",
       example('{"concurrency": 5}'),
     ],
     ['{"key": 5}', 'key of workflow "ship" is not a column or a list of columns', "It is 5.", example('{"key": "id"}')],

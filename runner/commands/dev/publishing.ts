@@ -17,7 +17,7 @@ export async function keepPublished(database: Database, tasks: Tasks, log: Log):
       if (stopped) return;
       try {
         const outcome = await publish(database.execute, publication);
-        log.info(`${name} is ${outcome === "unchanged" ? "published" : outcome} on ${on.table}`);
+        log.info(`${name} is ${outcome === "unchanged" ? "published" : outcome} ${on ? `on ${on.table}` : "by time"}`);
       } catch (error) {
         failed.push(publication);
         const { message } = error as Error;
