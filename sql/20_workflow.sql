@@ -11,7 +11,8 @@ as $$
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
    where n.nspname = (parse_ident(_table.name))[1]::name
-     and c.relname = (parse_ident(_table.name))[2]::name;
+     and c.relname = (parse_ident(_table.name))[2]::name
+     and c.relkind in ('r', 'p');
 $$;
 
 comment on function notika._table(text) is 'The table of that name; null: there is none.';

@@ -300,6 +300,76 @@ $$;
 comment on function notika._rename_in(text, text, text) is
   'A condition with a column under its new name.';
 
+create or replace function notika._is_valid(condition text, relation regclass)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+declare
+  v_is_valid boolean;
+begin
+  perform notika._set_busy(true);
+  begin
+    -- Taken apart and not run: that would ask for the right to read the table.
+    execute format(
+      'create function notika._condition_%s() returns boolean language sql '
+      'begin atomic select true from %2$s as new, %2$s as old where (%3$s); end',
+      pg_backend_pid(), notika._quoted(relation), condition
+    );
+    raise exception 'undo' using errcode = 'NKUND';
+  exception
+    when sqlstate 'NKUND' then
+      v_is_valid := true;
+    when lock_not_available or deadlock_detected then
+      raise;
+    when others then
+      v_is_valid := false;
+  end;
+  perform notika._set_busy(false);
+  return v_is_valid;
+end;
+$$;
+
+comment on function notika._is_valid(text, regclass) is
+  'Whether Postgres understands a condition over two rows of a table.';
+
+create or replace function notika._relabel(
+  condition text,
+  old_label text,
+  new_label text,
+  relation regclass
+)
+  returns text
+  language plpgsql
+  volatile
+  strict
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tokens text[] := array(
+    select m[1] from regexp_matches(condition, '''(?:[^'']|'''')*''|[^'']+', 'g') as m
+  );
+  v_changed text[] := array_replace(v_tokens, quote_literal(old_label), quote_literal(new_label));
+  v_tried text[];
+begin
+  -- The same word may be no label there: what can stay does.
+  for v_place in 1 .. coalesce(cardinality(v_tokens), 0) loop
+    continue when v_tokens[v_place] = v_changed[v_place];
+    v_tried := v_changed;
+    v_tried[v_place] := v_tokens[v_place];
+    if notika._is_valid(array_to_string(v_tried, ''), relation) then
+      v_changed := v_tried;
+    end if;
+  end loop;
+  return array_to_string(v_changed, '');
+end;
+$$;
+
+comment on function notika._relabel(text, text, text, regclass) is
+  'A condition with a label of an enum under its new name.';
+
 create or replace function notika._holds_as_much(
   type oid,
   typmod integer,
@@ -325,6 +395,32 @@ $$;
 comment on function notika._holds_as_much(oid, integer, oid, integer) is
   'Whether a type holds whatever another one holds, and looks the same in an event.';
 
+create or replace function notika._is_as_published(
+  type smallint,
+  column_count integer,
+  is_unfiltered boolean,
+  spec notika.workflow,
+  operation text
+)
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select type = 1 + case operation when 'insert' then 4 when 'delete' then 8 else 16 end
+     and column_count = 0
+     and is_unfiltered = not (
+       (spec).condition is not null
+       or (spec).is_pinned
+          and ((spec).columns is not null or operation = 'update' and (spec).watch is not null)
+     );
+$$;
+
+comment on function
+  notika._is_as_published(smallint, integer, boolean, notika.workflow, text) is
+  'Whether a trigger fires when that of a workflow for this operation does: after each row, for any '
+  'column, with a WHEN or without.';
+
 create or replace function notika._findings(spec notika.workflow)
   returns table (kind text, object text, expected text, actual text)
   language plpgsql
@@ -334,12 +430,18 @@ as $$
 declare
   v_quoted text := notika._quoted(spec.relation);
 begin
-  if v_quoted is null then
+  if v_quoted is distinct from spec.table_name and notika._table(spec.table_name) is not null then
+    return query
+      select 'table_replaced', spec.table_name, 'the table that was published',
+             'another table of that name; the published one is '
+             || coalesce('now ' || v_quoted, 'gone');
+  elsif v_quoted is null then
     return query select 'table_dropped', spec.table_name, 'a table', null::text;
-    return;
-  end if;
-  if v_quoted <> spec.table_name then
+  elsif v_quoted <> spec.table_name then
     return query select 'table_renamed', spec.table_name, spec.table_name, v_quoted;
+  end if;
+  if v_quoted is null then
+    return;
   end if;
 
   return query
@@ -393,7 +495,7 @@ begin
            end,
            format('%I on %s', format('notika_%s_%s', spec.workflow_id, o.name),
                   notika._quoted(f.relation)),
-           'enabled',
+           case when t.oid is null or t.tgenabled in ('D', 'R') then 'enabled' else 'as published' end,
            case t.tgenabled when 'D' then 'disabled' when 'R' then 'enabled for replicas only'
                             else pg_get_triggerdef(t.oid) end
       from notika._family(spec.relation) as f (relation)
@@ -403,12 +505,25 @@ begin
      where t.oid is null or t.tgenabled not in ('O', 'A')
         or t.tgfoid is distinct from
            to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
-        -- Its condition tells a trigger that somebody else made.
-        or spec.is_pinned and spec.columns is not null and not exists (
+        -- A trigger that somebody else made is told by when it fires, and by what its WHEN reads.
+        or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
+                                       spec, o.name)
+        or t.tgqual is not null and not exists (
           select from pg_depend as d
            where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
-             and d.refclassid = 'pg_proc'::regclass
-             and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
+             and case
+                   when not spec.is_pinned then
+                     d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
+                   when spec.columns is not null then
+                     d.refclassid = 'pg_proc'::regclass
+                     and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
+                   else
+                     d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
+                     -- It may read no column at all.
+                     or not exists (
+                       select from notika.contract as c where c.workflow_id = spec.workflow_id
+                     )
+                 end
         );
 
   return query
@@ -460,7 +575,7 @@ create or replace function notika._suspects()
 as $$
   with published as materialized (
     select w.workflow_id, w.relation, w.table_name, w.operations, w.definition, w.broken_reason,
-           format('notika_%s_', w.workflow_id) as prefix
+           format('notika_%s_', w.workflow_id) as prefix, w as spec
       from notika.workflow as w
      where w.unpublished_at is null and w.table_name is not null
   )
@@ -486,6 +601,15 @@ as $$
    cross join unnest(w.operations) as o (name)
     left join pg_trigger as t on t.tgrelid = c.relation and t.tgname = (w.prefix || o.name)::name
    where t.oid is null or t.tgenabled not in ('O', 'A')
+      or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
+                                     w.spec, o.name)
+      or t.tgqual is not null and t.tgparentid = 0 and not exists (
+        -- What the WHEN of a published trigger reads.
+        select from pg_depend as d
+         where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+           and (d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
+                or d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0)
+      )
       or c.relation <> w.relation and not exists (
         select from pg_inherits as i where i.inhrelid = c.relation
       )
@@ -520,7 +644,7 @@ create or replace function notika._is_breaking(kind text)
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  select kind in ('table_dropped', 'column_dropped', 'type_changed', 'trigger_dropped');
+  select kind in ('table_dropped', 'table_replaced', 'column_dropped', 'type_changed', 'trigger_dropped');
 $$;
 
 comment on function notika._is_breaking(text) is
@@ -671,7 +795,6 @@ begin
   v_table := notika._table(v_spec.table_name);
   if v_table is not null and v_table is distinct from v_spec.relation and may_alter
      and (settled or notika._quoted(v_spec.relation) is null)
-     and (select c.relkind in ('r', 'p') from pg_class as c where c.oid = v_table)
   then
     v_after.relation := v_table;
     perform notika._record(v_spec, 'healed', 'table_replaced', v_spec.table_name, statement);
@@ -788,8 +911,8 @@ begin
         from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
        where l.old_label <> l.new_label
     loop
-      v_after.condition := replace(
-        v_after.condition, quote_literal(v_label.old_label), quote_literal(v_label.new_label));
+      v_after.condition := notika._relabel(
+        v_after.condition, v_label.old_label, v_label.new_label, v_after.relation);
     end loop;
   end loop;
 

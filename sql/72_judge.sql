@@ -588,6 +588,7 @@ declare
 begin
   raise exception '%', case kind
       when 'table_dropped' then format('cannot drop table %s', object)
+      when 'table_replaced' then format('cannot replace table %s by another', object)
       when 'table_renamed' then format('cannot rename table %s to %s', object, actual)
       when 'column_dropped' then format('cannot drop column "%s" of table %s', v_column, spec.table_name)
       when 'column_renamed' then format('cannot rename column "%s" of table %s to "%s"',

@@ -255,6 +255,51 @@ comment on function notika.check() is
   'Compares every contract with the catalog, marks what is broken and what is whole again, and '
   'gives what is not ok of notika.health. Does no DDL.';
 
+create or replace function notika._mended(spec notika.workflow)
+  returns notika.workflow
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_mended notika.workflow := _mended.spec;
+  v_table regclass := coalesce(notika._table(spec.table_name), spec.relation);
+  v_renamed record;
+begin
+  v_mended.table_name := coalesce(notika._quoted(v_table), spec.table_name);
+  v_mended.columns := spec.column_names;
+  if notika._quoted(v_table) is null then
+    return v_mended;
+  end if;
+  for v_renamed in
+    select c.column_name as old_name, a.attname::text as new_name
+      from notika.contract as c
+      left join pg_attribute as a
+        on a.attrelid = v_table and a.attnum = c.attnum and not a.attisdropped
+       and v_table = spec.relation
+     where c.workflow_id = spec.workflow_id
+       and not exists (
+         select from pg_attribute as p
+          where p.attrelid = v_table and p.attname = c.column_name and not p.attisdropped
+       )
+  loop
+    v_mended.columns :=
+      array_replace(v_mended.columns, v_renamed.old_name, v_renamed.new_name);
+    v_mended.watch := array_replace(v_mended.watch, v_renamed.old_name, v_renamed.new_name);
+    if v_renamed.new_name is not null then
+      v_mended.condition :=
+        notika._rename_in(v_mended.condition, v_renamed.old_name, v_renamed.new_name);
+    end if;
+  end loop;
+  v_mended.columns := nullif(array_remove(v_mended.columns, null), '{}');
+  v_mended.watch := nullif(array_remove(v_mended.watch, null), '{}');
+  return v_mended;
+end;
+$$;
+
+comment on function notika._mended(notika.workflow) is
+  'A workflow as it could be published now: on the table of its name, without columns that are gone.';
+
 create or replace function notika._health()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
   language plpgsql
@@ -282,14 +327,15 @@ begin
                split_part(f.object, ' on ', 2), split_part(f.object, ' on ', 1))
              when 'part_not_captured' then 'select * from notika.install();'
              when 'function_replaced' then 'select * from notika.install();'
-             else notika._call(w)
+             when 'trigger_replaced' then 'select * from notika.install();'
+             else notika._call(notika._mended(w))
            end
       from notika._suspects() as s (workflow_id)
       join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
      cross join lateral notika._findings(w) as f;
   return query select * from notika._missing_rights();
   return query
-    select 'broken', 'error', w.name, w.broken_reason, notika._call(w)
+    select 'broken', 'error', w.name, w.broken_reason, notika._call(notika._mended(w))
       from notika.workflow as w
      where w.unpublished_at is null and w.broken_reason is not null;
   return query

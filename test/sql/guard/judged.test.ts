@@ -1,11 +1,11 @@
 import { expect } from "vitest";
 import { test } from "../../support/database.ts";
-import { guards, migrate, outcomeFor, shapes } from "./matrix.ts";
+import { chosen, guards, migrate, outcomeFor, shapes } from "./matrix.ts";
 import { migrations } from "./migrations.ts";
 
 // One database for all: each migration has a schema for itself.
 test("what becomes of each migration where the guard judges at commit", { timeout: 300_000 }, async ({ db }) => {
-  for (const [name, migration] of Object.entries(migrations)) {
+  for (const [name, migration] of chosen(migrations)) {
     for (const guard of guards) {
       for (const shape of guard === "block" ? shapes : ([shapes[0]] as const)) {
         const outcome = await migrate(db, migration, { guard, shape });

@@ -31,6 +31,10 @@ export type Outcomes = Outcome | { block: Outcome; warn?: Outcome; off?: Outcome
  */
 export type Outcome = string;
 
+/** All migrations, or those whose name NOTIKA_TEST_MIGRATION matches. */
+export const chosen = (migrations: Record<string, Migration>) =>
+  Object.entries(migrations).filter(([name]) => name.match(process.env.NOTIKA_TEST_MIGRATION ?? ""));
+
 export const outcomeFor = (outcomes: Outcomes, guard: Guard) =>
   typeof outcomes === "string" ? outcomes : (outcomes[guard] ?? outcomes.others);
 

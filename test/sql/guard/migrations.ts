@@ -284,7 +284,7 @@ export const migrations: Record<string, Migration> = {
     pinned: {
       block:
         "refused 2BP01: cannot drop table s.users because other objects depend on it, still published {id,email,status}",
-      others: "published -, later broken -: broken table_dropped",
+      others: "published -, later broken -: broken table_replaced",
     },
 
     ddl: ["drop table $s.users", "create table $s.users (status $s.status, email varchar(50), id bigint)"],
@@ -299,7 +299,7 @@ export const migrations: Record<string, Migration> = {
     pinned: {
       block:
         "refused 2BP01: cannot drop table s.users because other objects depend on it, still published {id,email,status}",
-      others: "published -, later broken -: broken table_dropped",
+      others: "published -, later broken -: broken table_replaced",
     },
 
     ddl: ["drop table $s.users", "create table $s.users (status $s.status, id bigint)"],
@@ -377,6 +377,11 @@ export const migrations: Record<string, Migration> = {
 
     ddl: ["alter table $s.users rename email to mail"],
     publish: "columns => '{id,email}', on_rename => 'block'",
+  },
+  "rename table, a view takes its name": {
+    judged: "published {id,email,status}: followed table_renamed",
+    pinned: "published {id,email,status}, later published {id,email,status}: followed table_renamed",
+    ddl: ["alter table $s.users rename to people", "create view $s.users as select * from $s.people"],
   },
   "set schema": {
     judged: "published {id,email,status}: followed table_renamed",
@@ -676,11 +681,43 @@ export const migrations: Record<string, Migration> = {
   },
   "replace trigger": {
     judged: "published -: warned trigger_replaced, warned trigger_replaced",
-    pinned: { block: "published -, later published -: warned trigger_replaced", others: "published -" },
-
+    pinned: "published -, later published -: warned trigger_replaced",
     ddl: [
       "create or replace trigger notika_$n_insert after insert on $s.users for each row when (false) execute function notika._capture_$n()",
     ],
+  },
+  "replace trigger of whole rows": {
+    judged: "published -: warned trigger_replaced, warned trigger_replaced",
+    pinned: "published -, later published -: warned trigger_replaced",
+    ddl: [
+      "create or replace trigger notika_$n_insert after insert on $s.users for each row when (false) execute function notika._capture_$n()",
+    ],
+    publish: all,
+  },
+  "replace trigger of whole rows with a condition": {
+    judged: "published -: warned trigger_replaced, warned trigger_replaced",
+    pinned: "published -, later published -: warned trigger_replaced",
+    ddl: [
+      "create or replace trigger notika_$n_insert after insert on $s.users for each row when (false) execute function notika._capture_$n()",
+    ],
+    publish: "condition => 'new.id > 0'",
+  },
+  "replace trigger by one for other rows": {
+    judged: "published -: warned trigger_replaced, warned trigger_replaced",
+    pinned: "published -, later published -: warned trigger_replaced",
+    ddl: [
+      "create or replace trigger notika_$n_insert after delete on $s.users for each row execute function notika._capture_$n()",
+    ],
+    publish: "operations => '{insert}'",
+  },
+  "replace trigger by one for some columns": {
+    judged: "published -: warned trigger_replaced, warned trigger_replaced",
+    pinned: "published -, later published -: warned trigger_replaced",
+    ddl: [
+      "create or replace trigger notika_$n_update after update of email on $s.users for each row execute function notika._capture_$n()",
+    ],
+    publish: "operations => '{update}'",
+    write: "update $s.users set id = 2",
   },
   "drop trigger function": {
     judged: {
@@ -877,7 +914,7 @@ export const migrations: Record<string, Migration> = {
   },
   "swap tables": {
     judged: "published {id,email,status}: healed table_replaced",
-    pinned: "published {id,email,status}, later broken {id,email,status}: warned table_renamed",
+    pinned: "published {id,email,status}, later broken {id,email,status}: broken table_replaced",
 
     ddl: [
       "create table $s.users_2 as select status, id, email from $s.users",
@@ -891,7 +928,7 @@ export const migrations: Record<string, Migration> = {
     pinned: {
       block:
         "refused 2BP01: cannot drop table s.users because other objects depend on it, still published {id,email,status}",
-      others: "published -, later broken -: broken table_dropped",
+      others: "published -, later broken -: broken table_replaced",
     },
 
     ddl: [
@@ -907,7 +944,7 @@ export const migrations: Record<string, Migration> = {
       warn: "broken {id,status}: healed table_replaced, warned column_dropped",
       off: "broken {id,status}: healed table_replaced, ignored column_dropped",
     },
-    pinned: "published -, later broken -: warned table_renamed",
+    pinned: "published -, later broken -: broken table_replaced",
 
     ddl: [
       "create table $s.users_2 as select status, id from $s.users",

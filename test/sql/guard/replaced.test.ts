@@ -161,3 +161,26 @@ describe("a type that goes by another name now", () => {
     });
   });
 });
+
+test("a label that is renamed keeps its old name where the same word is a text", async ({ db }) => {
+  await db.script(`
+    create type public.stage as enum ('new', 'paid');
+    create table public.orders (id int, stage public.stage, note text);
+    select notika.publish('w', 'public.orders', columns => '{id}',
+      condition => $$new.note = 'new' or new.stage in ('new') and 'x''new''' <> new.note$$);`);
+
+  await db.query("alter type public.stage rename value 'new' to 'it''s'");
+  await inTransaction(
+    db,
+    "alter table public.orders drop column id",
+    "alter table public.orders add column id int", // its triggers are made anew
+  );
+  await db.query(
+    "insert into public.orders (id, stage, note) values (1, 'it''s', ''), (2, 'paid', 'new'), (3, 'paid', '')",
+  );
+
+  expect(await captured(db)).toEqual([{ id: 1 }, { id: 2 }]);
+  expect(await db.query("select condition from notika.workflows")).toEqual([
+    { condition: "new.note = 'new' or new.stage in ('it''s') and 'x''new''' <> new.note" },
+  ]);
+});

@@ -355,7 +355,7 @@ describe("without event triggers", () => {
       severity: "error",
       workflow: "w",
       detail: "app.users.email: expected character varying(50), found nothing",
-      remedy: "select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,email}');",
+      remedy: "select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id}');",
     });
     expect(await state(db)).toEqual({ state: "broken", reason: "column dropped: app.users.email" });
     expect(await db.query("select state from notika.runs")).toEqual([{ state: "held" }]);
@@ -364,6 +364,79 @@ describe("without event triggers", () => {
     await db.query("insert into app.users values (3)");
     expect(await captured(db)).toEqual([{ id: 1, email: "a" }, { id: 3 }]);
   });
+
+  for (const { title, ddl, more, finding, detail, remedy } of [
+    {
+      title: "a table that was swapped",
+      ddl: "alter table app.users rename to users_old; create table app.users (email varchar(50), id int)",
+      finding: "table_replaced",
+      detail:
+        "app.users: expected the table that was published, found another table of that name; " +
+        "the published one is now app.users_old",
+      remedy: "select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,email}');",
+    },
+    {
+      title: "a table that was made anew without a column",
+      ddl: "drop table app.users cascade; create table app.users (id int)",
+      finding: "table_replaced",
+      detail:
+        "app.users: expected the table that was published, found another table of that name; the published one is gone",
+      remedy: "select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id}');",
+    },
+    {
+      title: "a table that was renamed against the rule",
+      ddl: "alter table app.users rename to people",
+      more: ", on_rename => 'block'",
+      finding: "table_renamed",
+      detail: "app.users: expected app.users, found app.people",
+      remedy:
+        "select notika.publish('w', 'app.people', operations => '{insert}', columns => '{id,email}', on_rename => 'block');",
+    },
+    {
+      title: "a column that was renamed against the rule",
+      ddl: "alter table app.users rename email to mail",
+      more: ", on_rename => 'block', condition => $$new.email is null$$",
+      finding: "column_renamed",
+      detail: "app.users.email: expected email, found mail",
+      remedy:
+        "select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,mail}', " +
+        "condition => 'new.mail is null', on_rename => 'block');",
+    },
+    {
+      title: "a trigger that was dropped",
+      ddl: "drop trigger notika_1_insert on app.users",
+      finding: "trigger_dropped",
+      detail: "notika_1_insert on app.users: expected enabled, found nothing",
+      remedy: "select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,email}');",
+    },
+    {
+      title: "a trigger that somebody else made",
+      ddl: `create or replace trigger notika_1_insert after insert on app.users for each row when (false)
+            execute function notika._capture_1()`,
+      finding: "trigger_replaced",
+      detail:
+        "notika_1_insert on app.users: expected as published, found CREATE TRIGGER notika_1_insert AFTER INSERT " +
+        "ON app.users FOR EACH ROW WHEN (false) EXECUTE FUNCTION notika._capture_1()",
+      remedy: "select * from notika.install();",
+    },
+  ]) {
+    test(`check names the cause and the call that mends it: ${title}`, async ({ db }) => {
+      await pinned(db, more);
+      for (const statement of ddl.split("; ")) await db.query(statement);
+      await db.script("grant select, trigger on all tables in schema app to keeper");
+
+      const found = "select finding, detail, remedy from notika.check() where workflow = 'w' and finding <> 'broken'";
+      expect(await db.query(found)).toEqual([{ finding, detail, remedy }]);
+      await db.script(`set role keeper; ${remedy} reset role`);
+
+      expect(await db.query("select * from notika.check() where workflow = 'w'")).toEqual([]);
+      expect(await state(db)).toEqual({ state: "published", reason: null });
+      await db.script(
+        "insert into app.users (id) values (1)".replace("users", detail.match(/people$/)?.[0] ?? "users"),
+      );
+      expect(await captured(db)).toMatchObject([{ id: 1 }]);
+    });
+  }
 
   test("a guard that warns refuses nothing: it captures what is left, through drops and renames", async ({ db }) => {
     await pinned(db, ", guard => 'warn', condition => 'new.id > 0'");
