@@ -100,6 +100,9 @@ begin
           and notika._is_gated(w.options)
         order by w.workflow_id
      ) as w;
+  if not found then
+    return notika._drop_doubles(_control.jobs);
+  end if;
   return notika._line_up(notika._gather(notika._drop_doubles(_control.jobs)));
 end;
 $$;
@@ -131,7 +134,7 @@ create or replace function notika._drop_doubles(jobs notika_worker.job_spec[])
 as $$
 declare
   v_keys notika.run_key[];
-  v_doubles text[];
+  v_doubles jsonb;
 begin
   select array_agg(
            row(k.workflow_id, notika._short(k.values), k.run_id, clock_timestamp())::notika.run_key
@@ -155,25 +158,23 @@ begin
    order by k.workflow_id, k.key, k.run_id
   on conflict on constraint run_key_pkey do nothing;
 
-  with double as (
-    insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
-    select k.run_id, j.identifier, 'cancelled', 0, j.payload,
-           format('run %s has the same key', f.run_id),
-           substring(j.payload::text from '"at" : "([^"]+)"')::timestamptz
-      from unnest(v_keys) as k
-      join notika.run_key as f on f.workflow_id = k.workflow_id and f.key = k.key
-      join unnest(_drop_doubles.jobs) as j on j.job_key = k.run_id::text
-     where f.run_id <> k.run_id
-    on conflict do nothing
-    returning run_id
-  )
-  select array_agg(d.run_id::text) into v_doubles from double as d;
+  -- By key, because a planner would compare each job with each double.
+  select jsonb_object_agg(k.run_id, f.run_id) into v_doubles
+    from unnest(v_keys) as k
+    join notika.run_key as f on f.workflow_id = k.workflow_id and f.key = k.key
+   where f.run_id <> k.run_id;
+  if v_doubles is null then
+    return _drop_doubles.jobs;
+  end if;
 
-  return array(
-    select j
-      from unnest(_drop_doubles.jobs) as j
-     where v_doubles is null or j.job_key <> all (v_doubles)
-  );
+  insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
+  select j.job_key::bigint, j.identifier, 'cancelled', 0, j.payload,
+         format('run %s has the same key', v_doubles ->> j.job_key),
+         substring(j.payload::text from '"at" : "([^"]+)"')::timestamptz
+    from unnest(_drop_doubles.jobs) as j
+   where v_doubles ? j.job_key
+  on conflict do nothing;
+  return array(select j from unnest(_drop_doubles.jobs) as j where not v_doubles ? j.job_key);
 end;
 $$;
 

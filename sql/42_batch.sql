@@ -51,6 +51,7 @@ declare
   v_events notika.batch_event[];
   v_batches notika.batch[];
   v_full bigint[];
+  v_opened jsonb;
 begin
   with setting as materialized (
     select w.workflow_id, w.name, g.option -> 'by' as columns, g.wait,
@@ -123,21 +124,24 @@ begin
     returning b.run_id, b.closed_at
   )
   select array_agg(g.run_id) into v_full from grown as g where g.closed_at is not null;
-  insert into notika.batch
-  select n.*
-    from unnest(v_batches) as n
-   where not exists (select from notika.batch as b where b.run_id = n.run_id);
+  with opened as (
+    insert into notika.batch
+    select n.*
+      from unnest(v_batches) as n
+     where not exists (select from notika.batch as b where b.run_id = n.run_id)
+    returning run_id, case when closed_at is null then closes_at end as starts_at
+  )
+  select coalesce(jsonb_object_agg(o.run_id, o.starts_at), '{}') into v_opened from opened as o;
   insert into notika.batch_event select e.* from unnest(v_events) as e;
   perform notika._wake_runs(v_full);
 
   return array(
     select row(j.identifier, j.payload, j.queue_name,
-               case when b.closed_at is null then greatest(j.run_at, b.closes_at) else j.run_at end,
+               greatest(j.run_at, (v_opened ->> j.job_key)::timestamptz),
                j.max_attempts, j.job_key, j.priority, j.flags)::notika_worker.job_spec
       from unnest(_gather.jobs) as j
-      left join unnest(v_events) as e on e.event_id = j.job_key::bigint
-      left join unnest(v_batches) as b on b.run_id = e.run_id
-     where e.event_id is null or e.event_id = e.run_id
+      join notika.workflow as w on w.name = j.identifier
+     where v_opened ? j.job_key or not w.options ?| '{debounce,digest}'::text[]
   );
 end;
 $$;

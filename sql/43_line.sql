@@ -69,24 +69,35 @@ begin
   insert into notika.slot (run_id, workflow_id, taken_at)
   select c.run_id, c.workflow_id, case when c.nth <= c.free then clock_timestamp() end
     from (
-      select j.job_key::bigint as run_id, w.workflow_id, f.free,
+      select j.job_key::bigint as run_id, w.workflow_id, w.free,
              row_number() over (partition by w.workflow_id order by j.job_key::bigint) as nth
         from unnest(_line_up.jobs) as j
-        join notika.workflow as w on w.name = j.identifier and w.options ? 'concurrency'
-       cross join lateral (select notika._free_slots(w.workflow_id) as free offset 0) as f
-       where j.run_at <= clock_timestamp() and not notika._is_behind(j.job_key::bigint)
+        join (
+          select w.name, w.workflow_id, notika._free_slots(w.workflow_id) as free,
+                 w.options ? 'order' as is_ordered
+            from notika.workflow as w
+           where w.options ? 'concurrency'
+             and w.name in (select j.identifier from unnest(_line_up.jobs) as j)
+          offset 0
+        ) as w on w.name = j.identifier
+       where j.run_at <= clock_timestamp()
+         and not (w.is_ordered and notika._is_behind(j.job_key::bigint))
     ) as c
   on conflict do nothing;
 
   return array(
     select row(j.identifier, j.payload, j.queue_name,
-               case when s.run_id is not null and s.taken_at is null
-                      or notika._is_behind(j.job_key::bigint)
+               case when w.options ? 'concurrency' and exists (
+                           select from notika.slot as s
+                            where s.run_id = j.job_key::bigint and s.taken_at is null
+                         )
+                      or w.options ? 'order' and notika._is_behind(j.job_key::bigint)
                     then 'infinity' else j.run_at end,
-               j.max_attempts, j.job_key, j.priority, notika._flags(j.identifier)
+               j.max_attempts, j.job_key, j.priority,
+               case when notika._is_gated(w.options) then '{gated}'::text[] end
            )::notika_worker.job_spec
       from unnest(_line_up.jobs) as j
-      left join notika.slot as s on s.run_id = j.job_key::bigint
+      join notika.workflow as w on w.name = j.identifier
   );
 end;
 $$;
