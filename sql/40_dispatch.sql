@@ -294,7 +294,7 @@ begin
     select w.workflow_id, w.name,
            coalesce(notika._quoted(w.relation), w.table_name) as table_name,
            w.paused_at is not null or w.broken_reason is not null as is_held,
-           w.options <> '{}' as is_controlled
+           w.options ?| '{key,concurrency,order,debounce,digest}'::text[] as is_controlled
       from notika.workflow as w
      where w.workflow_id in (select c.workflow_id from chunk as c)
   ), too_deep as (
