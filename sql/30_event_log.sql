@@ -80,6 +80,19 @@ comment on column notika._event.operation is 'insert, update, delete, or another
 comment on column notika._event.new is 'The row after the change; null after a delete.';
 comment on column notika._event.old is 'The row before the change; null before an insert.';
 
+create or replace function notika._is_runner()
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select pg_has_role(session_user, current_user, 'member')
+      or has_function_privilege(session_user, 'notika._finish(json)', 'execute');
+$$;
+
+comment on function notika._is_runner() is
+  'Whether this is the session of a runner: of a member of the owner, or of who was granted to be one.';
+
 create or replace function notika._append(workflow_id integer, operation text, new json)
   returns bigint
   language plpgsql
@@ -90,9 +103,8 @@ declare
   v_event_id bigint;
   v_run text;
 begin
-  -- As in a capture function: whoever sets it must be a member of the owner.
-  if current_setting('notika.run', true) <> '' and pg_has_role(session_user, current_user, 'member')
-  then
+  -- As in a capture function: anybody may set it.
+  if current_setting('notika.run', true) <> '' and notika._is_runner() then
     v_run := substring(current_setting('notika.run', true) from '^[0-9]{1,18}/[0-9]{1,4}$');
   end if;
 

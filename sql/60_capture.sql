@@ -569,11 +569,13 @@ declare
   v_depth smallint := 0;
   v_segment integer;
 begin
-  -- Anybody may set these, so they count only in sessions of the owner's members.
+  -- Anybody may set these, so they count only in sessions of the owner's members, and of runners.
   if concat(current_setting('notika.mute', true), current_setting('notika.run', true)) <> ''
-     and pg_has_role(session_user, current_user, 'member')
+     and notika._is_runner()
   then
-    if current_setting('notika.mute', true) in ('on', 'true', '1', 'yes') then
+    if current_setting('notika.mute', true) in ('on', 'true', '1', 'yes')
+       and pg_has_role(session_user, current_user, 'member')
+    then
       return null;
     end if;
     v_run := substring(current_setting('notika.run', true) from '^[0-9]{1,18}/[0-9]{1,4}$');

@@ -90,23 +90,23 @@ declare
   v_who name; -- whose rights a role has that does not exist yet: everybody's
   v_must_join boolean;
   v_chosen regclass[] := array(select c from notika._chosen_tables(schemas, tables) as c);
-  v_others text;
+  v_other text;
 begin
   select r.* into v_owner from pg_roles as r where r.rolname = _owner_grants.owner;
   v_who := coalesce(v_owner.rolname, 'public');
 
   -- A schema that is empty can be handed over; one that is in use has an owner already.
-  select string_agg(format('%s belongs to role %s', n.nspname, n.nspowner::regrole), ', ')
-    into v_others
+  select n.nspowner::regrole::text into v_other
     from pg_namespace as n
    where n.nspname in ('notika', 'notika_worker') and n.nspowner is distinct from v_owner.oid
-     and exists (select from pg_class as c where c.relnamespace = n.oid);
-  if v_others is not null then
-    raise exception 'notika is installed for another role: schema %', v_others
+     and exists (select from pg_class as c where c.relnamespace = n.oid)
+   limit 1;
+  if found then
+    raise exception 'notika is installed already, for role %', v_other
       using errcode = 'object_not_in_prerequisite_state',
-            detail = 'Whoever owns these schemas is who Notika needs rights for.',
-            hint = format('Name that role instead. For %1$s as a further login that runs workflows: '
-                          'select notika.grant_runner(%1$L);', owner);
+            detail = 'The owner of its schemas is who needs the rights.',
+            hint = format('Name %s. For %2$s as a further login that runs workflows: '
+                          'select notika.grant_runner(%3$L);', v_other, owner, quote_ident(owner));
   end if;
 
   if v_owner.oid is null then

@@ -63,6 +63,7 @@ alter table notika.workflow alter column table_name drop not null;
 
 --!include 10_schema.sql
 --!include 20_workflow.sql
+--!include 30_event_log.sql
 --!include 40_dispatch.sql
 --!include 41_control.sql
 --!include 42_batch.sql
@@ -71,6 +72,7 @@ alter table notika.workflow alter column table_name drop not null;
 --!include 46_schedule.sql
 --!include 48_step.sql
 --!include 50_run.sql
+--!include 60_capture.sql
 --!include 64_options.sql
 --!include 65_publish.sql
 --!include 70_guard.sql

@@ -6,6 +6,7 @@ import { table } from "./support/table.ts";
 export const command: Command = defineCommand({
   options: { ...urlOption, ...jsonOption },
   takesArguments: true,
+  part: "runner",
   async run({ values, arguments: given, database }) {
     const ids = runIds(given);
     const outcomes = await database.transaction(async (execute) => {

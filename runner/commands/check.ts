@@ -20,6 +20,7 @@ export const command: Command = defineCommand({
     github: { type: "boolean", default: false },
   },
   takesArguments: true,
+  part: "publisher",
   async run(context) {
     const { values, arguments: files } = context;
     if (values.schema === undefined) {

@@ -5,6 +5,7 @@ import { publishOptions, requestedPublications } from "./support/requested.ts";
 export const command: Command = defineCommand({
   options: publishOptions,
   takesArguments: true,
+  part: "publisher",
   async run(context) {
     const plans: Plan[] = [];
     for (const publication of await requestedPublications(context)) {

@@ -6,6 +6,7 @@ import { table } from "./support/table.ts";
 export const command: Command = defineCommand({
   options: publishOptions,
   takesArguments: true,
+  part: "publisher",
   async run(context) {
     const publications = await requestedPublications(context);
     // All or none: a deployment is not left half way.

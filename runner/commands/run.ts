@@ -13,6 +13,7 @@ export const command: Command = defineCommand({
     concurrency: { type: "string", default: "10" },
     deadline: { type: "string", default: "10" },
   },
+  part: "runner",
   async run({ values: { url, tasks, json, concurrency, deadline } }) {
     const log = json ? jsonLog : textLog;
     const seconds = wholeNumber("--deadline", deadline);

@@ -14,6 +14,7 @@ export const command: Command = defineCommand({
     state: { type: "string" },
     limit: { type: "string", default: "20" },
   },
+  part: "reader",
   async run({ values, database }) {
     const { workflow = null, state = null } = values;
     if (state !== null && !states.includes(state)) {

@@ -5,6 +5,7 @@ import { table } from "./support/table.ts";
 
 export const command: Command = defineCommand({
   options: { ...urlOption, ...jsonOption },
+  part: "reader",
   async run({ values, database }) {
     const [found] = await database.execute<Status>(status);
     output(values.json, found as Status, screen);

@@ -6,6 +6,7 @@ import { table } from "./support/table.ts";
 export const command: Command = defineCommand({
   options: { ...urlOption, ...jsonOption },
   takesArguments: true,
+  part: "publisher",
   async run({ values, arguments: names, database }) {
     if (names.length === 0) {
       throw new UsageError("no workflow was named", { hint: "Those that are published are listed by: notika status" });

@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { install } from "../../runner/install.ts";
 import { notikaCommand, start } from "../runner/process.ts";
 import type { Major } from "../support/binaries.ts";
 import { dumpSchema, listObjects } from "../support/dump.ts";
@@ -203,6 +204,64 @@ alter default privileges for role app_owner in schema app grant select, trigger 
     await administer(left ?? "");
 
     expect(await listObjects(url("postgres"))).toEqual(before.objects);
-    if ("dump" in before.dump) expect(dumpSchema(url("postgres"), major)).toEqual(before.dump);
+  });
+
+  test("leaves what pg_dump says, byte for byte", ({ skip }) => {
+    if ("reason" in before.dump) return skip(before.dump.reason);
+
+    expect(dumpSchema(url("postgres"), major)).toEqual(before.dump);
+  });
+});
+
+describe.each([15, 18] as Major[])("a runner that owns nothing, on PostgreSQL %i", (major) => {
+  test("runs what others publish, tells its own writes, and may do no more", async () => {
+    const folder = await mkdtemp(path.join(tmpdir(), "notika-robot-"));
+    await writeFile(
+      path.join(folder, "echo.ts"),
+      `export default async ({ event, step, query }) => {
+         await query({ text: "insert into app.users (email) values ('echo')", values: [] });
+       };`,
+    );
+    const server = await startPostgres({ major });
+    const address = await server.createDatabase("shop");
+    const root = openSession(address);
+    await install(root.database);
+    await root.database.script(`${application}
+      create role robot login;
+      grant usage on schema app to robot;
+      grant insert on app.users to robot;
+      update notika.setting set max_depth = 2;
+      select notika.grant_runner('robot');
+      select notika.publish('echo', 'app.users', columns => '{id}');
+      insert into app.users (email) values ('first')`);
+    const notika = (...args: string[]) =>
+      start([...notikaCommand, ...args, "--url", address.replace("postgres@", "robot@")], folder);
+
+    const runner = notika("run", "--tasks", ".");
+    const runs =
+      "select state || coalesce(': ' || split_part(error, ':', 1), '') as run from notika.runs order by run_id";
+    await expect
+      .poll(() => root.query(runs), { timeout: 30_000, interval: 200 })
+      .toEqual([{ run: "done" }, { run: "done" }, { run: "done" }, { run: "failed: stopped at depth 3" }]);
+    const refused: string[] = [];
+    for (const args of [["publish", "x", "--table", "app.users"], ["runs"], ["status"], ["uninstall"]]) {
+      refused.push((await notika(...args).ended).stderr);
+    }
+    runner.kill("SIGTERM");
+    const { code, stderr } = await runner.ended;
+
+    expect({ code, stderr }).toEqual({ code: 0, stderr: expect.not.stringMatching(/permission|warn/) });
+    expect(refused).toEqual([
+      expect.stringContaining("select notika.grant_publisher('robot');"),
+      expect.stringContaining("select notika.grant_reader('robot');"),
+      expect.stringContaining("select notika.grant_reader('robot');"),
+      expect.stringContaining("permission denied for function uninstall"),
+    ]);
+
+    await root.query("select notika.revoke_runner('robot')");
+    expect((await notika("run", "--tasks", ".").ended).stderr).toContain("select notika.grant_runner('robot');");
+    await root.close();
+    await server.stop();
+    await rm(folder, { recursive: true, force: true });
   });
 });

@@ -1,4 +1,5 @@
 import { type ParseArgsConfig, parseArgs } from "node:util";
+import sql from "sql-template-tag";
 import { type Database, openDatabase } from "../../database.ts";
 import { UsageError } from "../../errors.ts";
 import { databaseUrl } from "./database_url.ts";
@@ -10,6 +11,8 @@ export interface Command<O extends Options = Options> {
   options: O;
   /** Whether it takes arguments: names of workflows, ids of runs. */
   takesArguments?: boolean;
+  /** What a role must have been made to use it, if it does not own Notika. */
+  part?: "publisher" | "runner" | "reader";
   /** Gives the exit code. */
   run(context: Context<O>): Promise<number>;
 }
@@ -36,21 +39,33 @@ export function defineCommand<const O extends Options>(definition: Command<O>): 
 export async function runCommand(command: Command, args: string[]): Promise<number> {
   const { values, positionals } = parse(command, args);
   let database: Database | undefined;
+  const context: Context = {
+    values,
+    arguments: positionals,
+    get database() {
+      database ??= openDatabase({
+        connect: databaseUrl(values.url),
+        onNotice: (message) => process.stderr.write(`${message}\n`),
+      });
+      return database;
+    },
+  };
   try {
-    return await command.run({
-      values,
-      arguments: positionals,
-      get database() {
-        database ??= openDatabase({
-          connect: databaseUrl(values.url),
-          onNotice: (message) => process.stderr.write(`${message}\n`),
-        });
-        return database;
-      },
-    });
+    return await command.run(context).catch((error) => explainRefusal(error, command, context));
   } finally {
     await database?.close();
   }
+}
+
+/** A permission that Postgres refuses without a hint: names the part that the role has to be given. */
+async function explainRefusal(error: Error & { code?: string; hint?: string }, { part }: Command, context: Context) {
+  if (part && error.code === "42501" && !error.hint) {
+    const [role] = await context.database.execute<{ name: string }>(
+      sql`select quote_literal(quote_ident(current_user)) as name`,
+    );
+    error.hint = `The owner of notika runs: select notika.grant_${part}(${role?.name});`;
+  }
+  return Promise.reject(error);
 }
 
 function parse({ options, takesArguments = false }: Command, args: string[]) {
