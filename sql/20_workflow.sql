@@ -40,9 +40,12 @@ create table if not exists notika.workflow (
     case when unpublished_at is null then notika._table(table_name) end
   ) stored,
   options jsonb not null default '{}',
+  match text[],
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
-  constraint workflow_name_check check (name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$'),
+  constraint workflow_name_check check (
+    name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}(:[A-Za-z_][A-Za-z0-9_-]{0,62})?$'
+  ),
   constraint workflow_capture_check check (capture in ('row')),
   constraint workflow_guard_check check (guard in ('block', 'warn', 'off')),
   constraint workflow_on_rename_check check (on_rename in ('follow', 'block'))
@@ -52,7 +55,8 @@ comment on table notika.workflow is
   'What was published: the contract of each workflow. See the view notika.workflows.';
 comment on column notika.workflow.workflow_id is
   'Names what publish generates: trigger notika_12_insert, function notika.payload_12.';
-comment on column notika.workflow.name is 'The workflow''s name, and its task module''s.';
+comment on column notika.workflow.name is
+  'The workflow''s name, and its task module''s; of a source of a workflow: workflow:source.';
 comment on column notika.workflow.table_name is
   'The table as it was called at the last publish; null: the workflow is published on none.';
 comment on column notika.workflow.operations is 'Any of insert, update, delete.';
@@ -80,6 +84,8 @@ comment on column notika.workflow.relation is
   'The table, found by its name when that is written, and so when a dump is loaded; follows renames.';
 comment on column notika.workflow.options is
   'What it asks of its hand-over: see notika.configure.';
+comment on column notika.workflow.match is
+  'Of a source: the payload keys that waits compare; of workflow:cancel those of the run, too: a=b.';
 
 create or replace view notika.workflows as
 select w.name as workflow,
@@ -100,13 +106,15 @@ select w.name as workflow,
        w.broken_reason as reason,
        w.published_at,
        w.published_by,
-       w.options
+       w.options,
+       w.match
   from notika.workflow as w
   left join pg_catalog.pg_class as c on c.oid = w.relation
   left join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
  where w.unpublished_at is null;
 
-comment on view notika.workflows is 'The published workflows.';
+comment on view notika.workflows is
+  'The published workflows, and their sources: workflow:source, the changes that its runs wait for.';
 comment on column notika.workflows.workflow is 'Its name.';
 comment on column notika.workflows.table_name is
   'The table, as it is called now; null: it only starts in other ways.';
@@ -123,6 +131,8 @@ comment on column notika.workflows.reason is 'Why it is broken.';
 comment on column notika.workflows.published_at is 'When it was last published or changed.';
 comment on column notika.workflows.published_by is 'Who published it.';
 comment on column notika.workflows.options is 'Its key, concurrency, order, debounce or digest.';
+comment on column notika.workflows.match is
+  'Of a source: the keys whose values a change and the run that waits for it share.';
 
 create table if not exists notika.run_log (
   run_id bigint not null,

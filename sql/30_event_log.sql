@@ -35,7 +35,8 @@ create table if not exists notika.event_log_0 (
   truncated boolean not null default false,
   operation text not null,
   new json,
-  old json
+  old json,
+  snapshot pg_snapshot
 ) with (autovacuum_enabled = off); -- nothing here ever dies; segments leave by truncate
 create index if not exists event_log_0_event_id_idx on notika.event_log_0 (event_id);
 
@@ -51,6 +52,8 @@ comment on column notika.event_log_0.truncated is 'Whether old and new were cut 
 comment on column notika.event_log_0.operation is 'insert, update, delete, or another start.';
 comment on column notika.event_log_0.new is 'The row after the change; null after a delete.';
 comment on column notika.event_log_0.old is 'The row before the change; null before an insert.';
+comment on column notika.event_log_0.snapshot is
+  'What the change could see, where it starts a run that later changes may count for.';
 
 create table if not exists notika.event_log_1 (
   like notika.event_log_0 including defaults including indexes including comments
@@ -79,6 +82,8 @@ comment on column notika._event.truncated is 'Whether old and new were cut down 
 comment on column notika._event.operation is 'insert, update, delete, or another start.';
 comment on column notika._event.new is 'The row after the change; null after a delete.';
 comment on column notika._event.old is 'The row before the change; null before an insert.';
+comment on column notika._event.snapshot is
+  'What the change could see, where it starts a run that later changes may count for.';
 
 create or replace function notika._is_runner()
   returns boolean
@@ -112,8 +117,8 @@ begin
   v_event_id := nextval('notika.event_id_seq');
 
   execute format('insert into notika.event_log_%s
-                    (event_id, workflow_id, operation, new, cause_id, depth)
-                  values ($1, $2, $3, $4, $5, $6)', notika._segment(0))
+                    (event_id, workflow_id, operation, new, cause_id, depth, snapshot)
+                  values ($1, $2, $3, $4, $5, $6, pg_current_snapshot())', notika._segment(0))
     using v_event_id, _append.workflow_id, _append.operation, _append.new,
           split_part(v_run, '/', 1)::bigint, coalesce(split_part(v_run, '/', 2)::smallint + 1, 0);
 

@@ -278,6 +278,8 @@ declare
   v_setting notika.setting;
   v_jobs notika_worker.job_spec[];
   v_is_controlled boolean;
+  v_signals bigint[];
+  v_listeners bigint[];
 begin
   select s.* into v_setting from notika.setting as s;
 
@@ -294,7 +296,9 @@ begin
     select w.workflow_id, w.name,
            coalesce(notika._quoted(w.relation), w.table_name) as table_name,
            w.paused_at is not null or w.broken_reason is not null as is_held,
-           w.options ?| '{key,concurrency,order,debounce,digest}'::text[] as is_controlled
+           w.options ?| '{key,concurrency,order,debounce,digest}'::text[] as is_controlled,
+           w.name like '%:%' as is_source,
+           notika._has_sources(w.name) as has_sources
       from notika.workflow as w
      where w.workflow_id in (select c.workflow_id from chunk as c)
   ), too_deep as (
@@ -305,7 +309,7 @@ begin
            (c.event).captured_at
       from chunk as c
       join target as t on t.workflow_id = c.workflow_id
-     where (c.event).depth > v_setting.max_depth
+     where (c.event).depth > v_setting.max_depth and not t.is_source
     on conflict do nothing
   )
   select count(*), max(c.event_id),
@@ -325,28 +329,38 @@ begin
            order by c.event_id
          ) filter (
            where (c.event).depth <= v_setting.max_depth
+             and not t.is_source
              and not exists (
                select from notika.run_log as l
                 where l.run_id = c.event_id and l.state = 'cancelled'
              )
          ),
-         (select bool_or(t.is_controlled) from target as t)
-    into handed_over, last_id, v_jobs, v_is_controlled
+         (select bool_or(t.is_controlled) from target as t),
+         array_agg(c.event_id) filter (where t.is_source),
+         array_agg(c.event_id) filter (where t.has_sources)
+    into handed_over, last_id, v_jobs, v_is_controlled, v_signals, v_listeners
     -- Not in the chunk: there row_number would look for the event after the last one.
     from (select row_number() over (order by c.event_id) as place, c.* from chunk as c) as c
     left join target as t on t.workflow_id = c.workflow_id;
 
+  if v_signals is not null then
+    perform notika._hear(v_signals);
+  end if;
   if v_is_controlled then
     v_jobs := notika._control(v_jobs);
   end if;
   if cardinality(v_jobs) > 0 then
     perform notika_worker.add_jobs(v_jobs);
   end if;
+  if v_listeners is not null then
+    perform notika._welcome(v_listeners);
+  end if;
 end;
 $$;
 
 comment on function notika._hand_over(notika.position, integer) is
-  'Makes jobs of the next events of the open window; says how many events it saw, and the last.';
+  'Makes jobs of the next events of the open window, or signals of those of sources; says how many '
+  'events it saw, and the last.';
 
 create or replace function notika._is_foreign(here notika.position)
   returns boolean
@@ -384,6 +398,8 @@ begin
       using _rebase.here;
   end loop;
   select count(*) into v_waiting from notika._event as e where e.xid = pg_current_xact_id();
+  update notika.listener as l set xid = null, snapshot = null;
+  update notika.signal as s set xid = '3';
 
   select c.system_identifier into v_next.system_identifier from pg_control_system() as c;
   v_next.snapshot := '4:4:'; -- no transaction of this cluster

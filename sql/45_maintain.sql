@@ -16,6 +16,7 @@ begin
   return query select * from notika._hold_jobs();
   if notika._lock_dispatch() then
     return query select * from notika._turn();
+    return query select * from notika._forget_signals();
     return query select * from notika._forget_positions();
   end if;
 end;

@@ -16,6 +16,7 @@ create table if not exists notika.step (
   error text,
   started_at timestamptz not null,
   finished_at timestamptz not null default clock_timestamp(),
+  event_id bigint,
   constraint step_pkey primary key (run_id, name),
   constraint step_state_check check (state in ('done', 'failed', 'retrying'))
 );
@@ -32,20 +33,28 @@ comment on column notika.step.attempts is 'How often it was tried.';
 comment on column notika.step.error is 'The message of the last error.';
 comment on column notika.step.started_at is 'When its last attempt, or its wait, began.';
 comment on column notika.step.finished_at is 'When that ended.';
+comment on column notika.step.event_id is 'The event that it waited for, and got.';
 
 create table if not exists notika.wait (
   run_id bigint not null,
   name text not null,
   wake_at timestamptz not null,
   created_at timestamptz not null default clock_timestamp(),
+  source_id integer,
+  match_values text,
   constraint wait_pkey primary key (run_id, name)
 );
+create index if not exists wait_match_idx
+  on notika.wait (source_id, match_values) where source_id is not null;
 
 comment on table notika.wait is 'What unfinished runs wait for; a wait that is over is a step.';
 comment on column notika.wait.run_id is 'The run.';
 comment on column notika.wait.name is 'The name of the step.';
 comment on column notika.wait.wake_at is 'When it is over; infinity: not by time.';
 comment on column notika.wait.created_at is 'When it began.';
+comment on column notika.wait.source_id is
+  'The source whose next change ends it, a row of notika.workflow; null: only time does.';
+comment on column notika.wait.match_values is 'The values that the change must have, as one text.';
 
 create or replace function notika._has_ended(run_id bigint)
   returns boolean
@@ -79,7 +88,7 @@ begin
 
   with over as (
     delete from notika.wait as w
-     where w.run_id = _enter.run_id and w.wake_at <= clock_timestamp()
+     where w.run_id = _enter.run_id and w.wake_at <= clock_timestamp() and w.source_id is null
     returning w.name, w.created_at, w.wake_at
   )
   insert into notika.step (run_id, name, state, started_at, finished_at)
@@ -87,6 +96,7 @@ begin
     from over as o
    order by o.wake_at
   on conflict do nothing;
+  perform notika._time_out(_enter.run_id);
 
   return json_build_object(
     'ended', false,
@@ -261,6 +271,7 @@ declare
   v_job notika_worker._private_jobs;
   v_wake_at timestamptz := notika._wake_at(coalesce(_park.wake, '{}'));
 begin
+  perform notika._lock_signals(for_hand_over => false);
   select j.* into v_job
     from notika_worker._private_jobs as j
    where j.id = _park.job_id and j.key is not null
@@ -273,13 +284,28 @@ begin
     from notika_worker._private_tasks as t
    where t.id = v_job.task_id;
 
-  insert into notika.wait (run_id, name, wake_at)
-  select v_run_id, g.wait ->> 'name', notika._wake_at(g.wait)
+  insert into notika.wait as w (run_id, name, wake_at, source_id, match_values)
+  select v_run_id, g.wait ->> 'name', notika._wake_at(g.wait), s.source_id, s.match_values
     from json_array_elements(_park.waits) as g (wait)
-  on conflict do nothing;
+    left join lateral notika._find_source(v_workflow, g.wait) as s on g.wait -> 'source' is not null
+  on conflict on constraint wait_pkey do update
+    -- Of the time that counts which it began with.
+    set source_id = excluded.source_id, match_values = excluded.match_values
+    where (w.source_id, w.match_values)
+          is distinct from (excluded.source_id, excluded.match_values);
+  perform notika._look_back(v_run_id);
+
   select least(v_wake_at, min(w.wake_at)) into v_wake_at
     from notika.wait as w
    where w.run_id = v_run_id;
+  -- One may have ended while the run was on its way here.
+  if exists (
+    select from json_array_elements(_park.waits) as g (wait)
+      join notika.step as s on s.run_id = v_run_id and s.name = g.wait ->> 'name'
+     where s.state <> 'retrying'
+  ) then
+    v_wake_at := clock_timestamp();
+  end if;
 
   -- The job that runs loses its key to this one, and ends as if all had been done.
   perform notika_worker.add_job(
@@ -304,6 +330,7 @@ create or replace function notika._settled(run_ids bigint[])
 as $$
 begin
   delete from notika.wait as w where w.run_id = any (_settled.run_ids);
+  delete from notika.listener as l where l.run_id = any (_settled.run_ids);
   perform notika._leave_lines(_settled.run_ids);
 end;
 $$;

@@ -102,6 +102,7 @@ select e.event_id,
    select q as p from notika.position as q order by q.position_id desc limit 1
  ) as newest
  where e.event_id > notika._bound(p)
+   and w.name not like '%:%' -- what a source captures starts no run
    and not notika._dispatched(e.event_id, e.xid, p)
    and not exists (
      select from notika.run_log as l where l.run_id = e.event_id and l.retried_at is null
@@ -223,6 +224,12 @@ as $$
 declare
   v_workflow_id integer := notika._published(pause.workflow);
 begin
+  if pause.workflow like '%:%' then
+    raise exception 'source "%" has no runs to hold', pause.workflow
+      using errcode = 'invalid_parameter_value',
+            hint = format('Pause its workflow: select notika.pause(%L);',
+                          split_part(pause.workflow, ':', 1));
+  end if;
   update notika.workflow as w
      set paused_at = clock_timestamp()
    where w.workflow_id = v_workflow_id and w.paused_at is null;
@@ -304,6 +311,7 @@ begin
     max_attempts => (select s.max_attempts from notika.setting as s),
     flags => array['resumed'] || notika._flags(v_run.workflow)
   );
+  perform notika._listen_again(retry.run_id);
   perform notika._hold_jobs();
 end;
 $$;
@@ -402,6 +410,7 @@ begin
            run_id bigint, workflow text, state text, attempts smallint, error text, stack text,
            created_at timestamptz, started_at timestamptz
          )
+   order by o.run_id
   on conflict do nothing;
   perform notika._settled(array_agg(o.run_id))
      from json_to_recordset(_finish.outcomes) as o (run_id bigint);

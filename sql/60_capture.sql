@@ -497,7 +497,8 @@ create or replace function notika._capture_definition(
   relation regclass,
   columns text[],
   watch text[] default null,
-  is_pinned boolean default true
+  is_pinned boolean default true,
+  keeps_snapshot boolean default false
 )
   returns text
   language plpgsql
@@ -549,10 +550,12 @@ $$, _capture_definition.workflow_id);
 
   v_append := format($$
     insert into notika.event_log_%%s
-      (workflow_id, operation, new, old, truncated, cause_id, depth)
+      (workflow_id, operation, new, old, truncated, cause_id, depth%s)
     values
-      (%s, lower(tg_op), v_new, v_old, v_truncated, v_cause_id, v_depth);$$,
-    _capture_definition.workflow_id);
+      (%s, lower(tg_op), v_new, v_old, v_truncated, v_cause_id, v_depth%s);$$,
+    case when keeps_snapshot then ', snapshot' end,
+    _capture_definition.workflow_id,
+    case when keeps_snapshot then ', pg_current_snapshot()' end);
 
   return format($template$create or replace function notika._capture_%1$s()
   returns trigger
@@ -614,7 +617,8 @@ $capture$$template$,
 end;
 $body$;
 
-comment on function notika._capture_definition(integer, regclass, text[], text[], boolean) is
+comment on function
+  notika._capture_definition(integer, regclass, text[], text[], boolean, boolean) is
   'The statement that makes the trigger function of a workflow.';
 
 create or replace function notika._changed_expression(

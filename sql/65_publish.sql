@@ -9,7 +9,7 @@ create or replace function notika._call(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'select notika.publish(%L, %L%s%s%s%s%s%s%s);',
+    'select notika.publish(%L, %L%s%s%s%s%s%s%s%s);',
     (spec).name,
     (spec).table_name,
     ', operations => ' || quote_literal((spec).operations::text),
@@ -19,7 +19,8 @@ as $$
     case when (spec).guard <> 'block' then ', guard => ' || quote_literal((spec).guard) end,
     case when (spec).on_rename <> 'follow'
          then ', on_rename => ' || quote_literal((spec).on_rename) end,
-    ', options => ' || quote_literal(nullif((spec).options, '{}')::text)
+    ', options => ' || quote_literal(nullif((spec).options, '{}')::text),
+    ', match => ' || quote_literal((spec).match::text)
   );
 $$;
 
@@ -498,6 +499,128 @@ $$;
 comment on function notika._check_rights(notika.workflow) is
   'Refuses to publish a table for a caller who could not attach a trigger to it, or read it.';
 
+create or replace function notika._check_match(spec notika.workflow, match text[])
+  returns text[]
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_corrected notika.workflow := _check_match.spec;
+  v_match text[] := array(
+    select regexp_replace(m, '^\s*(.*?)\s*(=)\s*(.*?)\s*$', '\1\2\3')
+      from unnest(_check_match.match) as m
+     order by 1
+  );
+  v_known text[];
+  v_key text;
+  v_workflow notika.workflow;
+begin
+  if v_match = '{}' then
+    return null;
+  end if;
+  if spec.name not like '%:%' then
+    v_corrected.name := left(spec.name, 63) || ':change';
+    v_corrected.match := v_match;
+    raise exception 'match of workflow "%" has no meaning', spec.name
+      using errcode = 'invalid_parameter_value',
+            detail = 'A source of a workflow, which its runs wait for, has one.',
+            hint = 'For instance: ' || notika._call(v_corrected);
+  end if;
+  if cardinality(v_match) > 8 then
+    raise exception 'match of source "%" has more than 8 columns', spec.name
+      using errcode = 'invalid_parameter_value',
+            hint = 'Compare those that tell the rows apart.';
+  end if;
+
+  select array_agg(a.attname order by a.attnum) into v_known
+    from pg_attribute as a
+   where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped;
+  foreach v_key in array notika._match_keys(v_match) loop
+    continue when v_key = any (spec.columns);
+    if v_key = any (v_known) then
+      v_corrected.columns := case when spec.columns is null then v_known
+                                  else spec.columns || v_key end;
+      v_corrected.match := v_match;
+      raise exception 'match of source "%" has "%", which is not among its columns',
+        spec.name, v_key
+        using errcode = 'invalid_parameter_value',
+              detail = 'What is compared must be published by its name, so that the guard keeps it.',
+              hint = 'Publish it: ' || notika._call(v_corrected);
+    end if;
+    v_corrected.match := array_remove(v_match, v_key);
+    raise exception 'column "%" of table % does not exist', coalesce(v_key, 'null'), spec.table_name
+      using errcode = 'undefined_column',
+            detail = format('Its columns are %s.', array_to_string(v_known, ', ')),
+            hint = 'Correct match, for instance: ' || notika._call(v_corrected);
+  end loop;
+
+  if spec.name not like '%:cancel' then
+    select m into v_key from unnest(v_match) as m where m like '%=%' limit 1;
+    if found then
+      v_corrected.match := notika._match_keys(v_match);
+      raise exception 'match of source "%" has "%"', spec.name, v_key
+        using errcode = 'invalid_parameter_value',
+              detail = 'What a wait compares with, it says itself; only a source called cancel names '
+                       'columns of the run''s own event.',
+              hint = 'Write: ' || notika._call(v_corrected);
+    end if;
+    return v_match;
+  end if;
+
+  select w.* into v_workflow
+    from notika.workflow as w
+   where w.name = split_part(spec.name, ':', 1) and w.unpublished_at is null;
+  if found then
+    v_corrected.match := v_match;
+    perform notika._check_cancel(v_workflow, v_corrected);
+  end if;
+  return v_match;
+end;
+$$;
+
+comment on function notika._check_match(notika.workflow, text[]) is
+  'What a source compares, in order, or an error if that is not among its columns.';
+
+create or replace function notika._check_cancel(spec notika.workflow, source notika.workflow)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_corrected notika.workflow := _check_cancel.spec;
+  v_key text;
+begin
+  select k into v_key
+    from unnest(notika._run_keys(source.match)) as k
+   where not case
+           when spec.columns is not null then k = any (spec.columns)
+           else exists (
+             select from pg_attribute as a
+              where a.attrelid = spec.relation
+                and a.attname = k and a.attnum > 0 and not a.attisdropped
+           )
+         end;
+  if found then
+    v_corrected.columns := spec.columns || v_key;
+    raise exception 'source "%" compares with "%", which workflow "%" does not publish',
+      source.name, v_key, spec.name
+      using errcode = 'invalid_parameter_value',
+            detail = format('Of the source it is compared with %s.',
+                            array_to_string(notika._match_keys(source.match), ', ')),
+            hint = case when spec.columns is not null
+                        then 'Publish it, or unpublish the source first: '
+                             || notika._call(v_corrected)
+                        else 'Name a column of the table: match => ''{'
+                             || (notika._match_keys(source.match))[1] || '=id}''.' end;
+  end if;
+end;
+$$;
+
+comment on function notika._check_cancel(notika.workflow, notika.workflow) is
+  'Refuses a source that cancels runs by a column that their events do not carry.';
+
 create or replace function notika._wants_pins(guard text)
   returns boolean
   language sql
@@ -519,7 +642,8 @@ create or replace function notika._specify(
   watch text[],
   condition text,
   guard text,
-  on_rename text
+  on_rename text,
+  match text[]
 )
   returns notika.workflow
   language plpgsql
@@ -548,7 +672,8 @@ begin
    where o.name = any (select lower(btrim(u)) from unnest(_specify.operations) as u);
 
   v_corrected := v_spec;
-  if v_spec.name is null or v_spec.name !~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$' then
+  if v_spec.name is null or v_spec.name !~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}(:[A-Za-z_][A-Za-z0-9_-]{0,62})?$'
+  then
     v_corrected.name := coalesce(
       nullif(btrim(regexp_replace(left(v_spec.name, 63), '[^A-Za-z0-9_-]+', '_', 'g'), '_'), ''),
       'my_workflow');
@@ -558,7 +683,8 @@ begin
     raise exception 'workflow name "%" is not valid', coalesce(v_spec.name, 'null')
       using errcode = 'invalid_name',
             detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
-                     'of which the first is a letter or _.',
+                     'of which the first is a letter or _. What its runs wait for is published '
+                     'as workflow:source.',
             hint = 'For instance: ' || notika._call(v_corrected);
   end if;
 
@@ -604,6 +730,7 @@ begin
   if v_spec.condition is not null then
     perform notika._check_condition(v_spec);
   end if;
+  v_spec.match := notika._check_match(v_spec, _specify.match);
   v_spec.column_names := v_spec.columns;
   v_spec.is_pinned := notika._wants_pins(v_spec.guard);
   return v_spec;
@@ -611,8 +738,23 @@ end;
 $$;
 
 comment on function
-  notika._specify(text, text, text[], text[], text[], text, text, text) is
+  notika._specify(text, text, text[], text[], text[], text, text, text, text[]) is
   'Makes a workflow''s row of what publish is given, or says what would be right instead.';
+
+create or replace function notika._capture_statement(spec notika.workflow)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select notika._capture_definition(
+    (spec).workflow_id, (spec).relation, (spec).column_names, (spec).watch, (spec).is_pinned,
+    notika._has_sources((spec).name)
+  );
+$$;
+
+comment on function notika._capture_statement(notika.workflow) is
+  'The statement that makes the trigger function of a workflow, as its sources ask for.';
 
 create or replace function notika._statements(spec notika.workflow)
   returns table (statement text, lock text)
@@ -643,8 +785,7 @@ as $$
        where (spec).columns is not null and (spec).is_pinned
       union all
       select 3, null,
-             notika._capture_definition((spec).workflow_id, (spec).relation,
-                                        (spec).column_names, (spec).watch, (spec).is_pinned),
+             notika._capture_statement(spec),
              null
       union all
       select 4, null,
@@ -902,7 +1043,8 @@ create or replace function notika.plan(
   condition text default null,
   guard text default 'block',
   on_rename text default 'follow',
-  options jsonb default null
+  options jsonb default null,
+  match text[] default null
 )
   returns table (statement text, lock text)
   language plpgsql
@@ -918,7 +1060,7 @@ declare
 begin
   v_after := notika._specify(
     plan.workflow, plan.table_name, plan.operations, plan.columns, plan.watch, plan.condition,
-    plan.guard, plan.on_rename
+    plan.guard, plan.on_rename, plan.match
   );
   select w.* into v_before from notika.workflow as w where w.name = plan.workflow;
   v_after.workflow_id := coalesce(
@@ -941,7 +1083,7 @@ end;
 $$;
 
 comment on function
-  notika.plan(text, text, text[], text[], text[], text, text, text, jsonb) is
+  notika.plan(text, text, text[], text[], text[], text, text, text, jsonb, text[]) is
   'What publish would do with the same arguments: its statements and the locks they take. '
   'Changes nothing; no rows: publish would have nothing to do.';
 
@@ -954,7 +1096,8 @@ create or replace function notika.publish(
   condition text default null,
   guard text default 'block',
   on_rename text default 'follow',
-  options jsonb default null
+  options jsonb default null,
+  match text[] default null
 )
   returns text
   language plpgsql
@@ -971,8 +1114,9 @@ declare
 begin
   v_after := notika._specify(
     publish.workflow, publish.table_name, publish.operations, publish.columns, publish.watch,
-    publish.condition, publish.guard, publish.on_rename
+    publish.condition, publish.guard, publish.on_rename, publish.match
   );
+  perform notika._check_workflow_of(v_after);
 
   -- One publisher of a workflow at a time; the row also hands out the id.
   insert into notika.workflow
@@ -1001,6 +1145,7 @@ begin
          definition = v_after.definition,
          is_pinned = v_after.is_pinned,
          options = v_after.options,
+         match = v_after.match,
          broken_reason = null,
          unpublished_at = null,
          published_at = clock_timestamp(),
@@ -1009,16 +1154,23 @@ begin
      and (v_is_changed
           or w.broken_reason is not null
           or (w.definition, w.guard, w.on_rename, w.table_name, w.columns, w.watch, w.condition,
-              w.options)
+              w.options, w.match)
              is distinct from
              (v_after.definition, v_after.guard, v_after.on_rename, v_after.table_name,
-              v_after.columns, v_after.watch, v_after.condition, v_after.options));
+              v_after.columns, v_after.watch, v_after.condition, v_after.options, v_after.match));
   v_is_changed := found;
   -- What this transaction did to the table before is settled by this, and a migration whose
   -- snapshot is older than this must not judge.
   perform notika._bind(v_after.workflow_id);
   delete from notika.guard_pending as p where p.workflow_id = v_after.workflow_id;
   update notika.guard_state as s set publications = s.publications + 1;
+
+  if v_after.name like '%:%' then
+    perform notika._refresh_capture(split_part(v_after.name, ':', 1));
+    if v_before.unpublished_at is not null or v_before.match is distinct from v_after.match then
+      perform notika._resound(v_after.workflow_id);
+    end if;
+  end if;
 
   -- The runs of a broken workflow are held.
   if v_before.broken_reason is not null and v_before.paused_at is null then
@@ -1040,12 +1192,109 @@ end;
 $$;
 
 comment on function
-  notika.publish(text, text, text[], text[], text[], text, text, text, jsonb) is
+  notika.publish(text, text, text[], text[], text[], text, text, text, jsonb, text[]) is
   'Wakes workflow on changes of table_name (schema.table). operations: of insert, update, delete; '
   'columns: what an event carries, null for the whole row; watch: an update counts when one of '
   'these changes; condition: SQL over new and old; guard: block, warn, off; on_rename: follow, '
-  'block; options: see notika.configure, null leaves them as they are. Says published, changed or '
-  'unchanged. Waits three seconds for its locks.';
+  'block; options: see notika.configure, null leaves them as they are. A workflow called name:source '
+  'is what the runs of name wait for, by the values of match. Says published, changed or unchanged. '
+  'Waits three seconds for its locks.';
+
+create or replace function notika._check_workflow_of(spec notika.workflow)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name text := split_part(spec.name, ':', 1);
+  v_cancel notika.workflow;
+begin
+  if spec.name like '%:%' then
+    if not exists (
+      select from notika.workflow as w where w.name = v_name and w.unpublished_at is null
+    ) then
+      raise exception 'cannot publish source "%": workflow "%" is not published', spec.name, v_name
+        using errcode = 'undefined_object',
+              hint = format('Publish it first: select notika.publish(%L, ''<schema>.<table>'');',
+                            v_name);
+    end if;
+    return;
+  end if;
+
+  select w.* into v_cancel
+    from notika.workflow as w
+   where w.name = spec.name || ':cancel' and w.unpublished_at is null;
+  if found then
+    perform notika._check_cancel(spec, v_cancel);
+  end if;
+end;
+$$;
+
+comment on function notika._check_workflow_of(notika.workflow) is
+  'Refuses a source without its workflow, and a workflow without what its sources compare with.';
+
+create or replace function notika._refresh_capture(workflow text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+declare
+  v_workflow notika.workflow;
+  v_statement text;
+begin
+  select w.* into v_workflow
+    from notika.workflow as w
+   where w.name = _refresh_capture.workflow
+     and w.unpublished_at is null and w.broken_reason is null and w.table_name is not null
+     for update;
+  if not found then
+    return;
+  end if;
+
+  v_statement := notika._capture_statement(v_workflow);
+  if v_statement <> all (v_workflow.definition) then
+    perform notika._set_busy(true);
+    execute v_statement; -- the function alone: it takes no lock on the table
+    perform notika._set_busy(false);
+    update notika.workflow as w
+       set definition = array(
+             select case when d.statement ~ '^create or replace function notika\._capture_'
+                         then v_statement else d.statement end
+               from unnest(v_workflow.definition) with ordinality as d (statement, place)
+              order by d.place
+           )
+     where w.workflow_id = v_workflow.workflow_id;
+  end if;
+end;
+$$;
+
+comment on function notika._refresh_capture(text) is
+  'Lets the events of a workflow say what they could see, as long as it has sources.';
+
+create or replace function notika._warn_of_waits(spec notika.workflow)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count bigint;
+begin
+  select count(*) into v_count from notika.wait as w where w.source_id = (spec).workflow_id;
+  if v_count > 0 then
+    raise warning '% waits for "%" end with their timeouts only, while it is not published',
+      v_count, (spec).name
+      using hint = format('Publish it again, or end their runs: select notika.cancel(w.run_id) '
+                          'from notika.wait as w where w.source_id = %s;', (spec).workflow_id);
+  end if;
+end;
+$$;
+
+comment on function notika._warn_of_waits(notika.workflow) is
+  'Warns of runs that wait for a source that goes.';
 
 create or replace function notika.unpublish(workflow text)
   returns void
@@ -1059,11 +1308,20 @@ as $$
 declare
   v_workflow_id integer := notika._published(unpublish.workflow);
   v_workflow notika.workflow;
+  v_source text;
 begin
   select w.* into v_workflow
     from notika.workflow as w
    where w.workflow_id = v_workflow_id
      for update;
+  for v_source in
+    select s.name from notika.workflow as s
+     where starts_with(s.name, unpublish.workflow || ':') and s.unpublished_at is null
+     order by s.name
+  loop
+    perform notika.unpublish(v_source);
+  end loop;
+  perform notika._warn_of_waits(v_workflow);
   perform notika.resume(unpublish.workflow);
 
   perform notika._unpin(v_workflow_id);
@@ -1076,10 +1334,14 @@ begin
      set definition = '{}', options = w.options - 'schedule', broken_reason = null,
          unpublished_at = clock_timestamp()
    where w.workflow_id = v_workflow_id;
+  if v_workflow.name like '%:%' then
+    perform notika._refresh_capture(split_part(v_workflow.name, ':', 1));
+  end if;
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, v_workflow.table_name);
 end;
 $$;
 
 comment on function notika.unpublish(text) is
-  'Takes the triggers and functions of a workflow away. What was captured before still runs.';
+  'Takes the triggers and functions of a workflow away, and those of its sources. What was captured '
+  'before still runs.';

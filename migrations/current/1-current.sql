@@ -60,6 +60,20 @@ alter table notika.setting
   drop constraint if exists setting_runs_kept_check,
   add constraint setting_runs_kept_check check (runs_kept >= interval '0');
 alter table notika.workflow alter column table_name drop not null;
+alter table notika.workflow add column if not exists match text[];
+alter table notika.workflow drop constraint if exists workflow_name_check;
+alter table notika.workflow add constraint workflow_name_check check (
+  name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}(:[A-Za-z_][A-Za-z0-9_-]{0,62})?$'
+);
+alter table notika.event_log_0 add column if not exists snapshot pg_snapshot;
+alter table notika.event_log_1 add column if not exists snapshot pg_snapshot;
+alter table notika.event_log_2 add column if not exists snapshot pg_snapshot;
+comment on column notika.event_log_1.snapshot is
+  'What the change could see, where it starts a run that later changes may count for.';
+comment on column notika.event_log_2.snapshot is
+  'What the change could see, where it starts a run that later changes may count for.';
+drop function if exists notika._capture_definition(integer, regclass, text[], text[], boolean);
+drop function if exists notika._specify(text, text, text[], text[], text[], text, text, text);
 
 --!include 10_schema.sql
 --!include 20_workflow.sql
@@ -71,6 +85,7 @@ alter table notika.workflow alter column table_name drop not null;
 --!include 45_maintain.sql
 --!include 46_schedule.sql
 --!include 48_step.sql
+--!include 49_signal.sql
 --!include 50_run.sql
 --!include 60_capture.sql
 --!include 64_options.sql

@@ -476,7 +476,7 @@ describe("who may publish", () => {
       create role notika_publishers;
       grant notika_publishers to publisher;
       grant usage on schema notika to publisher;
-      grant execute on function notika.publish(text, text, text[], text[], text[], text, text, text, jsonb) to publisher;`);
+      grant execute on function notika.publish(text, text, text[], text[], text[], text, text, text, jsonb, text[]) to publisher;`);
     const publish = (call: string) => asRole(db, "publisher", `select notika.publish(${call}) as said`);
     const steps: [call: string, message: string, hint: string][] = [
       [

@@ -158,7 +158,7 @@ describe("after an upgrade", () => {
     const before = await catalog(db.database.execute);
 
     await db.script(`
-      drop function notika.publish(text, text, text[], text[], text[], text, text, text, jsonb);
+      drop function notika.publish(text, text, text[], text[], text[], text, text, text, jsonb, text[]);
       drop function notika._finish(json);
       drop view notika.lag cascade;
       drop policy notika_runner on notika_worker._private_jobs;

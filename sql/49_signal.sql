@@ -1,0 +1,738 @@
+-- Changes that runs wait for.  A source is published like a workflow, under the name
+-- workflow:source; its events become signals, not jobs.  workflow:cancel ends the runs it matches.
+-- A signal counts for a run unless the transaction that started the run could see it already: so
+-- nothing is missed that was committed later, in whatever order the ids were drawn, and nothing
+-- counts that was there before.  Who hands signals over and who begins a wait exclude each other by
+-- a lock, so that a wait either finds a signal or is found by it.
+
+create table if not exists notika.signal (
+  event_id bigint not null,
+  source_id integer not null,
+  xid xid8 not null,
+  cause_id bigint,
+  match_values text not null,
+  event json not null,
+  constraint signal_pkey primary key (event_id)
+);
+create index if not exists signal_match_idx
+  on notika.signal (source_id, match_values, event_id);
+
+comment on table notika.signal is
+  'Events of sources that were handed over, kept while an unfinished run may want them.';
+comment on column notika.signal.event_id is 'The id of the event.';
+comment on column notika.signal.source_id is 'The source, a row of notika.workflow.';
+comment on column notika.signal.xid is 'The transaction that made the change.';
+comment on column notika.signal.cause_id is 'The run whose write this is; null: not a run''s.';
+comment on column notika.signal.match_values is 'The values that waits compare, as one text.';
+comment on column notika.signal.event is 'The event as a task gets it.';
+
+create table if not exists notika.listener (
+  run_id bigint not null,
+  workflow_id integer not null,
+  xid xid8,
+  snapshot pg_snapshot,
+  cancel_id integer,
+  cancel_values text,
+  constraint listener_pkey primary key (run_id)
+);
+create index if not exists listener_workflow_idx on notika.listener (workflow_id, run_id);
+create index if not exists listener_xmin_idx
+  on notika.listener (workflow_id, pg_snapshot_xmin(snapshot));
+create index if not exists listener_cancel_idx
+  on notika.listener (cancel_id, cancel_values) where cancel_values is not null;
+
+comment on table notika.listener is 'The unfinished runs of workflows that have sources.';
+comment on column notika.listener.run_id is 'The run.';
+comment on column notika.listener.workflow_id is 'Its workflow.';
+comment on column notika.listener.xid is
+  'The transaction that started it; null: that is not known, and only later ids count.';
+comment on column notika.listener.snapshot is 'What that transaction could see.';
+comment on column notika.listener.cancel_id is 'The source that cancels it; null: there is none.';
+comment on column notika.listener.cancel_values is
+  'The values that a signal of that source must have; null: none can.';
+
+create or replace function notika._is_later(
+  event_id bigint,
+  xid xid8,
+  listener notika.listener,
+  run_id bigint
+)
+  returns boolean
+  language sql
+  immutable
+begin atomic
+  select event_id > run_id
+      or coalesce(
+           xid <> (listener).xid and not pg_visible_in_snapshot(xid, (listener).snapshot), false
+         );
+end;
+
+comment on function notika._is_later(bigint, xid8, notika.listener, bigint) is
+  'Whether a change counts as later than the one that started a run.';
+
+create or replace function notika._has_sources(workflow text)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from notika.workflow as s
+     where starts_with(s.name, _has_sources.workflow || ':') and s.unpublished_at is null
+  );
+$$;
+
+comment on function notika._has_sources(text) is
+  'Whether runs of a workflow may wait for changes, or be cancelled by them.';
+
+create or replace function notika._match_keys(match text[])
+  returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select split_part(m.item, '=', 1)
+      from unnest(_match_keys.match) with ordinality as m (item, place)
+     order by m.place
+  );
+$$;
+
+comment on function notika._match_keys(text[]) is
+  'The payload keys of a source that waits compare.';
+
+create or replace function notika._run_keys(match text[])
+  returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select coalesce(nullif(split_part(m.item, '=', 2), ''), m.item)
+      from unnest(_run_keys.match) with ordinality as m (item, place)
+     order by m.place
+  );
+$$;
+
+comment on function notika._run_keys(text[]) is
+  'The payload keys of the run''s own event that they are compared with, to cancel it.';
+
+create or replace function notika._match_values(event json, keys text[])
+  returns text
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_values jsonb := notika._values(_match_values.event, to_jsonb(_match_values.keys));
+begin
+  return case when not v_values @> '[null]' then notika._short(v_values) end;
+end;
+$$;
+
+comment on function notika._match_values(json, text[]) is
+  'The values under these keys of an event''s row, as one text; null if one is null, which equals '
+  'nothing.';
+
+create or replace function notika._lock_signals(for_hand_over boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Before any lock on a row of waits or jobs, so that nobody who holds one waits for this.
+  if _lock_signals.for_hand_over then
+    perform pg_advisory_xact_lock(hashtextextended('notika.signal', 0));
+  else
+    perform pg_advisory_xact_lock_shared(hashtextextended('notika.signal', 0));
+  end if;
+end;
+$$;
+
+comment on function notika._lock_signals(boolean) is
+  'Until commit either signals are handed over, by one, or waits begin, by any number.';
+
+create or replace function notika._hear(event_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._lock_signals(for_hand_over => true);
+  perform notika._store_signals(event_ids);
+  perform notika._cancel_matched(event_ids);
+  perform notika._wake_matched(event_ids);
+end;
+$$;
+
+comment on function notika._hear(bigint[]) is
+  'Hands over events of sources to the runs that wait for them, and to those that they end. Before '
+  'any lock that the end of a run takes.';
+
+create or replace function notika._welcome(run_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._listen(run_ids);
+  perform notika._cancel_matched(run_ids => run_ids);
+end;
+$$;
+
+comment on function notika._welcome(bigint[]) is
+  'New runs have been handed over that changes count for, also some that were handed over before.';
+
+create or replace function notika._listen(run_ids bigint[])
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  insert into notika.listener (run_id, workflow_id, xid, snapshot, cancel_id, cancel_values)
+  select j.key::bigint, w.workflow_id, e.xid, e.snapshot, c.workflow_id,
+         case when c.workflow_id is not null
+              then notika._match_values(j.payload, notika._run_keys(c.match)) end
+    from notika_worker._private_jobs as j
+    join notika_worker._private_tasks as t on t.id = j.task_id
+    join notika.workflow as w on w.name = t.identifier
+    left join notika.workflow as c
+      on c.name = w.name || ':cancel' and c.unpublished_at is null
+    left join notika._event as e on e.event_id = j.key::bigint
+   where j.key = any (_listen.run_ids::text[])
+   order by j.key::bigint
+  on conflict (run_id) do update
+    set cancel_id = excluded.cancel_id, cancel_values = excluded.cancel_values;
+$$;
+
+comment on function notika._listen(bigint[]) is
+  'Notes that these runs are unfinished and what cancels them.';
+
+create or replace function notika._store_signals(event_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into notika.signal (event_id, source_id, xid, cause_id, match_values, event)
+  select s.event_id, s.workflow_id, s.xid, s.cause_id, m.match_values, s.event
+    from (
+      select e.event_id, e.xid, e.cause_id, w.workflow_id, w.match,
+             notika._payload(e, w.name, coalesce(notika._quoted(w.relation), w.table_name))
+        from notika._event as e
+        join notika.workflow as w on w.workflow_id = e.workflow_id
+       where e.event_id = any (_store_signals.event_ids)
+    ) as s (event_id, xid, cause_id, workflow_id, match, event)
+   cross join lateral (
+     select notika._match_values(s.event, notika._match_keys(s.match))
+   ) as m (match_values)
+   where m.match_values is not null
+  on conflict do nothing;
+end;
+$$;
+
+comment on function notika._store_signals(bigint[]) is 'Keeps events of sources as signals.';
+
+create or replace function notika._cancel_matched(
+  event_ids bigint[] default '{}',
+  run_ids bigint[] default '{}'
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_cancelled bigint[];
+begin
+  with doomed as materialized (
+    select distinct on (m.run_id) m.run_id, m.event_id, m.source_id
+      from (
+        select l.run_id, s.event_id, s.source_id, s.xid, s.cause_id, l
+          from notika.signal as s
+          join notika.listener as l
+            on l.cancel_id = s.source_id and l.cancel_values = s.match_values
+         where s.event_id = any (_cancel_matched.event_ids)
+        union all
+        select l.run_id, s.event_id, s.source_id, s.xid, s.cause_id, l
+          from notika.listener as l
+          join notika.signal as s
+            on s.source_id = l.cancel_id and s.match_values = l.cancel_values
+         where l.run_id = any (_cancel_matched.run_ids)
+      ) as m
+     where notika._is_later(m.event_id, m.xid, m.l, m.run_id)
+       and m.cause_id is distinct from m.run_id -- what a run does itself does not end it
+     order by m.run_id, m.event_id
+  ), logged as (
+    insert into notika.run_log
+      (run_id, workflow, state, attempts, event, error, created_at, started_at)
+    select d.run_id, t.identifier, 'cancelled', j.attempts, j.payload,
+           format('cancelled by event %s of %s', d.event_id, w.name),
+           substring(j.payload::text from '"at" : "([^"]+)"')::timestamptz, j.locked_at
+      from doomed as d
+      join notika.workflow as w on w.workflow_id = d.source_id
+      join notika_worker._private_jobs as j on j.key = d.run_id::text
+      join notika_worker._private_tasks as t on t.id = j.task_id
+     order by d.run_id -- as everybody does, so that nobody waits in a circle
+    on conflict do nothing
+    returning run_id
+  )
+  select array_agg(l.run_id order by l.run_id) into v_cancelled from logged as l;
+
+  if v_cancelled is not null then
+    perform notika._settled(v_cancelled);
+    perform notika_worker.remove_job(c.run_id::text) from unnest(v_cancelled) as c (run_id);
+  end if;
+end;
+$$;
+
+comment on function notika._cancel_matched(bigint[], bigint[]) is
+  'Cancels the runs that these signals end, and those of these runs that any signal ends.';
+
+create or replace function notika._wake_matched(event_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_runs bigint[];
+begin
+  with matched as materialized (
+    select distinct on (w.run_id, w.name) w.run_id, w.name, s.event_id, s.event
+      from notika.signal as s
+      join notika.wait as w
+        on w.source_id = s.source_id and w.match_values = s.match_values
+     where s.event_id = any (_wake_matched.event_ids)
+       and not notika._has_got(w, s.event_id)
+     order by w.run_id, w.name, s.event_id
+  ), over as materialized (
+    select w.run_id, w.name, w.created_at, m.event_id, m.event
+      from matched as m
+      join notika.wait as w on w.run_id = m.run_id and w.name = m.name
+       -- Who holds one ends it: by its time, where it looks for a signal itself, or with the run.
+       for update of w skip locked
+  )
+  select array_agg(o.run_id) into v_runs
+    from (select * from over order by event_id) as o
+   cross join lateral notika._end_wait(o.run_id, o.name, o.created_at, o.event_id, o.event);
+
+  if v_runs is not null then
+    perform notika._end_sleep(v_runs);
+  end if;
+end;
+$$;
+
+comment on function notika._wake_matched(bigint[]) is
+  'Ends the waits for these signals, each with the first that it matches.';
+
+create or replace function notika._has_got(wait notika.wait, event_id bigint)
+  returns boolean
+  language sql
+  stable
+begin atomic
+  select exists (
+    select from notika.step as s
+     where s.run_id = (wait).run_id
+       and s.event_id = _has_got.event_id
+       and s.finished_at < (wait).created_at
+  );
+end;
+
+comment on function notika._has_got(notika.wait, bigint) is
+  'Whether the run got this event from a wait that was over before this one began: the next one '
+  'gets the next event.';
+
+create or replace function notika._end_wait(
+  run_id bigint,
+  name text,
+  started_at timestamptz,
+  event_id bigint,
+  event json
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into notika.step as s (run_id, name, state, result, event_id, started_at)
+  values (
+    _end_wait.run_id, _end_wait.name, 'done', _end_wait.event, _end_wait.event_id,
+    _end_wait.started_at
+  )
+  on conflict on constraint step_pkey do update
+    set state = excluded.state, result = excluded.result, event_id = excluded.event_id, error = null,
+        step_id = nextval('notika.step_id_seq'), finished_at = clock_timestamp()
+    where s.state = 'retrying'; -- it was no wait in the code of then
+  delete from notika.wait as w where w.run_id = _end_wait.run_id and w.name = _end_wait.name;
+end;
+$$;
+
+comment on function notika._end_wait(bigint, text, timestamptz, bigint, json) is
+  'Turns a wait into a step that gives the event, or null.';
+
+create or replace function notika._end_sleep(run_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_runs bigint[];
+  v_held bigint[];
+begin
+  -- A run that is at it finds out when it parks, one that has failed is tried again in its time.
+  select array_agg(j.key::bigint),
+         array_agg(j.id) filter (where w.paused_at is not null or w.broken_reason is not null)
+    into v_runs, v_held
+    from notika_worker._private_jobs as j
+    join notika_worker._private_tasks as t on t.id = j.task_id
+    join notika.workflow as w on w.name = t.identifier
+   where j.key = any (_end_sleep.run_ids::text[]) and j.locked_at is null and j.attempts = 0;
+
+  perform notika._wake_runs(v_runs);
+  perform notika_worker.reschedule_jobs(v_held, run_at => 'infinity');
+end;
+$$;
+
+comment on function notika._end_sleep(bigint[]) is
+  'Lets runs that wait go on now, or when their workflow is resumed.';
+
+create or replace function notika._first_signal(wait notika.wait)
+  returns table (event_id bigint, event json)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select s.event_id, s.event
+    from notika.signal as s
+    left join notika.listener as l on l.run_id = (wait).run_id
+   where s.source_id = (wait).source_id
+     and s.match_values = (wait).match_values
+     and notika._is_later(s.event_id, s.xid, l, (wait).run_id)
+     and not notika._has_got(wait, s.event_id)
+   order by s.event_id
+   limit 1;
+$$;
+
+comment on function notika._first_signal(notika.wait) is
+  'The first signal that ends a wait, of those that were handed over.';
+
+create or replace function notika._first_on_its_way(wait notika.wait)
+  returns table (event_id bigint, event json)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_here notika.position := notika._position();
+begin
+  -- As in dispatch: nothing new, and nobody who was running has finished.
+  if notika._last_event_id() = v_here.low and not exists (
+    select from unnest(v_here.pending_xids) as p (xid)
+     where pg_visible_in_snapshot(p.xid, pg_current_snapshot())
+  ) then
+    return;
+  end if;
+
+  return query
+  select e.event_id, p.event
+    from notika._event as e
+    join notika.workflow as w on w.workflow_id = e.workflow_id
+    left join notika.listener as l on l.run_id = (wait).run_id
+   cross join lateral (
+     select notika._payload(e, w.name, coalesce(notika._quoted(w.relation), w.table_name))
+   ) as p (event)
+   where e.event_id > notika._bound(v_here)
+     and e.workflow_id = (wait).source_id
+     and not notika._dispatched(e.event_id, e.xid, v_here)
+     and notika._is_later(e.event_id, e.xid, l, (wait).run_id)
+     and notika._match_values(p.event, notika._match_keys(w.match)) = (wait).match_values
+     and not notika._has_got(wait, e.event_id)
+   order by e.event_id
+   limit 1;
+end;
+$$;
+
+comment on function notika._first_on_its_way(notika.wait) is
+  'The first event that would end a wait, of those that are committed and not handed over yet.';
+
+create or replace function notika._look_back(run_id bigint)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._end_wait(w.run_id, w.name, w.created_at, f.event_id, f.event)
+     from notika.wait as w
+    cross join lateral notika._first_signal(w) as f
+    where w.run_id = _look_back.run_id and w.source_id is not null
+    order by f.event_id;
+end;
+$$;
+
+comment on function notika._look_back(bigint) is
+  'Ends the waits of a run whose signals are there already. Needs _lock_signals.';
+
+create or replace function notika._time_out(run_id bigint)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_wait notika.wait;
+  v_event_id bigint;
+  v_event json;
+begin
+  for v_wait in
+    select w.* from notika.wait as w
+     where w.run_id = _time_out.run_id
+       and w.source_id is not null and w.wake_at <= clock_timestamp()
+     order by w.wake_at, w.name
+       for update
+  loop
+    -- Nobody else can end it now.  The change it is about may have been in time and the hand-over
+    -- late, when no runner was there.
+    select f.event_id, f.event into v_event_id, v_event
+      from (
+        select * from notika._first_signal(v_wait)
+        union all
+        select * from notika._first_on_its_way(v_wait)
+      ) as f
+     order by f.event_id
+     limit 1;
+    perform notika._end_wait(v_wait.run_id, v_wait.name, v_wait.created_at, v_event_id, v_event);
+  end loop;
+end;
+$$;
+
+comment on function notika._time_out(bigint) is
+  'Ends the waits of a run whose time is over, with the event if there is one, or else with null.';
+
+create or replace function notika._find_source(workflow text, wait json)
+  returns table (source_id integer, match_values text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_declared notika.workflow;
+  v_source notika.workflow;
+begin
+  v_declared.name := format('%s:%s', _find_source.workflow, wait #>> '{source,name}');
+  v_declared.table_name := wait #>> '{source,table}';
+  v_declared.operations := notika._text_array(wait #> '{source,operations}');
+  v_declared.columns := notika._text_array(wait #> '{source,columns}');
+  v_declared.condition := wait #>> '{source,condition}';
+  v_declared.match := notika._text_array(wait #> '{source,match}');
+  v_declared.guard := 'block';
+  v_declared.on_rename := 'follow';
+
+  select w.* into v_source
+    from notika.workflow as w
+   where w.name = v_declared.name and w.unpublished_at is null;
+  if not found then
+    raise exception 'step "%" waits for "%", which is not published',
+      wait ->> 'name', v_declared.name
+      using errcode = 'invalid_parameter_value',
+            hint = format('Run: npx notika publish %s, or: %s',
+                          _find_source.workflow, notika._call(v_declared));
+  end if;
+  if not (coalesce(v_source.match, '{}') @> coalesce(v_declared.match, '{}')
+          and coalesce(v_source.match, '{}') <@ coalesce(v_declared.match, '{}'))
+  then
+    raise exception 'step "%" waits for "%", which is published with match %, not %',
+      wait ->> 'name', v_declared.name,
+      coalesce(v_source.match, '{}'), coalesce(v_declared.match, '{}')
+      using errcode = 'invalid_parameter_value',
+            hint = format('Run: npx notika publish %s, or: %s',
+                          _find_source.workflow, notika._call(v_declared));
+  end if;
+
+  source_id := v_source.workflow_id;
+  match_values := notika._short((
+    select coalesce(jsonb_agg(wait -> 'match' ->> k.key order by k.place), '[]')
+      from unnest(notika._match_keys(v_source.match)) with ordinality as k (key, place)
+  ));
+  return next;
+end;
+$$;
+
+comment on function notika._find_source(text, json) is
+  'The source that a run waits for, {source: {name, table, match, …}, match: {key: value}}, or an '
+  'error with the call that publishes it.';
+
+create or replace function notika._text_array(items json)
+  returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(i.item order by i.place)
+    from json_array_elements_text(
+           case json_typeof(_text_array.items) when 'array' then _text_array.items end
+         ) with ordinality as i (item, place);
+$$;
+
+comment on function notika._text_array(json) is 'A json array of strings; null: it is empty, or none.';
+
+create or replace function notika._listen_again(run_id bigint)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow notika.workflow;
+begin
+  select w.* into v_workflow
+    from notika_worker._private_jobs as j
+    join notika_worker._private_tasks as t on t.id = j.task_id
+    join notika.workflow as w on w.name = t.identifier
+   where j.key = _listen_again.run_id::text;
+  if not notika._has_sources(v_workflow.name) then
+    return;
+  end if;
+
+  perform notika._lock_signals(for_hand_over => false);
+  -- While it was over, signals may have been forgotten that the ring still has; what an older run
+  -- may want was not.
+  if not exists (
+    select from notika.listener as l
+     where l.workflow_id = v_workflow.workflow_id and l.run_id < _listen_again.run_id
+  ) then
+    perform notika._store_signals(array(
+      select e.event_id
+        from notika._event as e
+       where e.event_id > _listen_again.run_id
+         and e.workflow_id in (
+           select s.workflow_id from notika.workflow as s
+            where starts_with(s.name, v_workflow.name || ':')
+         )
+         and notika._dispatched(e.event_id, e.xid, notika._position())
+    ));
+  end if;
+  perform notika._listen(array[_listen_again.run_id]);
+end;
+$$;
+
+comment on function notika._listen_again(bigint) is
+  'A run that had ended goes on: what has happened since may count for it, but not to cancel it.';
+
+create or replace function notika._resound(source_id integer)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_source notika.workflow;
+  v_workflow text;
+begin
+  select w.* into v_source from notika.workflow as w where w.workflow_id = _resound.source_id;
+  v_workflow := split_part(v_source.name, ':', 1);
+  if exists (select from notika.wait as w where w.source_id = v_source.workflow_id)
+     or exists (select from notika.signal as s where s.source_id = v_source.workflow_id)
+  then
+    perform notika._lock_signals(for_hand_over => true);
+    delete from notika.signal as s
+     where s.source_id = v_source.workflow_id
+       and notika._match_values(s.event, notika._match_keys(v_source.match)) is null;
+    update notika.signal as s
+       set match_values = notika._match_values(s.event, notika._match_keys(v_source.match))
+     where s.source_id = v_source.workflow_id;
+  end if;
+
+  perform notika._listen(array(
+    select j.key::bigint
+      from notika_worker._private_jobs as j
+      join notika_worker._private_tasks as t on t.id = j.task_id
+     where t.identifier = v_workflow and j.key is not null
+  ));
+  -- A wait has no more than its values: its run begins it anew.
+  perform notika._end_sleep(array(
+    select w.run_id from notika.wait as w where w.source_id = v_source.workflow_id
+  ));
+end;
+$$;
+
+comment on function notika._resound(integer) is
+  'A source was published, or compares other columns now: the unfinished runs follow.';
+
+create or replace function notika._forget_signals()
+  returns setof text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_here notika.position := notika._position();
+  v_new text[];
+  v_count bigint;
+begin
+  -- Runs that were handed over while the publication of a source was not committed.
+  select array_agg(distinct split_part(s.name, ':', 1)) into v_new
+    from notika.workflow as s
+   where s.name like '%:%'
+     and s.unpublished_at is null and s.published_at > clock_timestamp() - interval '1 hour';
+  if v_new is not null then
+    perform notika._listen(array(
+      select j.key::bigint
+        from notika_worker._private_jobs as j
+        join notika_worker._private_tasks as t on t.id = j.task_id
+       where t.identifier = any (v_new) and j.key is not null
+         and not exists (select from notika.listener as l where l.run_id = j.key::bigint)
+    ));
+  end if;
+
+  -- A run whose job somebody has deleted would keep them for ever.
+  delete from notika.listener as l
+   where l.run_id in (
+     select o.run_id
+       from (select a.run_id from notika.listener as a order by a.run_id limit 1000) as o
+      where not exists (
+        select from notika_worker._private_jobs as j where j.key = o.run_id::text
+      )
+   );
+
+  -- What began in a window that is not handed over completely may be a run that wants them.
+  with source as materialized (
+    select s.workflow_id, s.name like '%:cancel' as cancels,
+           (select min(l.run_id) from notika.listener as l
+             where l.workflow_id = w.workflow_id) as first_run,
+           (select pg_snapshot_xmin(l.snapshot) from notika.listener as l
+             where l.workflow_id = w.workflow_id and l.snapshot is not null
+             order by pg_snapshot_xmin(l.snapshot) limit 1) as first_xid
+      from notika.workflow as s
+      join notika.workflow as w on w.name = split_part(s.name, ':', 1)
+     where s.name like '%:%' and w.name <> all (coalesce(v_new, '{}'))
+  ), forgotten as (
+    delete from notika.signal as d
+     where d.event_id in (
+       select g.event_id
+         from source as s
+         join notika.signal as g on g.source_id = s.workflow_id
+        where g.event_id <= notika._bound(v_here)
+          and pg_visible_in_snapshot(g.xid, v_here.snapshot)
+          and (s.cancels or (s.first_run is null or g.event_id < s.first_run)
+                            and (s.first_xid is null or g.xid < s.first_xid))
+        limit 100000
+     )
+    returning d.event_id
+  )
+  select count(*) into v_count from forgotten;
+  if v_count > 0 then
+    return next format('%s changes that no run waits for are forgotten', v_count);
+  end if;
+end;
+$$;
+
+comment on function notika._forget_signals() is
+  'Removes signals that count for no unfinished run. Needs the right of _lock_dispatch.';
