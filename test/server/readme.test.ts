@@ -1,0 +1,77 @@
+import { execFile } from "node:child_process";
+import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { notikaCommand } from "../runner/process.ts";
+import { listObjects } from "../support/dump.ts";
+import { findProgram, startPostgres } from "../support/postgres.ts";
+import { openSession } from "./cluster.ts";
+
+const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+
+test("README: a role of its own, the three parts, and leaving, as they are written there", async ({
+  onTestFinished,
+  skip,
+}) => {
+  const psql = findProgram("psql");
+  if (!psql) return skip("this machine has no psql");
+  const server = await startPostgres({ major: 15 });
+  onTestFinished(() => server.stop());
+  const url = await server.createDatabase("app");
+  const session = openSession(url);
+  onTestFinished(() => session.close());
+  await session.database.script(`
+    create role app_owner; create role admin login createrole; create role app_admin; create role robot login; create role support;
+    grant app_owner to admin;
+    alter database app owner to admin;
+    create schema app authorization app_owner;
+    set role app_owner;
+    create table app.users (id int primary key, email text);
+    reset role`);
+  const before = await listObjects(url);
+  const shell = await openShell(path.dirname(psql));
+  onTestFinished(shell.close);
+  const [grant = "", leave = ""] = blocks("sh").filter((block) => block.includes("notika grant"));
+  const [parts = ""] = blocks("sql").filter((block) => block.includes("grant_publisher"));
+  const run = (block: string) => shell.run(block.replaceAll("@db.example.com/app", `@127.0.0.1:${server.port}/app`));
+
+  await run(grant);
+  await session.database.script(`set role notika; ${parts}; reset role`);
+  expect(await session.query("select role_name, part from notika.grantee order by part")).toEqual([
+    { role_name: "app_admin", part: "publisher" },
+    { role_name: "support", part: "reader" },
+    { role_name: "robot", part: "runner" },
+  ]);
+  expect(await session.query("select nspowner::regrole::text from pg_namespace where nspname = 'notika'")).toEqual([
+    { nspowner: "notika" },
+  ]);
+
+  const said = await run(leave);
+  expect(said).toContain("would be removed");
+  expect(said).toContain("-- What is left is for an administrator:\n");
+  expect(await listObjects(url)).toEqual(before);
+});
+
+/** The code blocks of a language, in their order. */
+function blocks(language: string): string[] {
+  return [...readme.matchAll(/^```(\w*)\n(.*?)^```$/gms)].flatMap(([, tag, text]) =>
+    tag === language && text !== undefined ? [text] : [],
+  );
+}
+
+/** A shell in an empty folder, in which `npx notika` is the source. */
+async function openShell(programs: string) {
+  const folder = await mkdtemp(path.join(tmpdir(), "notika-readme-"));
+  const npx = path.join(folder, "npx");
+  await writeFile(npx, `#!/bin/sh\nshift\nexec ${notikaCommand.map((part) => `'${part}'`).join(" ")} "$@"\n`);
+  await chmod(npx, 0o755);
+  const env = { PATH: [folder, programs, process.env.PATH].join(path.delimiter) };
+  return {
+    async run(commands: string) {
+      return (await promisify(execFile)("sh", ["-ec", commands], { cwd: folder, env })).stdout;
+    },
+    close: () => rm(folder, { recursive: true, force: true }),
+  };
+}
