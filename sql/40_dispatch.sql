@@ -323,7 +323,7 @@ begin
                   else v_now - (100000 - c.place) * interval '1 microsecond' end,
              v_setting.max_attempts,
              c.event_id::text,
-             null,
+             case when (c.event).operation in ('backfill', 'replay') then 10 end, -- behind what is new
              null
            )::notika_worker.job_spec
            order by c.event_id
@@ -354,6 +354,9 @@ begin
   end if;
   if v_listeners is not null then
     perform notika._welcome(v_listeners);
+  end if;
+  if exists (select from notika.backfill as b where b.finished_at is null) then
+    perform notika._note_live(_hand_over.here, last_id);
   end if;
 end;
 $$;
@@ -409,6 +412,10 @@ begin
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
   perform notika._move(v_next);
+  -- What has changed since their start can no longer be told.
+  perform notika._end_backfill(b.backfill_id, 'cancelled')
+     from notika.backfill as b
+    where b.finished_at is null;
 
   raise warning 'notika: this database was restored from another cluster; the cursor was rebased'
     using detail = format('%s events were not handed over yet and will be now.', v_waiting),
@@ -418,6 +425,22 @@ $$;
 
 comment on function notika._rebase(notika.position) is
   'Starts a new cursor in a restored copy, at what was not handed over when it was copied.';
+
+create or replace function notika._start_others(is_idle boolean)
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return notika._keep_times()
+         + case when _start_others.is_idle then notika._backfill_all() else 0 end;
+end;
+$$;
+
+comment on function notika._start_others(boolean) is
+  'Starts what no change of a row starts, and says how many events that were; is_idle: all that was '
+  'captured is handed over. Needs the right of _lock_dispatch.';
 
 create or replace function notika.dispatch(max_events integer default 1000)
   returns integer

@@ -594,16 +594,3 @@ $$;
 comment on function notika._keep_times() is
   'Starts the runs of all schedules that are due, and says how many. '
   'Needs the right of _lock_dispatch.';
-
-create or replace function notika._start_others(is_idle boolean)
-  returns integer
-  language sql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-  select notika._keep_times();
-$$;
-
-comment on function notika._start_others(boolean) is
-  'Starts what no change of a row starts, and says how many events that were; is_idle: no captured '
-  'events wait. Needs the right of _lock_dispatch.';

@@ -58,6 +58,9 @@ as $$
 
         -- Run, and what an operator does about runs.
         ('function', 'emit', '{publisher,runner}'),
+        ('function', 'backfill', '{runner}'),
+        ('function', 'cancel_backfill', '{runner}'),
+        ('function', 'replay', '{runner}'),
         ('function', 'pause', '{publisher,runner}'),
         ('function', 'resume', '{publisher,runner}'),
         ('function', 'retry', '{runner}'),
@@ -79,6 +82,7 @@ as $$
         ('view', 'runs', '{reader}'),
         ('view', 'event_log', '{reader}'),
         ('view', 'lag', '{reader}'),
+        ('view', 'backfills', '{publisher,runner,reader}'),
         ('view', 'schedules', '{publisher,runner,reader}'),
         ('function', '_bound', '{reader}'),
         ('function', '_dispatched', '{reader}'),

@@ -90,6 +90,7 @@ drop function if exists notika._specify(text, text, text[], text[], text[], text
 --!include 60_capture.sql
 --!include 64_options.sql
 --!include 65_publish.sql
+--!include 67_backfill.sql
 --!include 70_guard.sql
 --!include 71_command.sql
 --!include 72_judge.sql

@@ -1,0 +1,673 @@
+-- Backfill: runs for the rows that a table has already, a page at a time, taken by notika.dispatch.
+-- A row that was written after the start has a run of its own if it woke the workflow; it is told by
+-- its key, which hand-over keeps for as long as a backfill goes on, because the ring forgets.
+-- A page is taken only when the last one is half begun, so that what changes now goes first.
+
+create table if not exists notika.backfill (
+  backfill_id integer generated always as identity,
+  workflow_id integer not null,
+  condition text,
+  state text not null default 'running',
+  snapshot pg_snapshot not null,
+  ends jsonb not null,
+  part oid,
+  last_key text[],
+  last_runs bigint[] not null default '{}',
+  rows_seen bigint not null default 0,
+  events bigint not null default 0,
+  started_at timestamptz not null default clock_timestamp(),
+  started_by name not null,
+  finished_at timestamptz,
+  error text,
+  constraint backfill_pkey primary key (backfill_id),
+  constraint backfill_state_check check (state in ('running', 'failed', 'done', 'cancelled'))
+) with (fillfactor = 50);
+create unique index if not exists backfill_unfinished_idx
+  on notika.backfill (workflow_id) where finished_at is null;
+
+comment on table notika.backfill is 'See the view notika.backfills.';
+comment on column notika.backfill.backfill_id is 'Its order.';
+comment on column notika.backfill.workflow_id is 'The workflow that gets the runs.';
+comment on column notika.backfill.condition is 'Of which rows, besides the workflow''s own condition.';
+comment on column notika.backfill.state is 'running, failed, done or cancelled.';
+comment on column notika.backfill.snapshot is 'What was committed when it started.';
+comment on column notika.backfill.ends is
+  'For each table of the family, by its number, the last key when it started.';
+comment on column notika.backfill.part is 'The table it is at; null: before the first.';
+comment on column notika.backfill.last_key is 'The last key that it has seen there; null: none.';
+comment on column notika.backfill.last_runs is 'The runs of its last page.';
+comment on column notika.backfill.rows_seen is 'How many rows it has looked at.';
+comment on column notika.backfill.events is 'How many runs it has made.';
+comment on column notika.backfill.started_at is 'When it started.';
+comment on column notika.backfill.started_by is 'Who started it.';
+comment on column notika.backfill.finished_at is
+  'When it was done or cancelled; one that failed can go on.';
+comment on column notika.backfill.error is 'Why it failed.';
+
+create table if not exists notika.backfill_key (
+  backfill_id integer not null,
+  key text not null,
+  constraint backfill_key_pkey primary key (backfill_id, key)
+);
+
+comment on table notika.backfill_key is
+  'The rows that woke a workflow by themselves since its backfill started.';
+comment on column notika.backfill_key.backfill_id is 'The backfill.';
+comment on column notika.backfill_key.key is 'The key of the row.';
+
+create or replace view notika.backfills as
+select w.name as workflow,
+       b.condition,
+       b.state,
+       b.rows_seen,
+       b.events,
+       b.started_at,
+       b.finished_at,
+       b.error
+  from notika.backfill as b
+  join notika.workflow as w on w.workflow_id = b.workflow_id;
+
+comment on view notika.backfills is 'The backfills, and how far they are.';
+comment on column notika.backfills.workflow is 'The workflow that gets the runs.';
+comment on column notika.backfills.condition is
+  'Of which rows, besides the workflow''s own condition.';
+comment on column notika.backfills.state is 'running, failed, done or cancelled.';
+comment on column notika.backfills.rows_seen is 'How many rows it has looked at.';
+comment on column notika.backfills.events is 'How many runs it has made.';
+comment on column notika.backfills.started_at is 'When it started.';
+comment on column notika.backfills.finished_at is
+  'When it was done or cancelled; one that failed goes on when it is started again.';
+comment on column notika.backfills.error is 'Why it failed, and what mends it.';
+
+create or replace function notika._key_names(relation regclass)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(a.attname::text order by k.place)
+    from unnest(notika._key_columns(_key_names.relation)) with ordinality as k (attnum, place)
+    join pg_attribute as a on a.attrelid = _key_names.relation and a.attnum = k.attnum;
+$$;
+
+comment on function notika._key_names(regclass) is
+  'The columns of the primary key, or else of the replica identity; null: there is neither.';
+
+create or replace function notika._payload_key(spec notika.workflow, relation regclass)
+  returns jsonb
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(
+           case when (spec).columns is null then k.name
+                else (spec).columns[array_position((spec).column_names, k.name)] end
+           order by k.place
+         )
+    from unnest(notika._key_names(_payload_key.relation)) with ordinality as k (name, place);
+$$;
+
+comment on function notika._payload_key(notika.workflow, regclass) is
+  'What the key of a table is called in the events of a workflow; with nulls where it is not there.';
+
+create or replace function notika._check_backfill(spec notika.workflow, condition text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_part regclass;
+  v_missing text[];
+  v_extra notika.workflow := _check_backfill.spec;
+  v_corrected notika.workflow := _check_backfill.spec;
+  v_foreign text;
+  v_owner name;
+begin
+  if spec.relation is null then
+    raise exception 'workflow "%" is not published on a table', spec.name
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('Start a run by hand: select notika.emit(%L, ''{…}'');', spec.name);
+  end if;
+  if spec.operations = '{delete}' then
+    raise exception 'workflow "%" is published for deletes, of which a table has no rows', spec.name
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('What was deleted lately: select notika.replay(%L, ''<since>'');',
+                          spec.name);
+  end if;
+
+  for v_part in select f from notika._family(spec.relation) as f loop
+    if notika._key_names(v_part) is null then
+      raise exception
+        'table % has no primary key', notika._quoted(v_part)
+        using errcode = 'object_not_in_prerequisite_state',
+              detail = 'A backfill takes rows by their key, and tells by it what has changed since.',
+              hint = format('Give it one: alter table %s add primary key (…);',
+                            notika._quoted(v_part));
+    end if;
+    if not has_table_privilege(v_part, 'select') then
+      raise exception 'role "%" may not read table %', current_user, notika._quoted(v_part)
+        using errcode = 'insufficient_privilege',
+              hint = format('Run: grant select on %s to %I;', notika._quoted(v_part),
+                            current_user);
+    end if;
+    if row_security_active(v_part) then
+      raise exception 'row security hides rows of table % from role "%"',
+        notika._quoted(v_part), current_user
+        using errcode = 'insufficient_privilege',
+              hint = format('Run: alter role %I bypassrls;', current_user);
+    end if;
+    select array_agg(k.name) into v_missing
+      from unnest(notika._key_names(v_part)) as k (name)
+     where spec.columns is not null and k.name <> all (spec.column_names);
+    if v_missing is not null then
+      v_corrected.columns := v_missing || spec.columns;
+      raise exception 'the events of workflow "%" do not carry the key of table %',
+        spec.name, notika._quoted(v_part)
+        using errcode = 'object_not_in_prerequisite_state',
+              detail = 'Without it one cannot tell which rows have had a run since the start.',
+              hint = 'Publish it with ' || array_to_string(v_missing, ', ') || ': '
+                     || notika._call(v_corrected);
+    end if;
+  end loop;
+
+  if _check_backfill.condition is not null then
+    v_extra.condition := _check_backfill.condition;
+    v_extra.operations := '{update}';
+    perform notika._check_condition(v_extra);
+  end if;
+
+  -- The dispatcher evaluates conditions with the owner's rights, a trigger with the writer's.
+  begin
+    execute format(
+      'create function notika._condition_%s() returns boolean language sql '
+      'begin atomic select true from %2$s as new, %2$s as old where (%3$s) and (%4$s); end',
+      pg_backend_pid(), notika._quoted(spec.relation), coalesce(spec.condition, 'true'),
+      coalesce(_check_backfill.condition, 'true'));
+    select c.function::text, r.rolname into v_foreign, v_owner
+      from notika._called('pg_proc'::regclass,
+             to_regprocedure(format('notika._condition_%s()', pg_backend_pid()))) as c (function)
+      join pg_proc as p on p.oid = c.function
+      join pg_roles as r on r.oid = p.proowner
+     where p.oid >= 16384 and not r.rolsuper and r.rolname <> current_user
+     order by 1
+     limit 1;
+    if not found then
+      select p.oid::regprocedure::text into v_foreign
+        from pg_proc as f
+       cross join regexp_matches(f.prosqlbody::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') as m
+        join pg_proc as p on p.oid = m[1]::oid
+       where f.oid = to_regprocedure(format('notika._condition_%s()', pg_backend_pid()))
+         and p.oid < 16384 and p.provolatile = 'v'
+       limit 1;
+    end if;
+    raise exception 'undo' using errcode = 'NKUND';
+  exception when sqlstate 'NKUND' then
+    null;
+  end;
+  if v_foreign is not null then
+    raise exception 'a backfill of workflow "%" would execute function % with the rights of "%"',
+      spec.name, v_foreign, current_user
+      using errcode = 'insufficient_privilege',
+            detail = 'The dispatcher evaluates the condition as the owner of Notika.',
+            hint = case
+              when v_owner is null then 'Write the condition without it: it is volatile.'
+              else format('If you trust it: alter function %s owner to %I;', v_foreign, current_user)
+            end;
+  end if;
+end;
+$$;
+
+comment on function notika._check_backfill(notika.workflow, text) is
+  'Refuses a backfill that could not be done, not be done right, or not be done safely.';
+
+create or replace function notika.backfill(workflow text, condition text default null)
+  returns text
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set datestyle = 'ISO, YMD'
+  set intervalstyle = 'iso_8601'
+  set timezone = 'UTC'
+  set bytea_output = 'hex'
+  set extra_float_digits = '1'
+as $$
+declare
+  v_workflow_id integer := notika._published(backfill.workflow);
+  v_spec notika.workflow;
+  v_before notika.backfill;
+  v_condition text := nullif(btrim(backfill.condition), '');
+  v_part regclass;
+  v_end text[];
+  v_ends jsonb := '{}';
+begin
+  select w.* into v_spec
+    from notika.workflow as w
+   where w.workflow_id = v_workflow_id
+     for update;
+  perform notika._check_backfill(v_spec, v_condition);
+
+  select b.* into v_before
+    from notika.backfill as b
+   where b.workflow_id = v_workflow_id and b.finished_at is null;
+  if v_before.state = 'failed' and v_before.condition is not distinct from v_condition then
+    update notika.backfill as b
+       set state = 'running', error = null
+     where b.backfill_id = v_before.backfill_id;
+    perform notika._wake();
+    return 'continued';
+  end if;
+  if found then
+    raise exception 'a backfill of workflow "%" is under way: it is %',
+      backfill.workflow, v_before.state
+      using errcode = 'object_in_use',
+            detail = format('Its condition is %s; it has seen %s rows.',
+                            coalesce(v_before.condition, 'none'), v_before.rows_seen),
+            hint = format('See notika.backfills, or end it: select notika.cancel_backfill(%L);',
+                          backfill.workflow);
+  end if;
+
+  -- Rows with a later key were not there.  After the locks that publish may have taken in this
+  -- transaction: whoever wrote before is in the snapshot, whoever writes after it is captured.
+  for v_part in select f from notika._family(v_spec.relation) as f loop
+    execute format(
+      'select array[%s] from %s%s order by %s limit 1',
+      (select string_agg(format('%I::text', k), ', ') from unnest(notika._key_names(v_part)) as k),
+      notika._only(v_part), notika._quoted(v_part),
+      (select string_agg(format('%I desc', k), ', ') from unnest(notika._key_names(v_part)) as k))
+      into v_end;
+    if v_end is not null then
+      v_ends := v_ends || jsonb_build_object(v_part::oid::text, v_end);
+    end if;
+  end loop;
+
+  insert into notika.backfill (workflow_id, condition, snapshot, ends, started_by)
+  values (v_workflow_id, v_condition, notika._snapshot(), v_ends, notika._caller());
+  perform notika._wake();
+  return 'started';
+end;
+$$;
+
+comment on function notika.backfill(text, text) is
+  'Makes a run for each row that the table has now, of those that meet the workflow''s condition and '
+  'this one; a row that changes meanwhile has its own run only. Says started, or continued where one '
+  'has failed. Progress is in notika.backfills. In one transaction with publish no row has two.';
+
+create or replace function notika.cancel_backfill(workflow text)
+  returns boolean
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._published(cancel_backfill.workflow);
+  return notika._end_backfill(b.backfill_id, 'cancelled')
+    from notika.backfill as b
+    join notika.workflow as w on w.workflow_id = b.workflow_id
+   where w.name = cancel_backfill.workflow and b.finished_at is null;
+end;
+$$;
+
+comment on function notika.cancel_backfill(text) is
+  'Ends the backfill of a workflow; what it has started goes on. True: there was one.';
+
+create or replace function notika._end_backfill(backfill_id integer, state text)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update notika.backfill as b
+     set state = _end_backfill.state, finished_at = clock_timestamp(), last_runs = '{}'
+   where b.backfill_id = _end_backfill.backfill_id and b.finished_at is null;
+  if not found then
+    return false;
+  end if;
+  delete from notika.backfill_key as k where k.backfill_id = _end_backfill.backfill_id;
+  return true;
+end;
+$$;
+
+comment on function notika._end_backfill(integer, text) is 'Ends a backfill, once.';
+
+create or replace function notika._only(relation regclass)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Partitions belong to their table, inheritance children are tables of their own.
+  select case c.relkind when 'p' then '' else 'only ' end
+    from pg_class as c
+   where c.oid = _only.relation;
+$$;
+
+comment on function notika._only(regclass) is 'ONLY, for a table whose children are taken apart.';
+
+create or replace function notika._full_xid(xid xid, near pg_snapshot)
+  returns xid8
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- A row knows the last 32 bits.  One that was frozen long ago may be taken for a new one: then it
+  -- is looked for among those that have had a run, which it is not.
+  select (((x.low - x.near + 2147483648) & 4294967295) - 2147483648 + x.near)::text::xid8
+    from (
+      select _full_xid.xid::text::bigint as low,
+             greatest(pg_snapshot_xmax(_full_xid.near)::text::bigint, 2147483648) as near
+    ) as x;
+$$;
+
+comment on function notika._full_xid(xid, pg_snapshot) is
+  'The transaction id with these last bits that is nearest to a snapshot.';
+
+create or replace function notika._note_live(here notika.position, last_id bigint)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  insert into notika.backfill_key (backfill_id, key)
+  select b.backfill_id,
+         notika._short(notika._values(
+           json_build_object('new', e.new), notika._payload_key(w, w.relation)))
+    from notika.backfill as b
+    join notika.workflow as w on w.workflow_id = b.workflow_id
+   cross join notika._event as e
+   where b.finished_at is null and w.relation is not null
+     and e.event_id > here.window_at and e.event_id <= _note_live.last_id
+     and e.workflow_id = b.workflow_id and e.operation in ('insert', 'update')
+     and pg_visible_in_snapshot(e.xid, here.window_snapshot)
+     and not pg_visible_in_snapshot(e.xid, here.snapshot)
+     and not pg_visible_in_snapshot(e.xid, b.snapshot)
+  on conflict on constraint backfill_key_pkey do nothing;
+$$;
+
+comment on function notika._note_live(notika.position, bigint) is
+  'Keeps, for backfills under way, which rows the chunk after here has given a run.';
+
+create or replace function notika._page(
+  backfill notika.backfill,
+  spec notika.workflow,
+  max_rows integer,
+  out rows_seen integer,
+  out last_key text[],
+  out runs bigint[]
+)
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set datestyle = 'ISO, YMD'
+  set intervalstyle = 'iso_8601'
+  set timezone = 'UTC'
+  set bytea_output = 'hex'
+  set extra_float_digits = '1'
+  set lc_monetary = 'C'
+  set quote_all_identifiers = off
+as $$
+declare
+  v_limit constant integer := (select s.payload_bytes from notika.setting as s);
+  v_columns text;
+  v_texts text;
+  v_after text;
+  v_until text;
+  v_image text;
+begin
+  select string_agg(format('new.%I', a.attname), ', ' order by k.place),
+         string_agg(format('new.%I::text', a.attname), ', ' order by k.place),
+         string_agg(format('$1[%s]::%s', k.place,
+                           format_type(notika._base_type(a.atttypid), null)), ', ' order by k.place),
+         string_agg(format('$2[%s]::%s', k.place,
+                           format_type(notika._base_type(a.atttypid), null)), ', ' order by k.place)
+    into v_columns, v_texts, v_after, v_until
+    from unnest(notika._key_columns(backfill.part)) with ordinality as k (attnum, place)
+    join pg_attribute as a on a.attrelid = backfill.part and a.attnum = k.attnum;
+
+  -- As the capture function makes it.
+  v_image := case
+    when spec.columns is not null and spec.is_pinned
+      then format('notika.payload_%s(p.new)', spec.workflow_id)
+    else format('case when pg_column_size(p.new) <= %s then %s end', v_limit, case
+      when spec.columns is null then 'notika._whole_row(p.new, $3)'
+      else format('notika._loose_image(p.new, $3, %s)', spec.workflow_id) end)
+  end;
+
+  perform pg_current_xact_id(); -- before the segment is read: see _append
+  execute format(
+    $page$
+    with page as materialized (
+      select new, new.xmin as xid, array[%1$s] as key, coalesce((%2$s) and (%3$s), false) as passes
+        from %4$s%5$s as new
+        left join only %5$s as old on false -- a row that is there has not changed
+       where %6$s (%7$s) <= (%8$s)
+       order by %7$s
+       limit %9$s
+    ), placed as materialized (
+      select p.*, row_number() over () as place from page as p
+    ), live as materialized (
+      select notika._short(notika._values(json_build_object('new', e.new), $4)) as key
+        from notika._event as e
+       cross join (select q as p from notika.position as q order by q.position_id desc limit 1) as q
+       where e.event_id > notika._bound(q.p) and not notika._dispatched(e.event_id, e.xid, q.p)
+         and e.workflow_id = $5 and e.operation in ('insert', 'update')
+         and not pg_visible_in_snapshot(e.xid, $6)
+    ), image as materialized (
+      select p.place, p.xid, i.image is null or octet_length(i.image::text) > %10$s as truncated,
+             case when octet_length(i.image::text) <= %10$s then i.image
+                  else notika._key(p.new, $3) end as image
+        from placed as p
+       cross join lateral (select %11$s as image) as i
+       where p.passes
+    ), appended as (
+      insert into notika.event_log_%12$s (workflow_id, operation, new, truncated)
+      select $5, 'backfill', i.image, i.truncated
+        from image as i
+       cross join lateral (
+         select notika._short(notika._values(json_build_object('new', i.image), $4)) as key
+       ) as k
+       where pg_visible_in_snapshot(notika._full_xid(i.xid, $6), $6)
+          or k.key not in (select l.key from live as l)
+         and not exists (
+           select from notika.backfill_key as n where n.backfill_id = $7 and n.key = k.key
+         )
+       order by i.place
+      returning event_id
+    )
+    select (select count(*) from placed), (select p.key from placed as p order by p.place desc limit 1),
+           (select coalesce(array_agg(a.event_id), '{}') from appended as a)
+    $page$,
+    v_texts, coalesce(spec.condition, 'true'), coalesce(backfill.condition, 'true'),
+    notika._only(backfill.part), notika._quoted(backfill.part),
+    case when backfill.last_key is not null
+         then format('(%s) > (%s) and', v_columns, v_after) else '' end,
+    v_columns, v_until, max_rows, v_limit, v_image, notika._segment(0)
+  )
+    into rows_seen, last_key, runs
+    using backfill.last_key,
+          array(select jsonb_array_elements_text(backfill.ends -> backfill.part::text)),
+          backfill.part::regclass,
+          notika._payload_key(spec, backfill.part), spec.workflow_id, backfill.snapshot,
+          backfill.backfill_id;
+end;
+$$;
+
+comment on function notika._page(notika.backfill, notika.workflow, integer) is
+  'Makes the runs of the next rows of a backfill: says how many rows it saw, the last, and the runs.';
+
+create or replace function notika._backfill_on(backfill notika.backfill, spec notika.workflow)
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '100ms' -- the hand-over must not wait for a migration
+as $$
+declare
+  v_until constant timestamptz := clock_timestamp() + interval '100 milliseconds';
+  v_page record;
+  v_hint text;
+  v_detail text;
+begin
+  -- What is there already goes first: half of the last page has to have begun.
+  if (
+    select count(*)
+      from notika_worker._private_jobs as j
+     where j.key = any (backfill.last_runs::text[])
+       and j.attempts = 0 and j.locked_at is null and not coalesce(j.flags ? 'resumed', false)
+  ) > cardinality(backfill.last_runs) / 2 then
+    return 0;
+  end if;
+
+  backfill.last_runs := '{}';
+  loop
+    if backfill.part is null then
+      select min(p.oid::bigint)::oid into backfill.part
+        from jsonb_object_keys(backfill.ends) as p (oid);
+      if not found or backfill.part is null then
+        perform notika._save(backfill);
+        perform notika._end_backfill(backfill.backfill_id, 'done');
+        exit;
+      end if;
+    end if;
+
+    v_page := notika._page(backfill, spec, 1000);
+    backfill.rows_seen := backfill.rows_seen + v_page.rows_seen;
+    backfill.events := backfill.events + cardinality(v_page.runs);
+    backfill.last_runs := backfill.last_runs || v_page.runs;
+    backfill.last_key := v_page.last_key;
+    if v_page.rows_seen < 1000 then
+      backfill.ends := backfill.ends - backfill.part::text;
+      backfill.part := null;
+      backfill.last_key := null;
+    end if;
+    if cardinality(backfill.last_runs) > 500 or clock_timestamp() > v_until then
+      perform notika._save(backfill);
+      exit;
+    end if;
+  end loop;
+  perform notika._wake();
+  return greatest(cardinality(backfill.last_runs), 1); -- there is more to do at once
+exception
+  when lock_not_available then
+    return 0;
+  when others then
+    get stacked diagnostics v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    update notika.backfill as b
+       set state = 'failed',
+           error = concat_ws(E'\n', sqlerrm, nullif(v_detail, ''), nullif(v_hint, ''),
+             case when sqlstate = '42501' and not has_table_privilege(spec.relation, 'select')
+                  then format('Run: grant select on %s to %I;', spec.table_name, current_user) end,
+             format('Then it goes on with: select notika.backfill(%L%s);', spec.name,
+                    ', ' || quote_literal(backfill.condition)))
+     where b.backfill_id = backfill.backfill_id;
+    return 0;
+end;
+$$;
+
+comment on function notika._backfill_on(notika.backfill, notika.workflow) is
+  'Takes some pages of a backfill, if it is its turn, and says how many runs it made; an error stops '
+  'the backfill and nothing else.';
+
+create or replace function notika._save(backfill notika.backfill)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  update notika.backfill as b
+     set part = backfill.part, ends = backfill.ends, last_key = backfill.last_key,
+         last_runs = backfill.last_runs, rows_seen = backfill.rows_seen, events = backfill.events
+   where b.backfill_id = backfill.backfill_id;
+$$;
+
+comment on function notika._save(notika.backfill) is 'Keeps how far a backfill is.';
+
+create or replace function notika._backfill_all()
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_backfill notika.backfill;
+  v_spec notika.workflow;
+  v_started integer := 0;
+begin
+  for v_backfill in
+    select b.* from notika.backfill as b where b.state = 'running' order by b.backfill_id
+  loop
+    select w.* into v_spec from notika.workflow as w where w.workflow_id = v_backfill.workflow_id;
+    if v_spec.unpublished_at is not null then
+      perform notika._end_backfill(v_backfill.backfill_id, 'cancelled');
+    elsif v_spec.paused_at is null and v_spec.broken_reason is null then
+      v_started := v_started + notika._backfill_on(v_backfill, v_spec);
+    end if;
+  end loop;
+  return v_started;
+end;
+$$;
+
+comment on function notika._backfill_all() is
+  'Takes the next pages of all backfills and says how many runs they made. Needs the right of '
+  '_lock_dispatch.';
+
+create or replace function notika.replay(workflow text, since timestamptz)
+  returns bigint
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer := notika._published(replay.workflow);
+  v_oldest timestamptz;
+  v_count bigint;
+begin
+  if replay.since is null or replay.since > clock_timestamp() then
+    raise exception 'since is not a time that has passed: %', coalesce(replay.since::text, 'null')
+      using errcode = 'invalid_parameter_value',
+            hint = format('For instance: select notika.replay(%L, now() - interval ''2 hours'');',
+                          replay.workflow);
+  end if;
+
+  -- Until its third turn the ring has forgotten nothing.
+  if pg_sequence_last_value('notika.control_seq') >> 1 >= 3 then
+    select min(o.captured_at) into v_oldest
+      from (
+        (select e.captured_at from notika.event_log_0 as e order by e.event_id limit 1)
+        union all
+        (select e.captured_at from notika.event_log_1 as e order by e.event_id limit 1)
+        union all
+        (select e.captured_at from notika.event_log_2 as e order by e.event_id limit 1)
+      ) as o;
+  end if;
+  if replay.since < v_oldest then
+    raise exception 'the ring reaches back to % only', date_trunc('second', v_oldest)
+      using errcode = 'no_data_found',
+            detail = 'Older events are forgotten; notika.setting says how large the ring is.',
+            hint = format('What it has: select notika.replay(%L, %L); rows that exist: '
+                          'select notika.backfill(%1$L);', replay.workflow, v_oldest);
+  end if;
+
+  perform pg_current_xact_id(); -- before the segment is read: see _append
+  execute format(
+    'insert into notika.event_log_%s (workflow_id, operation, new, old, truncated)
+     select e.workflow_id, ''replay'', e.new, e.old, e.truncated
+       from notika._event as e
+      where e.workflow_id = $1 and e.captured_at >= $2 and e.operation <> ''replay''
+        and notika._dispatched(e.event_id, e.xid, notika._position()) -- the others will run
+      order by e.event_id', notika._segment(0))
+    using v_workflow_id, replay.since;
+  get diagnostics v_count = row_count;
+  perform notika._wake();
+  return v_count;
+end;
+$$;
+
+comment on function notika.replay(text, timestamptz) is
+  'Lets the events of a workflow that were captured since then run again, as far as the ring '
+  'remembers them: copies with new ids. Says how many.';

@@ -1,0 +1,354 @@
+import { describe, expect } from "vitest";
+import { type TestDatabase, test } from "../support/database.ts";
+import { asRole, captured, events, inTransaction } from "./support.ts";
+
+const items = `
+  create table public.item (id int primary key, n int);
+  insert into public.item select i, i % 10 from generate_series(1, 2500) as i;`;
+const published = `${items}
+  select notika.publish('work', 'public.item', columns => '{id,n}', condition => 'new.n <> 3');`;
+
+/** Dispatches, and begins whatever is handed over, until nothing is left to do. */
+async function finish({ query }: TestDatabase): Promise<number> {
+  for (let calls = 1; ; calls++) {
+    const [row] = await query<{ events: number }>("select notika.dispatch() as events");
+    await query("update notika_worker._private_jobs set attempts = 1");
+    if (row?.events === 0) return calls;
+  }
+}
+
+const progress = async ({ query }: TestDatabase) =>
+  query("select workflow, condition, state, rows_seen::int, events::int, error from notika.backfills");
+const refusal = ({ query }: TestDatabase, call = "notika.backfill('work')") =>
+  query(`select ${call}`).catch((error) => error);
+
+describe("backfill", () => {
+  test("makes a run for each row that meets both conditions, in pages, and shows its progress", async ({ db }) => {
+    await db.script(published);
+
+    expect(await db.query("select notika.backfill('work', 'new.id > 100') as did")).toEqual([{ did: "started" }]);
+    const calls = await finish(db);
+
+    expect(calls).toBeGreaterThan(3);
+    expect(await progress(db)).toEqual([
+      { workflow: "work", condition: "new.id > 100", state: "done", rows_seen: 2500, events: 2160, error: null },
+    ]);
+    const rows = await events(db, "work");
+    expect(rows[0]).toEqual({ operation: "backfill", table_name: "public.item", new: { id: 101, n: 1 }, old: null });
+    expect(new Set(rows.map((row) => (row.new as { id: number }).id)).size).toBe(2160);
+    expect(rows.map((row) => (row.new as { id: number }).id)).toEqual(
+      [...Array(2500).keys()].map((i) => i + 1).filter((id) => id > 100 && id % 10 !== 3),
+    );
+    expect(await db.query("select * from notika.backfill_key")).toEqual([]);
+  });
+
+  test("lets what changes now go first, and waits until half of a page has begun", async ({ db }) => {
+    await db.script(published);
+    await db.query("select notika.backfill('work')");
+    const [first] = await db.query("select notika.dispatch() as events");
+    await db.query("insert into public.item values (9001, 1)");
+    await db.query("select notika.dispatch()");
+
+    const calls = [];
+    for (let i = 0; i < 3; i++) calls.push((await db.query("select notika.dispatch() as events"))[0]?.events);
+
+    expect([first?.events, ...calls]).toEqual([900, 0, 0, 0]);
+    const next =
+      "select payload -> 'new' ->> 'id' as id from notika_worker._private_jobs order by priority, run_at limit 1";
+    expect(await db.query(next)).toEqual([{ id: "9001" }]);
+    await db.query(`update notika_worker._private_jobs set attempts = 1 where id in (
+                      select id from notika_worker._private_jobs order by priority, run_at limit 451)`);
+    expect(await db.query("select notika.dispatch() as events")).toEqual([{ events: 900 }]);
+  });
+
+  test("leaves a row to the run that it has had since the start, and takes one that had none", async ({ db }) => {
+    await db.script(`
+      create table public.item (id int primary key, n int);
+      select notika.publish('work', 'public.item', columns => '{id,n}');
+      insert into public.item select i, 0 from generate_series(1, 4) as i`);
+    await db.query("select notika.backfill('work')");
+    await db.script(`
+      delete from public.item where id = 2;
+      insert into public.item values (2, 2); -- a new row in an old place: handed over before the page is taken
+      update public.item set n = 3 where id = 3; -- wakes nobody
+      insert into public.item values (5, 0);`);
+    await finish(db);
+
+    const runs = (await events(db, "work")).map((event) => [(event.new as { id: number }).id, event.operation]);
+    expect(runs.slice(4)).toEqual([
+      [2, "insert"],
+      [5, "insert"],
+      [1, "backfill"],
+      [3, "backfill"],
+      [4, "backfill"],
+    ]);
+  });
+
+  test("in one transaction with publish gives every row one run", async ({ db }) => {
+    await db.script(items);
+    await inTransaction(
+      db,
+      "insert into public.item values (3001, 0)",
+      "select notika.publish('work', 'public.item', columns => '{id}')",
+      "insert into public.item values (3002, 0)",
+      "select notika.backfill('work')",
+      "insert into public.item values (3003, 0)",
+    );
+    await finish(db);
+
+    expect(
+      await db.query(`select count(*)::int as events, count(distinct new ->> 'id')::int as rows,
+                             count(*) filter (where operation = 'insert')::int as live from notika.event_log`),
+    ).toEqual([{ events: 2503, rows: 2503, live: 2 }]);
+  });
+
+  test("takes composite keys of awkward types, whole rows, partitions and children", async ({ db }) => {
+    await db.script(`
+      create table public.odd (at timestamptz, name text, kind char(3), size float8, note text,
+                               primary key (at, name, kind, size)) partition by range (at);
+      create table public.odd_old partition of public.odd for values from (minvalue) to ('2026-01-01');
+      create table public.odd_new partition of public.odd for values from ('2026-01-01') to (maxvalue);
+      insert into public.odd
+        select '2025-12-31 23:50:00.123456Z'::timestamptz + i * interval '1 second', 'n''"\\' || i % 7, 'k', i / 3.0, 'x'
+          from generate_series(1, 1100) as i;
+      create table public.base (id bigint primary key, doc json);
+      create table public.child (extra int, primary key (id)) inherits (public.base);
+      insert into public.base values (1, '{"a": "\\u0000"}'), (2, null);
+      insert into public.child values (1, '{}', 5), (3, '{}', 5);
+      select notika.publish('odds', 'public.odd'), notika.publish('bases', 'public.base'),
+             notika.backfill('odds'), notika.backfill('bases');`);
+    await finish(db);
+
+    expect(
+      await db.query(`select workflow, count(*)::int as runs, count(distinct new::text)::int as rows
+                        from notika.event_log group by 1 order by 1`),
+    ).toEqual([
+      { workflow: "bases", runs: 4, rows: 4 },
+      { workflow: "odds", runs: 1100, rows: 1100 },
+    ]);
+    expect(await captured(db, "bases")).toContainEqual({ id: "3", doc: {}, extra: 5 });
+  });
+
+  test("sends the key alone of a row that is too big", async ({ db }) => {
+    await db.script(`
+      create table public.item (id int primary key, body text);
+      insert into public.item select 1, string_agg(md5(i::text), '') from generate_series(1, 40000) as i;
+      select notika.publish('work', 'public.item', columns => '{id,body}'), notika.backfill('work');`);
+    await finish(db);
+
+    expect(await db.query("select new, truncated from notika.event_log")).toEqual([
+      { new: { id: 1 }, truncated: true },
+    ]);
+  });
+
+  test("stops at an error, which holds up nothing else, says what mends it, and goes on from there", async ({ db }) => {
+    await db.script(`${items}
+      select notika.publish('work', 'public.item', columns => '{id}'), notika.backfill('work', '100 / (new.id - 1500) is not null')`);
+    await finish(db);
+    expect(await progress(db)).toMatchObject([
+      {
+        state: "failed",
+        rows_seen: 1000,
+        events: 1000,
+        error:
+          "division by zero\nThen it goes on with: select notika.backfill('work', '100 / (new.id - 1500) is not null');",
+      },
+    ]);
+    await db.query("insert into public.item values (3000, 0)");
+    expect(await db.query("select notika.dispatch() as events")).toEqual([{ events: 1 }]);
+
+    await db.query("delete from public.item where id = 1500");
+    expect(await db.query("select notika.backfill('work', '100 / (new.id - 1500) is not null') as did")).toEqual([
+      { did: "continued" },
+    ]);
+    await finish(db);
+    expect(await progress(db)).toMatchObject([{ state: "done", rows_seen: 2499, error: null }]);
+    expect(await db.query("select count(*)::int as n from notika.event_log where operation = 'backfill'")).toEqual([
+      { n: 2499 },
+    ]);
+  });
+
+  test("waits while its workflow is paused, ends with it, and when it is cancelled", async ({ db }) => {
+    await db.script(`${published} select notika.backfill('work'), notika.pause('work')`);
+    await finish(db);
+    expect(await progress(db)).toMatchObject([{ state: "running", rows_seen: 0 }]);
+
+    await db.query("select notika.resume('work')");
+    await db.query("select notika.dispatch()");
+    expect(await db.query("select notika.cancel_backfill('work') as was")).toEqual([{ was: true }]);
+    expect(await db.query("select notika.cancel_backfill('work') as was")).toEqual([{ was: null }]);
+    await finish(db);
+    expect(await progress(db)).toMatchObject([{ state: "cancelled", rows_seen: 1000 }]);
+
+    await db.script("select notika.backfill('work'); select notika.unpublish('work')");
+    await finish(db);
+    expect((await progress(db)).map(({ state }) => state).sort()).toEqual(["cancelled", "cancelled"]);
+  });
+
+  test("of an empty table is done at once", async ({ db }) => {
+    await db.script(`create table public.item (id int primary key);
+                     select notika.publish('work', 'public.item'), notika.backfill('work')`);
+    await finish(db);
+
+    expect(await progress(db)).toMatchObject([{ state: "done", rows_seen: 0, events: 0 }]);
+  });
+
+  test("refuses what it could not do, and says what would be right", async ({ db }) => {
+    await db.script(`
+      create table public.loose (id int);
+      create table public.item (id int primary key, n int);
+      select notika.publish('work', 'public.loose'), notika.schedule('report', '@daily'),
+             notika.publish('gone', 'public.item', '{delete}'), notika.publish('keyless', 'public.item', columns => '{n}'),
+             notika.publish('twice', 'public.item'), notika.backfill('twice', 'new.n > 0')`);
+
+    expect(await refusal(db)).toMatchObject({
+      code: "55000",
+      message: "table public.loose has no primary key",
+      hint: "Give it one: alter table public.loose add primary key (…);",
+    });
+    expect(await refusal(db, "notika.backfill('report')")).toMatchObject({
+      code: "55000",
+      message: 'workflow "report" is not published on a table',
+      hint: "Start a run by hand: select notika.emit('report', '{…}');",
+    });
+    expect(await refusal(db, "notika.backfill('gone')")).toMatchObject({
+      code: "55000",
+      message: 'workflow "gone" is published for deletes, of which a table has no rows',
+      hint: "What was deleted lately: select notika.replay('gone', '<since>');",
+    });
+    expect(await refusal(db, "notika.backfill('keyless')")).toMatchObject({
+      code: "55000",
+      message: 'the events of workflow "keyless" do not carry the key of table public.item',
+      hint: expect.stringMatching(/^Publish it with id: select notika\.publish\('keyless', .*columns => '{id,n}'/),
+    });
+    expect(await refusal(db, "notika.backfill('twice')")).toMatchObject({
+      code: "55006",
+      message: 'a backfill of workflow "twice" is under way: it is running',
+      detail: "Its condition is new.n > 0; it has seen 0 rows.",
+      hint: "See notika.backfills, or end it: select notika.cancel_backfill('twice');",
+    });
+    expect(await refusal(db, "notika.backfill('missing')")).toMatchObject({ code: "42704" });
+    expect(await refusal(db, "notika.backfill('gone', 'new.x = 1')")).toMatchObject({ code: "55000" });
+    await db.query("select notika.cancel_backfill('twice')");
+    expect(await refusal(db, "notika.backfill('twice', 'new.x = 1')")).toMatchObject({
+      code: "42703",
+      message: expect.stringContaining('condition of workflow "twice" is not valid'),
+    });
+    expect(await refusal(db, "notika.backfill('twice', 'true); drop table item; --')")).toMatchObject({
+      code: "42601",
+    });
+  });
+
+  test("executes no function of others, nor a volatile one, with the owner's rights", async ({ db }) => {
+    await db.script(`
+      create role visitor;
+      create table public.item (id int primary key, n int);
+      create function public.trick(int) returns boolean language plpgsql as 'begin return true; end';
+      alter function public.trick owner to visitor;
+      select notika.publish('work', 'public.item')`);
+
+    expect(await refusal(db, "notika.backfill('work', 'public.trick(new.id)')")).toMatchObject({
+      code: "42501",
+      message: expect.stringMatching(
+        /^a backfill of workflow "work" would execute function public\.trick\(integer\) with the rights of "\w+"$/,
+      ),
+      hint: expect.stringMatching(/^If you trust it: alter function public\.trick\(integer\) owner to \w+;$/),
+    });
+    expect(await refusal(db, `notika.backfill('work', 'set_config(''a.b'', ''1'', true) = ''1''')`)).toMatchObject({
+      code: "42501",
+      message: expect.stringContaining("set_config(text,text,boolean)"),
+      hint: "Write the condition without it: it is volatile.",
+    });
+  });
+
+  test("asks for the rights that the owner has not", async ({ db }) => {
+    const [owner] = await db.query<{ name: string }>(
+      "select proowner::regrole::text as name from pg_proc where oid = 'notika.backfill(text,text)'::regprocedure",
+    );
+    await db.script(`
+      create role app_owner;
+      create table public.item (id int primary key, n int);
+      alter table public.item enable row level security, force row level security;
+      create role plain_owner;
+      grant usage on schema public to plain_owner;
+      grant create on database ${(await db.query("select quote_ident(current_database()) as name"))[0]?.name} to plain_owner;
+      grant trigger, select on public.item to ${owner?.name};
+      select notika.publish('work', 'public.item', columns => '{id}');
+      grant all on schema notika to plain_owner;
+      grant all on all tables in schema notika to plain_owner;
+      grant all on all sequences in schema notika to plain_owner;
+      grant execute on all functions in schema notika to plain_owner;
+      alter function notika.backfill(text, text) owner to plain_owner;`);
+
+    await expect(asRole(db, "plain_owner", "select notika.backfill('work')")).rejects.toMatchObject({
+      code: "42501",
+      message: 'role "plain_owner" may not read table public.item',
+      hint: "Run: grant select on public.item to plain_owner;",
+    });
+    await db.query("grant select on public.item to plain_owner");
+    await expect(asRole(db, "plain_owner", "select notika.backfill('work')")).rejects.toMatchObject({
+      code: "42501",
+      message: 'row security hides rows of table public.item from role "plain_owner"',
+      hint: "Run: alter role plain_owner bypassrls;",
+    });
+    await db.query(`alter function notika.backfill(text, text) owner to ${owner?.name}`);
+    await db.script("drop owned by plain_owner");
+  });
+});
+
+describe("replay", () => {
+  test("lets captured events run again, once, as far as they were handed over", async ({ db }) => {
+    await db.script(`${published.replace("2500", "3")}
+      select notika.publish('other', 'public.item', '{update}');
+      insert into public.item values (11, 1);`);
+    await db.query("select notika.dispatch()");
+    const [later] = await db.query<{ at: string }>("select clock_timestamp()::text as at");
+    await db.script("insert into public.item values (12, 2); update public.item set n = 5 where id = 11");
+    await db.query("select notika.dispatch()");
+    await db.query("insert into public.item values (13, 1)");
+
+    expect(await db.query("select notika.replay('work', $1::text::timestamptz) as n", [later?.at])).toEqual([
+      { n: "1" },
+    ]);
+    expect(await db.query("select notika.replay('work', now() - interval '1 hour') as n")).toEqual([{ n: "2" }]);
+    expect(await events(db, "work")).toMatchObject([
+      { operation: "insert", new: { id: 11 } },
+      { operation: "insert", new: { id: 12 } },
+      { operation: "insert", new: { id: 13 } },
+      { operation: "replay", new: { id: 12 } },
+      { operation: "replay", new: { id: 11 } },
+      { operation: "replay", new: { id: 12 } },
+    ]);
+    await db.query("select notika.dispatch()");
+    expect(await db.query("select count(*)::int as n from notika.runs where workflow = 'work'")).toEqual([{ n: 6 }]);
+  });
+
+  test("says when the ring does not reach back that far, and how far it does", async ({ db }) => {
+    await db.script(`${published.replace("2500", "3")} update notika.setting set segment_age = '1 microsecond'`);
+    for (let turn = 1; turn <= 4; turn++) {
+      await db.query("insert into public.item values ($1::text::int, 1)", [String(turn * 100)]);
+      await db.query("select notika.dispatch()");
+      await db.query("select notika.maintain()");
+    }
+
+    const error = await refusal(db, "notika.replay('work', now() - interval '1 day')");
+    expect(error).toMatchObject({
+      code: "P0002",
+      message: expect.stringMatching(/^the ring reaches back to \d{4}-.* only$/),
+      hint: expect.stringMatching(
+        /^What it has: select notika\.replay\('work', '[^']+'\); rows that exist: select notika\.backfill\('work'\);$/,
+      ),
+    });
+    const [call] = error.hint.match(/notika\.replay\([^)]*\)/);
+    expect(await db.query(`select ${call} as n`)).toEqual([{ n: "2" }]);
+  });
+
+  test("refuses a time to come", async ({ db }) => {
+    await db.script(published.replace("2500", "3"));
+    expect(await refusal(db, "notika.replay('work', now() + interval '1 hour')")).toMatchObject({
+      code: "22023",
+      message: expect.stringContaining("since is not a time that has passed: "),
+      hint: "For instance: select notika.replay('work', now() - interval '2 hours');",
+    });
+  });
+});
