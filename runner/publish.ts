@@ -1,21 +1,22 @@
 import sql, { join, type Sql } from "sql-template-tag";
 import type { Execute } from "./database.ts";
 import { optionsOf } from "./options.ts";
+import { type Source, sourcesOf } from "./sources.ts";
 import type { Tasks } from "./tasks.ts";
-import type { Trigger } from "./workflow.ts";
 
 /** What is to be published: on a table, or by its schedule alone.  Without options a workflow keeps those that it has. */
 export interface Publication {
   name: string;
-  on?: Trigger | undefined;
+  on?: Source | undefined;
   options?: object;
 }
 
-/** What tasks declare. */
+/** What tasks declare: workflows, each followed by what its runs wait for. */
 export function publications(tasks: Tasks): Publication[] {
-  return Object.entries(tasks).flatMap(([name, workflow]) =>
-    workflow.on || workflow.schedule ? [{ name, on: workflow.on, options: optionsOf(workflow) }] : [],
-  );
+  return Object.entries(tasks).flatMap(([name, workflow]) => [
+    ...(workflow.on || workflow.schedule ? [{ name, on: workflow.on, options: optionsOf(workflow) }] : []),
+    ...Object.entries(sourcesOf(workflow)).map(([source, on]) => ({ name: `${name}:${source}`, on })),
+  ]);
 }
 
 /** Publishes a workflow: `published`, `changed` or `unchanged`. */
@@ -46,7 +47,7 @@ export async function plan(
 }
 
 // What is not given is left out, so that the defaults are those of the database.
-function specification(name: string, on: Trigger, options?: object): Sql {
+function specification(name: string, on: Source, options?: object): Sql {
   const given = [
     sql`workflow => ${name}::text`,
     sql`table_name => ${on.table}::text`,
@@ -57,6 +58,7 @@ function specification(name: string, on: Trigger, options?: object): Sql {
     on.guard && sql`guard => ${on.guard}::text`,
     on.onRename && sql`on_rename => ${on.onRename}::text`,
     options && sql`options => ${JSON.stringify(options)}::text::jsonb`,
+    on.match && sql`match => ${array(on.match)}`,
   ];
   return join(given.filter((argument) => argument instanceof Object));
 }

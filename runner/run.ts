@@ -59,7 +59,7 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
         await finish({ ...outcome, state: "done" });
         return ended();
       case "waits":
-        return park(end.waits).catch((error) => fail(error, error.code === "22023"));
+        return park(end.waits).catch((error) => (isRefused(error) ? fail(asRefusal(error), true) : fail(error, false)));
       case "reenters":
         return park([], { for: "0" });
       case "ended":
@@ -75,7 +75,16 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
       const late = new AbortController();
       const signal = AbortSignal.any([stop, late.signal]);
       const run = { id: event.id, depth: event.depth };
-      const steps = openSteps({ run, past, database, memory, signal, isLastAttempt, observe: observeStep });
+      const steps = openSteps({
+        run,
+        waitsFor: workflow.waitsFor,
+        past,
+        database,
+        memory,
+        signal,
+        isLastAttempt,
+        observe: observeStep,
+      });
       let timer: NodeJS.Timeout | undefined;
       const timedOut = new Promise<End>((resolve) => {
         if (timeout === undefined) return;
@@ -156,6 +165,13 @@ async function enter(database: Database, job: RunJob, event: Event): Promise<Ent
 // Compared by name: a task may have been loaded with a copy of this package of its own.
 function isFinal({ name }: Error): boolean {
   return name === NonRetriable.name || name === "StepError";
+}
+
+const isRefused = (error: { code?: string }) => error.code === "22023";
+
+// A hint would be lost: what is kept of an error is its message.
+function asRefusal(error: Error & { hint?: string }): NonRetriable {
+  return new NonRetriable(error.hint ? `${error.message}. ${error.hint}` : error.message, { cause: error });
 }
 
 function wakeAt(at: Date | number): object {

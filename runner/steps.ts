@@ -4,6 +4,8 @@ import type { Database, Execute } from "./database.ts";
 import { NonRetriable, StepError } from "./errors.ts";
 import type { Kept } from "./json.ts";
 import type { Memory, NewStep, Remembered } from "./memory.ts";
+import { type Change, type Sources, type WaitOptions, waitFor } from "./sources.ts";
+import type { Event, Operation, Row } from "./workflow.ts";
 
 /** What the work of a step is given. */
 export interface StepCall {
@@ -36,6 +38,16 @@ export interface Step {
   sleep(name: string, duration: string | number): Promise<void>;
   /** Waits until an instant, or, given a time of day such as `"09:00"`, until the next one. */
   sleepUntil(name: string, until: Date | string, options?: { timeZone?: string }): Promise<void>;
+  /**
+   * Waits for a row to change, as one of the workflow's `waitsFor` declares it, and gives the event, or null when the time is
+   * up.  A change counts that was made after the one that started the run, also before the wait began; of several the first.
+   * A later wait gets the next one.
+   */
+  waitFor<R extends object = Row, const O extends Operation = Operation>(
+    name: string,
+    change: Change<O>,
+    options?: WaitOptions,
+  ): Promise<Event<R, O> | null>;
 }
 
 /** Why an attempt went no further, when it did not reach the end of the task. */
@@ -54,6 +66,8 @@ export interface StepObserver {
 
 interface Setting {
   run: { id: string; depth: number };
+  /** What the run may wait for. */
+  waitsFor: Sources["waitsFor"];
   /** The steps that have ended in earlier attempts, in the order in which they ended. */
   past: Remembered[];
   database: Database;
@@ -68,7 +82,7 @@ const limits = { result: 1_048_576, name: 200, steps: 10_000 };
 const never = new Promise<never>(() => {});
 
 /** The steps of one attempt.  `halted` settles when the attempt cannot go on; what the task awaits then never settles. */
-export function openSteps({ run, past, database, memory, signal, isLastAttempt, observe }: Setting) {
+export function openSteps({ run, waitsFor, past, database, memory, signal, isLastAttempt, observe }: Setting) {
   const claimed = new Map<string, number>();
   const history = replay(past, rest);
   const waits: object[] = [];
@@ -144,11 +158,11 @@ export function openSteps({ run, past, database, memory, signal, isLastAttempt, 
     });
   }
 
-  async function wait(name: string, what: object): Promise<void> {
+  async function wait(name: string, what: () => object): Promise<unknown> {
     const own = claim(name);
     const remembered = await history.recall(own);
-    if (remembered) return void outcome(remembered);
-    waits.push({ name: own, ...what });
+    if (remembered) return outcome(remembered);
+    waits.push({ name: own, ...what() });
     rest();
     return never;
   }
@@ -232,15 +246,19 @@ export function openSteps({ run, past, database, memory, signal, isLastAttempt, 
       }
       return (taken.includes(undefined) ? never : taken.map((one) => one?.result)) as never;
     },
-    sleep: (name, duration) =>
-      wait(name, { for: typeof duration === "number" ? `${duration} milliseconds` : duration }),
-    sleepUntil: (name, until, { timeZone } = {}) =>
-      wait(name, {
+    async sleep(name, duration) {
+      await wait(name, () => ({ for: typeof duration === "number" ? `${duration} milliseconds` : duration }));
+    },
+    async sleepUntil(name, until, { timeZone } = {}) {
+      await wait(name, () => ({
         ...(typeof until === "string" && /^\d\d?:\d\d(:\d\d)?$/.test(until)
           ? { time: until }
           : { at: until instanceof Date ? until.toISOString() : until }),
         ...(timeZone && { time_zone: timeZone }),
-      }),
+      }));
+    },
+    waitFor: (name, change, options = {}) =>
+      wait(name, () => waitFor(waitsFor, name, change as Change, options)) as never,
   };
   return {
     step,

@@ -2,6 +2,7 @@ import type { Execute } from "./database.ts";
 import { type Duration, milliseconds } from "./duration.ts";
 import type { Log } from "./log.ts";
 import { checkOptions, type Options, optionsOf } from "./options.ts";
+import { checkSources, type Sources } from "./sources.ts";
 import type { Step } from "./steps.ts";
 
 /** A change of a row that wakes a workflow. */
@@ -65,7 +66,7 @@ export interface Trigger<O extends Operation = Operation> {
 }
 
 /** What a task module exports by default: a function, or more about it. */
-export interface Definition<R extends object = Row, O extends Operation = Operation> extends Options {
+export interface Definition<R extends object = Row, O extends Operation = Operation> extends Options, Sources {
   /** Where it is published; leave it out when a DBA publishes it in SQL, or when it only has a `schedule`. */
   on?: Trigger<O>;
   /** How often a failed run is tried again before it ends as `failed`; default: the database's `max_attempts`. */
@@ -78,7 +79,7 @@ export interface Definition<R extends object = Row, O extends Operation = Operat
 }
 
 /** A workflow as the runner knows it. */
-export interface Workflow extends Readonly<Options> {
+export interface Workflow extends Readonly<Options>, Readonly<Sources> {
   readonly on?: Trigger;
   readonly retries?: number;
   readonly timeout?: Duration;
@@ -119,6 +120,7 @@ export function asWorkflow(exported: unknown): Workflow {
     }
   }
   if (on !== undefined && typeof on?.table !== "string") throw new TypeError("workflow({ on }) has no table");
+  checkSources(exported as Sources);
   const options = exported as Options;
   checkOptions(options);
   const [option] = Object.keys(optionsOf(options));

@@ -287,7 +287,7 @@ begin
   insert into notika.wait as w (run_id, name, wake_at, source_id, match_values)
   select v_run_id, g.wait ->> 'name', notika._wake_at(g.wait), s.source_id, s.match_values
     from json_array_elements(_park.waits) as g (wait)
-    left join lateral notika._find_source(v_workflow, g.wait) as s on g.wait -> 'source' is not null
+    left join lateral notika._find_source(v_workflow, g.wait) as s on true
   on conflict on constraint wait_pkey do update
     -- Of the time that counts which it began with.
     set source_id = excluded.source_id, match_values = excluded.match_values

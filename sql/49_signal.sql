@@ -526,6 +526,10 @@ declare
   v_declared notika.workflow;
   v_source notika.workflow;
 begin
+  if wait -> 'source' is null then
+    return; -- it waits for time
+  end if;
+
   v_declared.name := format('%s:%s', _find_source.workflow, wait #>> '{source,name}');
   v_declared.table_name := wait #>> '{source,table}';
   v_declared.operations := notika._text_array(wait #> '{source,operations}');

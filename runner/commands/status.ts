@@ -37,7 +37,7 @@ const status = sql`
              'state', w.state, 'reason', w.reason,
              'task', case when exists (
                        select from notika.runner as r
-                        where w.workflow = any (r.tasks) and r.seen_at > clock_timestamp() - interval '1 minute'
+                        where split_part(w.workflow, ':', 1) = any (r.tasks) and r.seen_at > clock_timestamp() - interval '1 minute'
                      ) then 'found' else 'missing' end
            ) order by w.workflow), '[]')
       from notika.workflows as w

@@ -37,13 +37,18 @@ export async function requestedPublications({ values, arguments: names }: Given)
 async function declared(folder: string, names: string[]) {
   const tasks = await loadTasks(folder);
   const declared = publications(tasks);
-  const unknown = names.find((wanted) => !declared.some(({ name }) => name === wanted));
+  const unknown = names.find(
+    (wanted) => !declared.some(({ name }) => name === wanted || name.startsWith(`${wanted}:`)),
+  );
   if (unknown !== undefined) {
     throw new UsageError(`no task in ${folder} declares where ${unknown} is published`, {
       hint: `Give the task an on: { table }, or say it here: notika publish ${unknown} --table my_schema.my_table`,
     });
   }
-  return declared.filter(({ name }) => names.length === 0 || names.includes(name));
+  // A workflow brings along what its runs wait for.
+  return declared.filter(
+    ({ name }) => names.length === 0 || names.includes(name) || names.includes(name.replace(/:.*/, "")),
+  );
 }
 
 // What was not given stays away; the database judges the rest, and says what would be right.
