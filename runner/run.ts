@@ -5,6 +5,7 @@ import { milliseconds } from "./duration.ts";
 import { NonRetriable } from "./errors.ts";
 import { type Log, withFields } from "./log.ts";
 import type { Memory, Remembered } from "./memory.ts";
+import { nameGrant } from "./missing_grant.ts";
 import type { Outcome } from "./outcomes.ts";
 import { type Halt, openSteps, type StepObserver } from "./steps.ts";
 import type { Event, Workflow } from "./workflow.ts";
@@ -116,6 +117,7 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
     }
 
     async function fail(error: Error, isFinal: boolean): Promise<void> {
+      await nameGrant(error, database);
       const retryAt = (error.name === "RetryAfter" ? error : error.cause) as { name?: string; at?: Date | number };
       if (retryAt?.name === "RetryAfter" && !isFinal) {
         ended(error, false);

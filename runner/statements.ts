@@ -17,7 +17,10 @@ export async function query<Row extends object>(
   // Without values it may be several statements.
   const result: QueryResult<Row> | QueryResult<Row>[] = await (values.length > 0
     ? client.query<Row>(text, values)
-    : client.query<Row>(text));
+    : client.query<Row>(text)
+  ).catch((error) => {
+    throw Object.defineProperty(error, "statement", { value: text, configurable: true });
+  });
   return (Array.isArray(result) ? result.at(-1) : result)?.rows ?? [];
 }
 
