@@ -1,3 +1,4 @@
+import type { X509Certificate } from "node:crypto";
 import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import type { Client } from "pg";
@@ -11,8 +12,8 @@ import type { Place, Settings } from "./settings.ts";
 export interface Way {
   address: Address;
   isEncrypted: boolean;
-  /** The certificate that the server had, in short. */
-  fingerprint: string | undefined;
+  /** The certificate that the server had. */
+  certificate: X509Certificate | undefined;
 }
 
 /**
@@ -83,19 +84,18 @@ function mayGoOn({ error }: Failure): boolean {
 }
 
 function security(socket: Socket) {
-  const isEncrypted = socket instanceof TLSSocket;
-  return { isEncrypted, fingerprint: isEncrypted ? fingerprint(socket) : undefined };
+  return { isEncrypted: socket instanceof TLSSocket, certificate: certificateOf(socket) };
 }
 
-function fingerprint(socket: TLSSocket): string | undefined {
-  return socket.getPeerX509Certificate()?.fingerprint256;
+function certificateOf(socket: Socket): X509Certificate | undefined {
+  return socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined;
 }
 
 /** Goes a way that is known to a connection that nobody has logged in on. */
-export async function goWay({ address, isEncrypted, fingerprint: known }: Way, settings: Settings): Promise<Socket> {
+export async function goWay({ address, isEncrypted, certificate }: Way, settings: Settings): Promise<Socket> {
   const socket = await dial(address, settings, isEncrypted ? "encrypted" : "plain");
   // What binds the password to the channel is the certificate; pg binds it where it can, but does not insist.
-  if (settings.needsChannelBinding && !(socket instanceof TLSSocket && fingerprint(socket) === known)) {
+  if (settings.needsChannelBinding && !(certificate && certificateOf(socket)?.raw.equals(certificate.raw))) {
     socket.destroy();
     throw fault("tls", "the server has another certificate than the one that its password was bound to");
   }

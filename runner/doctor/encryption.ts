@@ -1,3 +1,4 @@
+import type { X509Certificate } from "node:crypto";
 import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import type { Failure } from "../connection/error.ts";
@@ -13,7 +14,11 @@ export async function encryption(way: Way, socket: Socket, settings: Settings): 
   if (ip === undefined) return [ok("tls", "none: a Unix socket does not leave this machine")];
   const isLocal = /^127\.|^::1$|^::ffff:127\./.test(ip);
   const modes = await sslmodes(way, settings);
-  return [negotiated(socket, settings, isLocal), ok("sslmode", modes.join("\n")), ...expiry(socket, place.host)];
+  return [
+    negotiated(socket, settings, isLocal),
+    ok("sslmode", modes.join("\n")),
+    ...expiry(way.certificate, place.host),
+  ];
 }
 
 function negotiated(socket: Socket, settings: Settings, isLocal: boolean): Finding {
@@ -41,9 +46,9 @@ function negotiated(socket: Socket, settings: Settings, isLocal: boolean): Findi
   );
 }
 
-function expiry(socket: Socket, host: string): Finding[] {
-  if (!(socket instanceof TLSSocket)) return [];
-  const { valid_to: until } = socket.getPeerCertificate();
+function expiry(certificate: X509Certificate | undefined, host: string): Finding[] {
+  if (!certificate) return [];
+  const { validTo: until } = certificate;
   const days = Math.floor((Date.parse(until) - Date.now()) / 86_400_000);
   if (days >= 14) return [];
   const when = days < 0 ? "has expired" : `expires in ${days} days`;

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { openDatabase } from "../../runner/database.ts";
+import { examine } from "../../runner/doctor/examine.ts";
 import { serverUser } from "../support/binaries.ts";
 import { type Authority, type Certificate, openAuthority, selfSigned } from "../support/certificates.ts";
 import { asPsql, byUs, psql } from "../support/libpq.ts";
@@ -42,6 +43,7 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
       "a wildcard": authority.issue("server", { names: "DNS:*.localhost,DNS:*" }),
       expired: authority.issue("localhost", { names, valid: "no longer" }),
       "not valid yet": authority.issue("localhost", { names, valid: "not yet" }),
+      "valid for a week": authority.issue("server", { names, valid: "for a week" }),
       revoked: authority.issue("localhost", { names }),
       "self-signed": selfSigned(path.join(folder, "self"), "localhost", names),
       "from an authority nobody knows": other.issue("localhost", { names }),
@@ -192,6 +194,46 @@ describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i"
         hint: expect.stringMatching(hint),
       });
     }
+  });
+
+  test("is described by doctor: what was negotiated, what it proves, and what each sslmode would do", async () => {
+    await serve(certificates["valid for a week"] as Certificate);
+    const sslrootcert = authority.certificate;
+    const about = async (query: Record<string, string>, name: string) =>
+      (await examine(address(query, { database: "encrypted" }), undefined)).findings.find(
+        ({ finding }) => finding === name,
+      );
+
+    expect(await about({ sslmode: "verify-full", sslrootcert }, "tls")).toMatchObject({
+      severity: "ok",
+      detail: expect.stringMatching(/^TLSv1\.3, TLS_\w+; the certificate was verified, and the name in it$/),
+    });
+    expect(await about({ sslmode: "require", sslrootcert }, "tls")).toMatchObject({
+      detail: expect.stringMatching(/; the certificate was verified, but not the name in it$/),
+    });
+    expect(await about({ sslmode: "require" }, "tls")).toMatchObject({
+      detail: expect.stringMatching(/; the certificate was not verified$/),
+    });
+    expect((await about({ sslmode: "require", sslrootcert }, "sslmode"))?.detail.split("\n")).toEqual([
+      expect.stringMatching(/^disable: is refused: pg_hba.conf rejects connection for host/),
+      "allow: connects with TLS, certificate verified",
+      "prefer: connects with TLS, certificate verified",
+      "require (in use): connects with TLS, certificate verified",
+      "verify-ca: connects with TLS, certificate verified",
+      "verify-full: connects with TLS, certificate and name verified",
+    ]);
+    expect((await about({ sslmode: "prefer" }, "sslmode"))?.detail.split("\n").slice(3)).toEqual([
+      "require: connects with TLS, certificate not verified",
+      expect.stringMatching(/^verify-ca: is refused: sslmode=verify-ca needs the certificate of an authority/),
+      expect.stringMatching(/^verify-full: is refused: sslmode=verify-full needs the certificate of an authority/),
+    ]);
+    expect(await about({}, "certificate")).toMatchObject({
+      severity: "warning",
+      detail: expect.stringMatching(/^the certificate of localhost expires in 6 days: /),
+    });
+    expect((await about({ sslmode: "require", sslnegotiation: "direct" }, "sslmode"))?.detail ?? "").toMatch(
+      major >= 17 ? /^disable: does not go with sslnegotiation=direct\n/ : /^$/,
+    );
   });
 
   test("does what psql does where pg_hba.conf wants TLS, or none, or nobody", async () => {

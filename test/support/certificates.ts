@@ -59,6 +59,7 @@ export function selfSigned(folder: string, subject: string, names: string): Cert
 
 const validities = {
   now: ["-days", "30"],
+  "for a week": ["-days", "7"],
   "no longer": ["-startdate", "20200101000000Z", "-enddate", "20200201000000Z"],
   "not yet": ["-startdate", "20900101000000Z", "-enddate", "20900201000000Z"],
 };
