@@ -2,8 +2,10 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:f
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { raw } from "sql-template-tag";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { openDatabase } from "../../runner/database.ts";
+import { examine } from "../../runner/doctor/examine.ts";
 import { asPsql, psql } from "../support/libpq.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
 
@@ -118,6 +120,35 @@ describe.skipIf(!psql).each([15, 18] as const)(
         ),
         `postgres://ada:wrong@127.0.0.1:${port},127.0.0.1:${port}/postgres`,
       ]);
+    });
+
+    test("to a standby, or past it", async () => {
+      const standby = await startPostgres({ major });
+      onTestFinished(() => standby.stop());
+      const session = openDatabase({ connect: standby.url, connections: 1 });
+      const [found] = await session.execute<{ folder: string }>(
+        raw("select current_setting('data_directory') as folder"),
+      );
+      await session.close();
+      writeFileSync(path.join(found?.folder ?? "", "standby.signal"), "");
+      await standby.restart();
+      const both = `127.0.0.1:${standby.port},127.0.0.1:${port}`;
+      const kinds = ["any", "read-write", "read-only", "primary", "standby", "prefer-standby"];
+
+      const answers = await asPsql("select left(pg_is_in_recovery()::text, 1)", [
+        ...kinds.map((kind) => `postgres://postgres@${both}/postgres?target_session_attrs=${kind}`),
+        ...kinds.map((kind) => `postgres://postgres@127.0.0.1:${standby.port}/postgres?target_session_attrs=${kind}`),
+      ]);
+      const examined = await examine(standby.url, undefined);
+
+      expect(answers).toEqual([...["t", "f", "t", "f", "t", "t"], ...["t", "refused", "t", "refused", "t", "t"]]);
+      expect(examined.findings).toContainEqual({
+        finding: "standby",
+        severity: "error",
+        workflow: null,
+        detail: "the server is a standby, where nothing can be written",
+        remedy: expect.stringContaining("target_session_attrs=read-write"),
+      });
     });
 
     test("with a host that takes connections and is silent, after a while", async () => {

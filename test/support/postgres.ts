@@ -111,7 +111,7 @@ async function startServer(bin: string, data: string, port: number, settings: Re
   let said = "";
   for await (const chunk of server.stderr.iterator({ destroyOnReturn: false })) {
     said += chunk;
-    if (!said.includes("ready to accept connections")) continue;
+    if (!/ready to accept (read-only )?connections/.test(said)) continue;
     server.stderr.on("data", () => {}); // resume() alone does not drain it after the iterator
     return server;
   }
