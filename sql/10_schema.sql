@@ -80,3 +80,25 @@ $$;
 
 comment on function notika._caller() is
   'The role that called a security definer function: the last SET ROLE, or else the login.';
+
+create or replace function notika._know_caller()
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- When a superuser reindexes or analyzes a table, functions of its owner run as the owner, in the
+  -- superuser's session: the caller would seem to be the superuser.  Postgres refuses this then.
+  execute 'declare notika_probe cursor with hold for select';
+  execute 'close notika_probe';
+exception when insufficient_privilege then
+  raise exception 'cannot tell on whose behalf this is called'
+    using errcode = 'insufficient_privilege',
+          detail = 'It is called by a function of an index or of a materialized view.',
+          hint = 'Call it in a statement of its own.';
+end;
+$$;
+
+comment on function notika._know_caller() is
+  'An error where _caller() would not be whose rights the calling code has.';

@@ -726,6 +726,7 @@ begin
       using errcode = 'invalid_parameter_value',
             hint = 'Add update, or leave watch out: ' || notika._call(v_corrected);
   end if;
+  perform notika._know_caller();
   perform notika._check_rights(v_spec);
   if v_spec.condition is not null then
     perform notika._check_condition(v_spec);

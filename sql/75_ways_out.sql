@@ -10,6 +10,7 @@ declare
   v_spec notika.workflow;
   v_owner oid;
 begin
+  perform notika._know_caller();
   select w.* into v_spec
     from notika.workflow as w
    where w.workflow_id = notika._published(_owned.workflow);
@@ -125,6 +126,7 @@ begin
       using errcode = 'invalid_parameter_value',
             hint = 'For instance: select notika.begin_maintenance(''<reason>'', ''15 minutes'');';
   end if;
+  perform notika._know_caller();
   if not pg_has_role(notika._caller(), current_user, 'member') then
     raise exception 'role "%" may not begin maintenance', notika._caller()
       using errcode = 'insufficient_privilege',
@@ -151,6 +153,7 @@ as $$
 declare
   v_workflow_id integer;
 begin
+  perform notika._know_caller();
   if not pg_has_role(notika._caller(), current_user, 'member') then
     raise exception 'role "%" may not end maintenance', notika._caller()
       using errcode = 'insufficient_privilege',

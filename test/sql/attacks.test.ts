@@ -214,6 +214,46 @@ describe("a publisher", () => {
     expect(await db.query("select from notika.event_log")).toEqual([]);
   });
 
+  test("borrows no rights of a superuser who looks after his table", async ({ db }) => {
+    await db.script(`${scene}
+      create table app.secrets (id int, secret text);
+      select notika.publish('w', 'app.users');
+      select notika.grant_publisher('eve');
+      grant create on schema app to eve;
+      set role eve;
+      create table app.bait (id int);
+      insert into app.bait values (1);
+      create function app.f(int) returns int language plpgsql immutable as 'begin return $1; end';
+      create index on app.bait (app.f(id));
+      reset role`);
+
+    for (const call of [
+      "notika.publish('leak', 'app.secrets')",
+      "notika.plan('leak', 'app.secrets')",
+      "notika.allow_breaking_change('w', 'x')",
+      "notika.release('w', 'x')",
+      "notika.begin_maintenance('x')",
+      "notika.end_maintenance()",
+    ]) {
+      await db.script(`
+        set role eve;
+        create or replace function app.g() returns void language plpgsql as
+          'begin perform ${call.replaceAll("'", "''")}; raise exception ''it worked''; end';
+        create or replace function app.f(int) returns int language plpgsql immutable as
+          'begin perform app.g(); return $1; end';
+        reset role`);
+
+      await expect(db.query("reindex table app.bait"), call).rejects.toMatchObject({
+        code: "42501",
+        message: "cannot tell on whose behalf this is called",
+        detail: "It is called by a function of an index or of a materialized view.",
+        hint: "Call it in a statement of its own.",
+      });
+    }
+    expect(await db.query("select workflow from notika.workflows")).toEqual([{ workflow: "w" }]);
+    expect(await db.query("select * from notika.guard_log")).toEqual([]);
+  });
+
   test("sees nothing of rows in what is said to him", async ({ db }) => {
     await db.script(`${scene}
       select notika.grant_publisher('eve');
