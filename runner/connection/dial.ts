@@ -84,7 +84,8 @@ export function stranger(answer: Buffer): Error {
   const text = answer.toString("latin1");
   const said =
     /^E....S[A-Z]+\0(?:V[A-Z]+\0)?C\w{5}\0M([^\0]+)/s.exec(text)?.[1] ?? /^E([\x20-\x7e]+)\n?\0/.exec(text)?.[1];
-  if (said !== undefined) return fault("login", `the server refuses: ${said}`);
+  if (said !== undefined)
+    return fault("login", `the server refuses: ${said}`, { hint: "The log of the server may say why." });
   const what = /^HTTP\//.test(text) ? "HTTP" : /^SSH-/.test(text) ? "SSH" : /^.{4}\n/s.test(text) ? "MySQL" : undefined;
   return fault("protocol", `it speaks ${what ?? "something else"}, not the protocol of Postgres`, {
     hint: "Is that the port of Postgres? It is usually 5432.",

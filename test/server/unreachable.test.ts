@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer as createHttpServer } from "node:http";
-import { type AddressInfo, createServer, Server, type Socket } from "node:net";
+import { type AddressInfo, connect, createServer, Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { inspect } from "node:util";
@@ -197,6 +197,18 @@ describe.each([15, 18] as const)("what cannot be connected to, PostgreSQL %i", (
       /port of Postgres/,
     ],
     [
+      "a server that is starting",
+      () => `ada:PW@${at("starting")}/app?sslmode=disable`,
+      /the database system is starting up/,
+      /Try again/,
+    ],
+    [
+      "a server that cannot start a process",
+      () => `ada:PW@${at("out of memory")}/app`,
+      /the server refuses: could not fork new process/,
+      /log of the server/,
+    ],
+    [
       "two hosts, each in its own way",
       () => `ada:PW@127.0.0.1:1,${at("web")}/app`,
       /port 1: nobody listens there; 127.0.0.1, port \d+: it speaks HTTP/,
@@ -220,6 +232,71 @@ describe.each([15, 18] as const)("what cannot be connected to, PostgreSQL %i", (
       hint: expect.stringMatching(hint),
     });
     expect(inspect(error, { depth: 20, showHidden: true })).not.toContain(password);
+  });
+});
+
+describe("a connection that gets lost", () => {
+  let server: Postgres;
+  let relays: Relay[];
+
+  beforeAll(async () => {
+    server = await startPostgres({ major: 18 });
+    relays = [];
+  });
+  afterAll(async () => {
+    for (const relay of relays) relay.close();
+    await server.stop();
+  });
+
+  /** A way to the server on which something happens to each connection after the first, which finds the way. */
+  async function through(happen: (client: Socket, upstream: Socket) => void): Promise<string> {
+    const relay = await openRelay(server.port, happen);
+    relays.push(relay);
+    return `postgres://ada:${password}@127.0.0.1:${relay.port}/postgres?user=postgres&sslmode=disable&connect_timeout=2`;
+  }
+
+  test("is said by a command", async () => {
+    const url = await through((client, upstream) =>
+      upstream.once("data", () => setTimeout(() => client.destroy(), 200)),
+    );
+
+    const { code, stderr } = await start([...notikaCommand, "install", "--url", url], process.cwd()).ended;
+
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: "error: the connection to the database was lost\nhint: Was the server restarted? Try again.\n",
+    });
+  });
+
+  test("is not waited for when the server stops answering on a way that was good", async () => {
+    const url = await through((client) => client.unpipe());
+    const database = openDatabase({ connect: url, connections: 1 });
+
+    const began = Date.now();
+    const error = await database.execute(raw("select 1")).catch((error) => error);
+    await database.close();
+
+    expect(Date.now() - began).toBeLessThan(6000);
+    expect(error).toMatchObject({
+      code: "NOTIKA_CONNECT",
+      message: "the database did not complete the login within 2 s",
+      hint: expect.stringContaining("pooler"),
+    });
+  });
+
+  test("is made anew, on another way when the first is gone", async () => {
+    const relay = await openRelay(server.port, () => {});
+    const database = openDatabase({
+      connect: `postgres://postgres@127.0.0.1:${relay.port},127.0.0.1:${server.port}/postgres?connect_timeout=2`,
+      connections: 1,
+    });
+    await database.execute(raw("select 1"));
+
+    relay.close();
+    const rows = await database.execute(raw("select 1 as one")).catch(() => database.execute(raw("select 1 as one")));
+    await database.close();
+
+    expect(rows).toEqual([{ one: 1 }]);
   });
 });
 
@@ -287,10 +364,43 @@ const answers = {
   mysql: (socket: Socket) => socket.write(Buffer.from("J\0\0\0\n8.0.36\0", "latin1")),
   noise: (socket: Socket) => socket.write("220 mail.example.com ESMTP\r\n"),
   closes: (socket: Socket) => socket.end(),
+  starting: (socket: Socket) =>
+    socket.once("data", () => socket.end(refusal("57P03", "the database system is starting up"))),
+  "out of memory": (socket: Socket) => socket.once("data", () => socket.end("Ecould not fork new process\n\0")),
 };
+
+interface Relay {
+  port: number;
+  close(): void;
+}
+
+async function openRelay(port: number, happen: (client: Socket, upstream: Socket) => void): Promise<Relay> {
+  const sockets = new Set<Socket>();
+  let count = 0;
+  const server = await listen((client) => {
+    const upstream = connect(port, "127.0.0.1").on("error", () => {});
+    client.pipe(upstream).pipe(client);
+    for (const socket of [client, upstream]) sockets.add(socket.on("close", () => upstream.destroy()));
+    if (count++ > 0) happen(client, upstream);
+  });
+  return {
+    port: portOf(server),
+    close() {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
 
 function portOf(server: Server | undefined): number {
   return (server?.address() as AddressInfo | null)?.port ?? 0;
+}
+
+function refusal(code: string, message: string): Buffer {
+  const fields = Buffer.from(`SFATAL\0VFATAL\0C${code}\0M${message}\0\0`);
+  const head = Buffer.from("E\0\0\0\0");
+  head.writeInt32BE(fields.length + 4, 1);
+  return Buffer.concat([head, fields]);
 }
 
 async function listen(answer: Server | ((socket: Socket) => unknown)): Promise<Server> {

@@ -29,11 +29,10 @@ function plain({ message, detail, hint }: Said) {
 
 /** What Node and Postgres say too briefly. */
 function translated(error: Said): Partial<Said> | undefined {
+  if (["ECONNRESET", "EPIPE"].includes(error.code ?? "") || /^Connection terminated/.test(error.message)) {
+    return { message: "the connection to the database was lost", hint: "Was the server restarted? Try again." };
+  }
   switch (error.code) {
-    case "ECONNRESET":
-    case "EPIPE":
-    case "CONNECTION_CLOSED":
-      return { message: "the connection to the database was lost", hint: "Was the server restarted? Try again." };
     case "3F000":
     case "42P01":
       if (!/"notika["._]/.test(error.message)) return undefined;
