@@ -42,6 +42,24 @@ comment on function notika._lock_line(integer) is
   'Takes the right to say which run of a workflow goes next, until commit. Of several workflows in '
   'the order of their ids.';
 
+create or replace function notika._lock_lines()
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  select notika._lock_line(w.workflow_id)
+    from (
+      select w.workflow_id
+        from notika.workflow as w
+       where notika._is_gated(w.options)
+       order by w.workflow_id
+    ) as w;
+$$;
+
+comment on function notika._lock_lines() is
+  'Takes the line locks of all workflows: for a hand-over that may end runs of any of them.';
+
 create or replace function notika._values(event json, columns jsonb)
   returns jsonb
   language plpgsql
@@ -180,3 +198,23 @@ $$;
 
 comment on function notika._drop_doubles(notika_worker.job_spec[]) is
   'The jobs without those whose workflow has had a run of the same key, which are logged.';
+
+create or replace function notika._forget_keys()
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  delete from notika.run_key as k
+   where k.ctid = any (array(
+     select o.ctid
+       from notika.run_key as o
+      where o.created_at < clock_timestamp() - (select s.runs_kept from notika.setting as s)
+      order by o.created_at
+      limit 10000
+        for update skip locked
+   ));
+$$;
+
+comment on function notika._forget_keys() is
+  'Forgets keys that are as old as runs that are forgotten.';

@@ -16,6 +16,7 @@ create table if not exists notika.batch (
 );
 create unique index if not exists batch_open_idx
   on notika.batch (workflow_id, batch_key) where closed_at is null;
+create index if not exists batch_opened_at_idx on notika.batch (opened_at);
 
 comment on table notika.batch is
   'Runs that are for many events, kept as long as the run is. See notika.configure.';
@@ -148,3 +149,29 @@ $$;
 
 comment on function notika._gather(notika_worker.job_spec[]) is
   'The jobs, with one instead of many for the events of a batch, which it stores.';
+
+create or replace function notika._forget_batches()
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  with gone as (
+    delete from notika.batch as b
+     where b.run_id = any (array(
+       select o.run_id
+         from notika.batch as o
+        where o.opened_at < clock_timestamp() - (select s.runs_kept from notika.setting as s)
+          and not exists (select from notika.run_log as l where l.run_id = o.run_id)
+          and not exists (
+            select from notika_worker._private_jobs as j where j.key = o.run_id::text
+          )
+        order by o.opened_at
+        limit 1000
+     ))
+    returning b.run_id
+  )
+  delete from notika.batch_event as e using gone as g where e.run_id = g.run_id;
+$$;
+
+comment on function notika._forget_batches() is 'Forgets batches whose runs are forgotten.';

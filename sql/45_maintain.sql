@@ -14,6 +14,8 @@ begin
   return query select * from notika._bury_jobs();
   return query select * from notika._tend_lines();
   return query select * from notika._hold_jobs();
+  perform notika._forget_keys();
+  perform notika._forget_batches();
   if notika._lock_dispatch() then
     return query select * from notika._turn();
     return query select * from notika._forget_signals();

@@ -82,9 +82,6 @@ begin
     perform notika._settled(array[_enter.run_id]);
     return json_build_object('ended', true);
   end if;
-  if not notika._admit(_enter.job_id, _enter.run_id) then
-    return json_build_object('ended', false, 'admitted', false);
-  end if;
 
   with over as (
     delete from notika.wait as w
@@ -97,6 +94,10 @@ begin
    order by o.wake_at
   on conflict do nothing;
   perform notika._time_out(_enter.run_id);
+  -- Last: where both locks are taken, that of the signals comes before that of the line.
+  if not notika._admit(_enter.job_id, _enter.run_id) then
+    return json_build_object('ended', false, 'admitted', false);
+  end if;
 
   return json_build_object(
     'ended', false,
@@ -329,11 +330,48 @@ create or replace function notika._settled(run_ids bigint[])
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from notika.wait as w where w.run_id = any (_settled.run_ids);
-  delete from notika.listener as l where l.run_id = any (_settled.run_ids);
+  perform notika._forget_waits(_settled.run_ids);
   perform notika._leave_lines(_settled.run_ids);
 end;
 $$;
 
 comment on function notika._settled(bigint[]) is
   'Runs have ended: removes what only an unfinished run has, and lets the next in line go.';
+
+create or replace function notika._cancelled(run_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._forget_waits(_cancelled.run_ids);
+  perform notika._leave_lines(array(
+    select r.run_id
+      from unnest(_cancelled.run_ids) as r (run_id)
+     where not exists (
+       select from notika_worker._private_jobs as j
+        where j.key = r.run_id::text and j.locked_at is not null
+     )
+  ));
+end;
+$$;
+
+comment on function notika._cancelled(bigint[]) is
+  'Runs were cancelled, and still have their jobs: as _settled, but whose attempt is running keeps '
+  'its place in line until that ends.';
+
+create or replace function notika._forget_waits(run_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from notika.wait as w where w.run_id = any (_forget_waits.run_ids);
+  delete from notika.listener as l where l.run_id = any (_forget_waits.run_ids);
+end;
+$$;
+
+comment on function notika._forget_waits(bigint[]) is
+  'Removes what runs wait for, and what they listen to.';

@@ -161,6 +161,7 @@ create or replace function notika._hear(event_ids bigint[])
 as $$
 begin
   perform notika._lock_signals(for_hand_over => true);
+  perform notika._lock_lines();
   perform notika._store_signals(event_ids);
   perform notika._cancel_matched(event_ids);
   perform notika._wake_matched(event_ids);
@@ -284,7 +285,7 @@ begin
   select array_agg(l.run_id order by l.run_id) into v_cancelled from logged as l;
 
   if v_cancelled is not null then
-    perform notika._settled(v_cancelled);
+    perform notika._cancelled(v_cancelled);
     perform notika_worker.remove_job(c.run_id::text) from unnest(v_cancelled) as c (run_id);
   end if;
 end;

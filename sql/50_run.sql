@@ -377,12 +377,9 @@ begin
      v_run.created_at, v_run.started_at)
   on conflict do nothing;
   v_cancelled := found; -- or it has ended in this very moment
+  perform notika._cancelled(array[cancel.run_id]);
   -- A running job is not stopped, but neither is it tried again, nor does its outcome count.
   perform notika_worker.remove_job(cancel.run_id::text);
-  -- One that is running lets the next in line go when its attempt ends.
-  if v_run.state <> 'running' then
-    perform notika._settled(array[cancel.run_id]);
-  end if;
   return v_cancelled;
 end;
 $$;

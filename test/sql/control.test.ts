@@ -61,6 +61,26 @@ describe("key", () => {
   });
 });
 
+test("keys and batches are forgotten when runs of their age are", async ({ db }) => {
+  await db.script(published({ key: "customer", digest: { window: "1 hour", max: 1 } }));
+  await insert(db, "ada", "bob");
+  await db.query("select notika.dispatch()");
+  await finish(db, 1);
+  await db.script(`
+    update notika.run_key set created_at = created_at - interval '31 days' where run_id = 1;
+    update notika.batch set opened_at = opened_at - interval '31 days'`);
+
+  await db.query("select notika.maintain()");
+  expect(await db.query("select run_id::int from notika.run_key")).toEqual([{ run_id: 2 }]);
+  expect(await db.query("select run_id::int from notika.batch_event order by 1")).toEqual([
+    { run_id: 1 },
+    { run_id: 2 },
+  ]);
+  await db.script("delete from notika.run_log; select notika.maintain()");
+  expect(await db.query("select run_id::int from notika.batch_event")).toEqual([{ run_id: 2 }]);
+  expect(await db.query("select run_id::int from notika.batch")).toEqual([{ run_id: 2 }]);
+});
+
 describe("order", () => {
   test("keeps all but the first run of a lane from starting; the next goes when one has ended", async ({ db }) => {
     await db.script(published({ order: "customer" }));
