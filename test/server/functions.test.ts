@@ -5,7 +5,8 @@ import sql from "sql-template-tag";
 import { expect, test } from "vitest";
 import { openDatabase } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
-import { type PostgresOptions, startPostgres } from "../support/postgres.ts";
+import type { Major } from "../support/binaries.ts";
+import { startPostgres } from "../support/postgres.ts";
 
 const checker = plpgsqlCheck();
 
@@ -32,10 +33,10 @@ test("plpgsql_check finds nothing wrong inside the functions", async ({ skip, on
 });
 
 /** The plpgsql_check of this machine's own Postgres, as SQL that any server of the same version can run. */
-function plpgsqlCheck(): { major: PostgresOptions["major"]; script: string } | undefined {
+function plpgsqlCheck(): { major: Major; script: string } | undefined {
   const configured = (flag: string) => execFileSync("pg_config", [flag], { encoding: "utf8", stdio: "pipe" }).trim();
   try {
-    const major = Number(configured("--version").match(/\d+/)?.[0]) as PostgresOptions["major"];
+    const major = Number(configured("--version").match(/\d+/)?.[0]) as Major;
     const folder = join(configured("--sharedir"), "extension");
     const file = readdirSync(folder).find((name) => /^plpgsql_check--[\d.]+\.sql$/.test(name));
     const library = join(configured("--pkglibdir"), "plpgsql_check.so");

@@ -22,15 +22,14 @@ export interface Postgres {
   restart(): Promise<void>;
 }
 
-export interface PostgresOptions {
-  major: Major;
+type PostgresOptions = ({ major: Major } | { /** The folder with its programs. */ bin: string }) & {
   /** What postgresql.conf would say. */
   settings?: Record<string, string>;
-}
+};
 
 /** Starts a real server, with a new data folder, on a free port of this machine.  It does not outlive this process. */
-export async function startPostgres({ major, settings }: PostgresOptions): Promise<Postgres> {
-  const bin = await findBinaries(major);
+export async function startPostgres({ settings, ...source }: PostgresOptions): Promise<Postgres> {
+  const bin = "bin" in source ? source.bin : await findBinaries(source.major);
   const data = mkdtempSync(path.join(tmpdir(), "notika-postgres-"));
   const undertaker = hireUndertaker(data);
   initialise(bin, data);

@@ -1,0 +1,17 @@
+import type { Arena } from "./arena.ts";
+import type { Pgbench } from "./pgbench.ts";
+
+/** What every part of the bench is given. */
+export interface Bench {
+  /** A server whose commits wait for the disk. */
+  durable: Arena;
+  /** A server whose commits do not. */
+  fast: Arena;
+  pgbench: Pgbench;
+  /** The folder of the server's programs, when one was named. */
+  bin: string | undefined;
+  /** How long a comparison takes, more or less. */
+  seconds: number;
+  /** Says what is being measured. */
+  say(progress: string): void;
+}

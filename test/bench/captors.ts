@@ -1,0 +1,52 @@
+/** Somebody who captures the changes of a table. */
+export interface Captor {
+  name: string;
+  /** SQL that attaches it to a table, under a number of its own. */
+  attach: (table: string, number: number) => string;
+  /** The tables that what it captures goes to. */
+  logs: string[];
+}
+
+const ring = [0, 1, 2].map((segment) => `notika.event_log_${segment}`);
+const projected = "columns => '{id,customer_id,status,amount}'";
+
+export const captors = {
+  none: { name: "no capture", attach: () => "", logs: [] },
+  empty: triggered("empty trigger", "empty", []),
+  projected: notika("notika, 4 columns", projected),
+  wholeRow: notika("notika, whole row", "columns => null"),
+  noMatch: {
+    name: "notika, no match",
+    attach: (table, number) => `
+      ${publish(`miss_${number}`, table, "{insert,update}", `${projected}, condition => 'new.amount < 0'`)};
+      ${publish(`miss_delete_${number}`, table, "{delete}", `${projected}, condition => 'old.amount < 0'`)}`,
+    logs: ring,
+  },
+  hasura: triggered("Hasura-style", "hasura", ["hasura.event_log"]),
+  pgmq: triggered("pgmq-style", "pgmq", ["pgmq.q_orders"]),
+  pgq: triggered("PgQ-style", "pgq", ["pgq.event_1_0"]),
+  audit: triggered("audit-style", "audit", ["audit.record_version"]),
+  addJob: triggered("add_job in the trigger", "add_job", ["notika_worker._private_jobs"]),
+} satisfies Record<string, Captor>;
+
+function triggered(name: string, schema: string, logs: string[]): Captor {
+  return {
+    name,
+    attach: (table, number) => `
+      create trigger capture_${number} after insert or update or delete on ${table}
+        for each row execute function ${schema}.capture()`,
+    logs,
+  };
+}
+
+function notika(name: string, columns: string): Captor {
+  return {
+    name,
+    attach: (table, number) => publish(`change_${number}`, table, "{insert,update,delete}", columns),
+    logs: ring,
+  };
+}
+
+function publish(workflow: string, table: string, operations: string, options: string): string {
+  return `select notika.publish('${workflow}', '${table}', operations => '${operations}', ${options})`;
+}

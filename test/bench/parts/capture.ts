@@ -1,0 +1,141 @@
+import { type Database, openDatabase } from "../../../runner/database.ts";
+import type { Bench } from "../bench.ts";
+import { type Captor, captors } from "../captors.ts";
+import { added, type Comparison, type Findings, type Goal, interleave, of, ratios } from "../measure.ts";
+import { type Operation, openTarget, type Target } from "../targets.ts";
+
+const names = Object.fromEntries(Object.entries(captors).map(([key, { name }]) => [key, name])) as Record<
+  keyof typeof captors,
+  string
+>;
+const all = Object.values(captors);
+
+/** What capturing adds to a write, measured in the server: no client, no commit. */
+export async function capture(bench: Bench): Promise<Findings> {
+  const database = openDatabase({ connect: await bench.durable.createDatabase(), connections: 1 });
+  try {
+    const targets = await openTargets(database, all);
+    const single = [];
+    for (const operation of ["insert", "update", "delete"] as const) {
+      single.push(await compareStatements(bench, `one ${operation}`, targets, operation));
+    }
+    const bulk = [];
+    for (const operation of ["insert", "update"] as const) bulk.push(await compareBulk(bench, targets, operation));
+    const many = await compareStatements(bench, "one insert, several workflows on the table", {
+      [names.none]: targets[names.none] as Target,
+      ...(await openSeveral(database, captors.projected)),
+      ...(await openSeveral(database, captors.hasura)),
+    });
+    const wide = await compareStatements(
+      bench,
+      "one insert of a wide row",
+      await openTargets(
+        database,
+        [captors.none, captors.projected, captors.wholeRow, captors.hasura, captors.pgmq, captors.audit],
+        "wide_orders",
+      ),
+    );
+    return {
+      comparisons: [...single, ...bulk, many, wide],
+      goals: [...single.flatMap(singleGoals), ...bulk.flatMap(bulkGoals)],
+    };
+  } finally {
+    await database.close();
+  }
+}
+
+async function openTargets(database: Database, captors: Captor[], model?: string): Promise<Record<string, Target>> {
+  const targets: Record<string, Target> = {};
+  for (const captor of captors) targets[captor.name] = await openTarget(database, captor, 1, model);
+  return targets;
+}
+
+async function openSeveral(database: Database, captor: Captor): Promise<Record<string, Target>> {
+  const targets: Record<string, Target> = {};
+  for (const count of [1, 3, 10]) targets[`${captor.name} × ${count}`] = await openTarget(database, captor, count);
+  return targets;
+}
+
+const sampleMs = 25;
+
+async function compareStatements(
+  { seconds, say }: Bench,
+  title: string,
+  targets: Record<string, Target>,
+  operation: Operation = "insert",
+): Promise<Comparison> {
+  say(`capture: ${title}`);
+  const samplers: Record<string, () => Promise<number>> = {};
+  for (const [name, target] of Object.entries(targets)) {
+    let times = 100;
+    samplers[name] = async () => {
+      await target.reset(operation === "insert" ? 0 : times);
+      const us = await target.statements(operation, times);
+      times = Math.min(Math.max(Math.round((sampleMs * 1000) / us), 20), 5000);
+      return us;
+    };
+  }
+  return { title, unit: "µs a statement", base: names.none, samples: await interleave(samplers, seconds) };
+}
+
+async function compareBulk(
+  { seconds, say }: Bench,
+  targets: Record<string, Target>,
+  operation: "insert" | "update",
+): Promise<Comparison> {
+  const title = `${operation} of 10,000 rows`;
+  say(`capture: ${title}`);
+  const samplers = Object.entries(targets).map(([name, target]): [string, () => Promise<number>] => {
+    const rows = name === names.addJob ? 500 : 10_000;
+    return [
+      name,
+      async () => {
+        await target.reset(operation === "insert" ? 0 : rows);
+        return target.bulk(operation, rows);
+      },
+    ];
+  });
+  return {
+    title,
+    unit: "µs a row",
+    base: names.none,
+    samples: await interleave(Object.fromEntries(samplers), seconds * 1.5),
+    note: `${names.addJob}: 500 rows, because 10,000 would take seconds.`,
+  };
+}
+
+function addedBy(comparison: Comparison, name: string): number[] {
+  return added(of(comparison, name), of(comparison, names.none));
+}
+
+function singleGoals(comparison: Comparison): Goal[] {
+  const { title } = comparison;
+  const ours = addedBy(comparison, names.projected);
+  return [
+    {
+      claim: `${title}: what 4 columns add, to what Hasura-style adds`,
+      values: ratios(ours, addedBy(comparison, names.hasura)),
+      limit: { atMost: 1 / 4 },
+    },
+    {
+      claim: `${title}: what 4 columns add, to what add_job in the trigger adds`,
+      values: ratios(ours, addedBy(comparison, names.addJob)),
+      limit: { atMost: 1 / 25 },
+    },
+    {
+      claim: `${title}: what a row that matches nothing adds, to an empty trigger`,
+      values: ratios(addedBy(comparison, names.noMatch), addedBy(comparison, names.empty)),
+      limit: { atMost: 2 },
+    },
+  ];
+}
+
+function bulkGoals(comparison: Comparison): Goal[] {
+  return [
+    {
+      claim: `${comparison.title}: what 4 columns add to a row, to what Hasura-style adds`,
+      values: ratios(addedBy(comparison, names.projected), addedBy(comparison, names.hasura)),
+      limit: { atMost: 1 / 8 },
+    },
+  ];
+}

@@ -1,0 +1,8 @@
+-- A trigger function that does nothing: what any row trigger costs.
+create schema empty;
+
+create function empty.capture() returns trigger language plpgsql as $$
+begin
+  return null;
+end;
+$$;

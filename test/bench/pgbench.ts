@@ -1,0 +1,38 @@
+import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { promisify } from "node:util";
+import { findProgram } from "../support/postgres.ts";
+
+/** Lets each of so many clients run a script so many times and gives the transactions a second of all. */
+export type Pgbench = (url: string, script: string, clients: number, times: number) => Promise<number>;
+
+export async function findPgbench(bin?: string): Promise<Pgbench> {
+  const beside = bin && path.join(bin, "pgbench");
+  const program = beside && existsSync(beside) ? beside : findProgram("pgbench");
+  if (!program) throw new Error("pgbench is missing: install PostgreSQL's programs, or name their folder with --bin");
+
+  return async (url, script, clients, times) => {
+    const folder = await mkdtemp(path.join(tmpdir(), "notika-pgbench-"));
+    try {
+      const file = path.join(folder, "script.sql");
+      await writeFile(file, script);
+      const { stdout } = await promisify(execFile)(program, [
+        "--no-vacuum",
+        "--protocol=prepared",
+        `--client=${clients}`,
+        `--jobs=${Math.min(clients, 2)}`,
+        `--transactions=${times}`,
+        `--file=${file}`,
+        url,
+      ]);
+      const tps = /^tps = ([\d.]+)/m.exec(stdout)?.[1];
+      if (!tps || /number of failed transactions: [1-9]/.test(stdout)) throw new Error(`pgbench said: ${stdout}`);
+      return Number(tps);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  };
+}

@@ -1,0 +1,76 @@
+import { type Comparison, type Findings, type Goal, isReached, ratios, type Spread, spread } from "./measure.ts";
+
+/** A table for people: its head, and its rows. */
+type Table = string[][];
+
+/** What a part found, for a terminal. */
+export function asText({ comparisons, goals }: Findings): string {
+  const blocks = comparisons.map(
+    (comparison) => `${comparison.title} (${comparison.unit})\n${aligned(comparisonTable(comparison))}`,
+  );
+  if (goals.length > 0) blocks.push(`goals (the median counts)\n${aligned(goalTable(goals))}`);
+  return `${blocks.join("\n\n")}\n`;
+}
+
+/** The same for RESULTS.md. */
+export function asMarkdown({ comparisons, goals }: Findings): string {
+  const blocks = comparisons.map((comparison) =>
+    [
+      `### ${comparison.title}`,
+      `In ${comparison.unit}. ${comparison.note ?? ""}`.trim(),
+      piped(comparisonTable(comparison)),
+    ].join("\n\n"),
+  );
+  if (goals.length > 0) blocks.push(`### Goals\n\n${piped(goalTable(goals))}`);
+  return `${blocks.join("\n\n")}\n`;
+}
+
+function comparisonTable({ samples, base }: Comparison): Table {
+  const against = base === undefined ? undefined : (samples[base] ?? []);
+  return [
+    ["", "min", "median", "max", ...(against ? [`to ${base}: min`, "median", "max"] : [])],
+    ...Object.entries(samples).map(([name, values]) => [
+      name,
+      ...cells(spread(values)),
+      ...(against ? (name === base ? ["", "", ""] : cells(spread(ratios(values, against)))) : []),
+    ]),
+  ];
+}
+
+function goalTable(goals: Goal[]): Table {
+  return [
+    ["", "min", "median", "max", "goal", ""],
+    ...goals.map((goal) => [
+      goal.claim,
+      ...cells(spread(goal.values)),
+      "atLeast" in goal.limit ? `≥ ${short(goal.limit.atLeast)}` : `≤ ${short(goal.limit.atMost)}`,
+      isReached(goal) ? "reached" : "missed",
+    ]),
+  ];
+}
+
+const cells = ({ min, median, max }: Spread) => [min, median, max].map(short);
+
+/** Three digits that mean something. */
+function short(value: number): string {
+  if (!Number.isFinite(value)) return "–";
+  if (Math.abs(value) >= 100) return Math.round(value).toLocaleString("en");
+  return value.toPrecision(3).replace(/\.?0+$/, "");
+}
+
+function aligned(table: Table): string {
+  const widths = (table[0] ?? []).map((_, column) => Math.max(...table.map((row) => row[column]?.length ?? 0)));
+  return table
+    .map((row) =>
+      row
+        .map((cell, column) => (column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0)))
+        .join("  "),
+    )
+    .map((line) => `  ${line.trimEnd()}`)
+    .join("\n");
+}
+
+function piped([head = [], ...rows]: Table): string {
+  const rule = head.map((_, column) => (column === 0 ? "---" : "---:"));
+  return [head, rule, ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
+}

@@ -1,0 +1,94 @@
+import { readFileSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
+import { arch, cpus, platform, release, totalmem } from "node:os";
+import path from "node:path";
+import { type Arena, peerFiles, peerSql } from "./arena.ts";
+import type { Findings } from "./measure.ts";
+import { asMarkdown } from "./report.ts";
+
+/** All that one run of the bench found, and where. */
+export interface Results {
+  at: string;
+  seconds: number;
+  machine: Record<string, string>;
+  /** The settings of the servers. */
+  servers: Record<string, Record<string, string>>;
+  parts: Record<string, Findings>;
+}
+
+export function describeMachine(): Record<string, string> {
+  const dependency = (name: string) =>
+    JSON.parse(readFileSync(path.resolve(import.meta.dirname, `../../node_modules/${name}/package.json`), "utf8"))
+      .version;
+  return {
+    cpu: `${cpus().length} × ${cpus()[0]?.model.trim()}, ${arch()}`,
+    memory: `${Math.round(totalmem() / 2 ** 30)} GiB`,
+    system: `${platform()} ${release()}`,
+    node: process.versions.node,
+    "graphile-worker": dependency("graphile-worker"),
+    pglite: dependency("@electric-sql/pglite"),
+  };
+}
+
+export async function describeServers(arenas: Record<string, Arena>): Promise<Results["servers"]> {
+  const facts = await Promise.all(
+    Object.entries(arenas).map(async ([name, arena]) => [name, await arena.facts()] as const),
+  );
+  return Object.fromEntries(facts);
+}
+
+/** Writes RESULTS.md and results.json. */
+export async function writeResults(folder: string, results: Results): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  await writeFile(path.join(folder, "results.json"), `${JSON.stringify(results, rounded, 1)}\n`);
+  await writeFile(path.join(folder, "RESULTS.md"), page(results));
+}
+
+const rounded = (_: string, value: unknown) => (typeof value === "number" ? Number(value.toPrecision(5)) : value);
+
+function page({ at, seconds, machine, servers, parts }: Results): string {
+  return `# What Notika costs, and what others do
+
+Written by \`npm run bench -- --seconds ${seconds}\` on ${at.slice(0, 10)}; [results.json](results.json) has every sample.
+
+Variants are measured in turn, A B C C B A …, and compared within a round: minimum, median and maximum are those of the
+rounds. Ratios travel; times are those of this machine.
+
+${list(machine)}
+${Object.entries(servers)
+  .map(
+    ([name, settings]) =>
+      `- server "${name}": ${Object.entries(settings)
+        .map((pair) => pair.join(" "))
+        .join(", ")}`,
+  )
+  .join("\n")}
+
+${Object.entries(parts)
+  .map(([name, findings]) => `## ${name}\n\n${asMarkdown(findings)}`)
+  .join("\n")}
+## The peers
+
+Each was built for this bench from its public design and lives in the same database; what its real code does besides
+is left out as said.
+
+${peerFiles.map((name) => `- [${name}](peers/${name}.sql): ${introduction(name)}`).join("\n")}
+`;
+}
+
+const list = (facts: Record<string, string>) =>
+  Object.entries(facts)
+    .map(([name, value]) => `- ${name}: ${value}`)
+    .join("\n");
+
+/** The comment that a peer's file opens with. */
+function introduction(name: string): string {
+  const lines = peerSql(name).split("\n");
+  return lines
+    .slice(
+      0,
+      lines.findIndex((line) => !line.startsWith("--")),
+    )
+    .map((line) => line.slice(3))
+    .join(" ");
+}
