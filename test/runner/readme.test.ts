@@ -54,6 +54,20 @@ describe("README", () => {
     expect(await state()).toEqual(["published"]);
   });
 
+  test("its call of configure is right", async ({ db }) => {
+    const [configure = ""] = blocks("sql").filter((block) => block.includes("notika.configure("));
+    await db.script(`
+      create schema app;
+      create table app.users (id bigint, email text);
+      select notika.publish('welcome_email', 'app.users', columns => '{id,email}')`);
+
+    await db.script(configure);
+
+    expect(await db.query("select options from notika.workflows")).toEqual([
+      { options: { order: ["email"], concurrency: 5 } },
+    ]);
+  });
+
   test("its tasks pass their tests", async () => {
     const ts = blocks("ts").map((block) =>
       block
@@ -75,8 +89,8 @@ describe("README", () => {
       { cwd: folder },
     );
 
-    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 2, numFailedTests: 0 });
-  });
+    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 3, numFailedTests: 0 });
+  }, 120_000);
 
   test("the errors it lists are those that Notika has", async () => {
     const sources = await Promise.all(
