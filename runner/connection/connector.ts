@@ -19,29 +19,31 @@ export function openConnector(text: string): Connector {
   const settings = readSettings(text);
   // A server that may change its role has to be asked each time.
   const mayRemember = settings.session === "any";
-  let remembered: Promise<Way> | undefined;
+  let good: Way | undefined;
   let latest: Way | undefined;
+  let searching: Promise<Way> | undefined;
 
   /** Logs in once, because only then it is known which server takes us, and whether with TLS. */
   async function search(): Promise<Way> {
     const { way, client } = await findWay(settings);
     await client.end();
     latest = way;
+    if (mayRemember) good = way;
     return way;
   }
 
   async function open(): Promise<Duplex> {
-    const isKnown = mayRemember && remembered !== undefined;
-    const searched = mayRemember && remembered ? remembered : search();
-    if (mayRemember) remembered = searched;
-    try {
-      return await goWay(await searched, settings);
-    } catch (error) {
-      if (remembered === searched) remembered = undefined;
-      if (isKnown) return open();
-      if ((error as Error).name !== "Fault" || !latest) throw error;
-      throw connectError([{ ...latest.address, error: error as Fault }], settings);
-    }
+    const socket = good && (await goWay(good, settings).catch(() => undefined));
+    if (socket) return socket;
+    good = undefined;
+
+    searching ??= search().finally(() => {
+      searching = undefined;
+    });
+    const way = await searching;
+    return goWay(way, settings).catch((error: Fault) => {
+      throw connectError([{ ...way.address, error }], settings);
+    });
   }
 
   return {

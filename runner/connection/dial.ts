@@ -1,7 +1,7 @@
-import { lookup } from "node:dns/promises";
 import { once } from "node:events";
 import { connect, isIP, type Socket } from "node:net";
 import { fault } from "./fault.ts";
+import { resolve } from "./resolve.ts";
 import { type Place, type Settings, socketFile } from "./settings.ts";
 import { encrypt } from "./tls.ts";
 
@@ -12,21 +12,12 @@ export interface Address {
   ip: string | undefined;
 }
 
-/** The addresses of a place, in the order of the system's resolver. */
-export async function addresses(place: Place): Promise<Address[]> {
+/** The addresses of a place. */
+export async function addresses(place: Place, { timeout }: Settings): Promise<Address[]> {
   if (socketFile(place) !== undefined) return [{ place, ip: undefined }];
   const host = place.address ?? place.host;
-  if (isIP(host)) return [{ place, ip: host }];
-  try {
-    const found = await lookup(host, { all: true, verbatim: true });
-    return found.map(({ address }) => ({ place, ip: address }));
-  } catch (cause) {
-    const isTemporary = (cause as NodeJS.ErrnoException).code === "EAI_AGAIN";
-    throw fault("name", isTemporary ? `no name server can say where "${host}" is` : `there is no host "${host}"`, {
-      hint: isTemporary ? "Is this machine on the network? Try again." : "Is the name of the host right?",
-      cause,
-    });
-  }
+  const found = isIP(host) ? [host] : await resolve(host, timeout);
+  return found.map((ip) => ({ place, ip }));
 }
 
 /** Opens a connection, encrypted if `wants` it: `if-offered` takes what the server has. */

@@ -20,7 +20,7 @@ export async function encrypt(socket: Socket, settings: TlsSettings, host: strin
     encrypted
       .once("error", (error) => reject(refusal(error, settings, host)))
       .once("close", () => reject(fault("tls", "the server ended the connection during the TLS handshake")))
-      .once("secureConnect", () => resolve(encrypted.removeAllListeners("error").removeAllListeners("close")));
+      .once("secureConnect", () => resolve(encrypted));
   });
 }
 

@@ -32,7 +32,7 @@ export async function findWay(settings: Settings): Promise<{ way: Way; socket: S
 
 async function tryPlaces(settings: Settings, failures: Failure[]) {
   for (const place of ordered(settings.places, settings)) {
-    for (const address of ordered(await addressesOf(place, failures), settings)) {
+    for (const address of ordered(await addressesOf(place, settings, failures), settings)) {
       const found = await tryAddress(address, settings, failures);
       if (found) return found;
     }
@@ -40,8 +40,8 @@ async function tryPlaces(settings: Settings, failures: Failure[]) {
   return undefined;
 }
 
-async function addressesOf(place: Place, failures: Failure[]): Promise<Address[]> {
-  return addresses(place).catch((error: Fault) => {
+async function addressesOf(place: Place, settings: Settings, failures: Failure[]): Promise<Address[]> {
+  return addresses(place, settings).catch((error: Fault) => {
     failures.push({ place, error });
     return [];
   });
@@ -60,7 +60,7 @@ async function tryAddress(address: Address, settings: Settings, failures: Failur
       const failure = { place, ip, isEncrypted: socket instanceof TLSSocket, error: error as Fault };
       failures.push(failure);
       if (mayGoOn(failure)) return undefined;
-      // Without TLS in the second attempt, this was without TLS already: nothing would be different.
+      // A server that has no TLS was asked without: the second attempt would be the same.
       if (wants === "if-offered" && socket && !failure.isEncrypted) break;
     }
   }

@@ -1,7 +1,7 @@
-import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import { type Address, addresses, dial } from "../connection/dial.ts";
 import type { Fault } from "../connection/fault.ts";
+import { resolve } from "../connection/resolve.ts";
 import { type Place, type Settings, socketFile } from "../connection/settings.ts";
 import { error, type Finding, ok } from "./finding.ts";
 
@@ -14,29 +14,24 @@ export async function network(settings: Settings): Promise<Finding[]> {
 }
 
 async function examinePlace(place: Place, settings: Settings): Promise<Finding[]> {
-  const found = await addresses(place).catch((): Address[] => []);
+  const found = await addresses(place, settings).catch((): Address[] => []);
   const reached = await Promise.all(found.map((address) => examineAddress(address, settings)));
-  return [...(await examineName(place)), ...reached];
+  return [...(await examineName(place, settings)), ...reached];
 }
 
-async function examineName(place: Place): Promise<Finding[]> {
+async function examineName(place: Place, { timeout }: Settings): Promise<Finding[]> {
   const name = place.address ?? place.host;
   if (isIP(name) || socketFile(place) !== undefined) return [];
-  const [v4, v6] = await Promise.all(
-    ([4, 6] as const).map((family) =>
-      lookup(name, { family, all: true }).then(
-        (found) => found.map(({ address }) => address).join(", "),
-        ({ code }: NodeJS.ErrnoException) => (code === "EAI_AGAIN" ? new Error("no name server answers") : undefined),
-      ),
-    ),
+  const families = await Promise.all(
+    ([4, 6] as const).map(async (family) => {
+      const found = await resolve(name, timeout, family).catch((): string[] => []);
+      return { found, text: `IPv${family} ${found.join(", ") || "none"}` };
+    }),
   );
-  const texts = [v4, v6].map((found, index) => {
-    const family = index === 0 ? "IPv4" : "IPv6";
-    return `${family} ${found === undefined ? "none" : found instanceof Error ? found.message : found}`;
-  });
-  const detail = `${name}: ${texts.join(", ")}`;
-  if (typeof v4 === "string" || typeof v6 === "string") return [ok("name", detail)];
-  return [error("name", detail, "Is the name of the host right, and is this machine on the network?")];
+  const detail = `${name}: ${families.map(({ text }) => text).join(", ")}`;
+  if (families.some(({ found }) => found.length > 0)) return [ok("name", detail)];
+  const { message, hint = null } = (await resolve(name, timeout).catch((cause: Fault) => cause)) as Fault;
+  return [error("name", `${detail}: ${message}`, hint)];
 }
 
 async function examineAddress(address: Address, settings: Settings): Promise<Finding> {

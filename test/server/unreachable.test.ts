@@ -300,6 +300,20 @@ describe("a connection that gets lost", () => {
   });
 });
 
+test("many that want a connection to a silent server are told at once, not one after the other", async () => {
+  const silent = await listen(answers.silent);
+  const url = `postgres://ada@127.0.0.1:${portOf(silent)}/app?connect_timeout=2`;
+  const database = openDatabase({ connect: url, connections: 8 });
+
+  const began = Date.now();
+  const outcomes = await Promise.allSettled(Array.from({ length: 8 }, () => database.execute(raw("select 1"))));
+  await database.close();
+  silent.close();
+
+  expect(outcomes.map(({ status }) => status)).toEqual(Array(8).fill("rejected"));
+  expect(Date.now() - began).toBeLessThan(4000);
+});
+
 describe("a command that cannot connect", () => {
   let servers: Record<string, Server>;
 

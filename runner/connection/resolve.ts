@@ -1,0 +1,25 @@
+import { lookup } from "node:dns/promises";
+import { setTimeout } from "node:timers/promises";
+import { fault } from "./fault.ts";
+
+/** The addresses of a name, in the order of the system's resolver; of one family only, if that is given. */
+export async function resolve(name: string, timeout: number, family: 0 | 4 | 6 = 0): Promise<string[]> {
+  try {
+    const found = await inTime(lookup(name, { all: true, verbatim: true, family }), timeout);
+    if (found) return found.map(({ address }) => address);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== "EAI_AGAIN") {
+      throw fault("name", `there is no host "${name}"`, { hint: "Is the name of the host right?", cause });
+    }
+  }
+  throw fault("name", `no name server can say where "${name}" is`, {
+    hint: "Is this machine on the network? Try again.",
+  });
+}
+
+async function inTime<T>(work: Promise<T>, timeout: number): Promise<T | undefined> {
+  if (timeout === 0) return work;
+  const done = new AbortController();
+  const late = setTimeout(timeout, undefined, { signal: done.signal });
+  return Promise.race([work, late]).finally(() => done.abort());
+}
