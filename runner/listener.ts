@@ -55,7 +55,10 @@ export function openListener({ channels, onChange, connect, notify }: ListenerSe
       return pause.useless;
     }
     if (signal.aborted) return 0;
-    const ended = once(client, "end");
+    const ended = once(client, "end").then(
+      () => "the connection was lost",
+      (error: Error) => error.message,
+    );
     const probe = `notika_probe_${randomUUID()}`;
     const heard = new Promise<true>((resolve) => {
       client?.on("notification", ({ channel, payload }) => {
@@ -71,8 +74,7 @@ export function openListener({ channels, onChange, connect, notify }: ListenerSe
     }
     await client.query(`unlisten "${probe}"`);
     change(true);
-    await ended;
-    change(false, "the connection was lost");
+    change(false, await ended);
     return 0;
   }
 

@@ -19,7 +19,10 @@ export async function detectPooling(client: Client, openAnother: () => Promise<C
     // is taken.
     for (let round = 0; round < 3; round++) {
       const another = await soon(backend(other));
-      if (another === undefined) return "session"; // nothing is free, though this one is idle
+      if (another === undefined) {
+        // Nothing is free.  If this one has its answer at once all the same, its server connection is its own.
+        return (await soon(backend(client))) === first ? "session" : "transaction";
+      }
       if (another === first) return "transaction";
       await other.query("begin");
       await backend(other);

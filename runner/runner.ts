@@ -23,7 +23,7 @@ export interface RunnerOptions {
   /** Default: the environment's DATABASE_URL, or what its PGHOST, PGDATABASE or PGSERVICE say. */
   url?: string;
   /** The same database past a transaction-mode pooler, to LISTEN there; default: the environment's NOTIKA_DIRECT_URL. */
-  directUrl?: string;
+  directUrl?: string | undefined;
   /** The folder of the task modules, or what they export, by name. */
   tasks: string | Record<string, unknown>;
   /** How many runs at a time; default 10. */
@@ -48,7 +48,7 @@ export async function createRunner({ url, directUrl, tasks, ...options }: Runner
           : "Give createRunner tasks.",
     });
   }
-  const direct = directUrl ?? process.env.NOTIKA_DIRECT_URL;
+  const direct = directUrl ?? (process.env.NOTIKA_DIRECT_URL || undefined);
   const database = openDatabase({ connect, direct, connections: (options.concurrency ?? 10) + 2 });
   try {
     const runner = await startRunner({ database, tasks: loaded, ...options });
@@ -85,7 +85,7 @@ export async function startRunner({
     tasks: Object.fromEntries(
       Object.entries(tasks).map(([name, task]) => [name, makeTask(task, { database, memory, finish, log, observe })]),
     ),
-    onStart: (id) => heartbeat.beat(id),
+    onStart: () => heartbeat.beat(),
   });
   const listener = database.listen({
     channels: {
@@ -99,11 +99,13 @@ export async function startRunner({
   });
   const dispatcher = startDispatcher({ database, log, hears: () => listener.hears, onDispatch: worker.nudge });
   const { execute, transaction } = database.within(60_000);
-  const heartbeat = openHeartbeat(async (id) => {
+  const heartbeat = openHeartbeat(async () => {
     const names = JSON.stringify(Object.keys(tasks));
-    await execute(sql`
-      select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
-               array(select json_array_elements_text(${names}::text::json)))`);
+    for (const id of worker.ids()) {
+      await execute(sql`
+        select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
+                 array(select json_array_elements_text(${names}::text::json)))`);
+    }
     const done = await transaction((execute) => execute<{ did: string }>(sql`select notika.maintain() as did`));
     for (const { did } of done) log.info(did);
     await check();
@@ -193,15 +195,15 @@ function isAsDeclared(published: Published, { table, operations = ["insert"], co
   );
 }
 
-/** Calls `give` at once, and then every ten seconds, for the latest id it was told. */
-function openHeartbeat(give: (id: string) => Promise<void>, log: Log) {
+/** Calls `give` when it is asked to, and every ten seconds from then on. */
+function openHeartbeat(give: () => Promise<void>, log: Log) {
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
-  async function beat(id: string) {
+  async function beat() {
     clearTimeout(timer);
-    await give(id).catch((error: Error) => log.warn("no sign of life could be given", { error: error.message }));
+    await give().catch((error: Error) => log.warn("no sign of life could be given", { error: error.message }));
     clearTimeout(timer);
-    if (!stopped) timer = setTimeout(beat, 10_000, id);
+    if (!stopped) timer = setTimeout(beat, 10_000);
   }
   return {
     beat,

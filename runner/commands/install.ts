@@ -1,9 +1,9 @@
 import { install } from "../install.ts";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { type Command, defineCommand, directOption, jsonOption, output, urlOption } from "./support/command.ts";
 import { table } from "./support/table.ts";
 
 export const command: Command = defineCommand({
-  options: { ...urlOption, ...jsonOption },
+  options: { ...urlOption, ...directOption, ...jsonOption },
   async run({ values, database }) {
     const report = await install(database);
     output(values.json, report, ({ applied, steps }) =>

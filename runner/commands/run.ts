@@ -1,26 +1,28 @@
 import { jsonLog, textLog } from "../log.ts";
 import { createRunner } from "../runner.ts";
-import { type Command, defineCommand, jsonOption, tasksOption, urlOption } from "./support/command.ts";
-import { databaseUrl } from "./support/database_url.ts";
+import { type Command, defineCommand, directOption, jsonOption, tasksOption, urlOption } from "./support/command.ts";
+import { databaseUrl, directUrl } from "./support/database_url.ts";
 import { stopSignal } from "./support/stop_signal.ts";
 import { wholeNumber } from "./support/whole_number.ts";
 
 export const command: Command = defineCommand({
   options: {
     ...urlOption,
+    ...directOption,
     ...tasksOption,
     ...jsonOption,
     concurrency: { type: "string", default: "10" },
     deadline: { type: "string", default: "10" },
   },
   part: "runner",
-  async run({ values: { url, tasks, json, concurrency, deadline } }) {
+  async run({ values }) {
+    const { url, tasks, json, concurrency, deadline } = values;
     const log = json ? jsonLog : textLog;
     const seconds = wholeNumber("--deadline", deadline);
     const options = { tasks, log, concurrency: wholeNumber("--concurrency", concurrency) };
 
     const stop = stopSignal();
-    const runner = await createRunner({ url: databaseUrl(url), ...options });
+    const runner = await createRunner({ url: databaseUrl(url), directUrl: directUrl(values), ...options });
     log.info("running", { tasks, pid: process.pid });
     log.info("stopping", { signal: await stop });
     await runner.stop(seconds * 1000);

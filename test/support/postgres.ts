@@ -72,8 +72,8 @@ export async function startPostgres({ settings, ...source }: PostgresOptions): P
 }
 
 /** Where `name` is installed on this machine, if it is. */
-export function findProgram(name: "openssl" | "pgbench" | "psql" | "pg_dump"): string | undefined {
-  const folders = [...(process.env.PATH ?? "").split(path.delimiter), systemFolder() ?? ""];
+export function findProgram(name: "openssl" | "pgbench" | "pgbouncer" | "psql" | "pg_dump"): string | undefined {
+  const folders = [...(process.env.PATH ?? "").split(path.delimiter), systemFolder() ?? "", "/usr/sbin"];
   return folders.map((folder) => path.join(folder, name)).find((file) => existsSync(file));
 }
 
@@ -123,7 +123,7 @@ async function startServer(bin: string, data: string, port: number, settings: Re
  * A process that outlives this one, however this one ends: its input closes, and it ends the server and removes the data.
  * Each line tells it which process is the server, an empty one that there is none.
  */
-function hireUndertaker(data: string) {
+export function hireUndertaker(data: string) {
   const script = `
     while read -r line; do server=$line; done
     if [ -n "$server" ] && kill -QUIT "$server"; then
@@ -135,7 +135,8 @@ function hireUndertaker(data: string) {
   return undertaker;
 }
 
-async function freePort(): Promise<number> {
+/** A port of this machine that nobody uses. */
+export async function freePort(): Promise<number> {
   const probe = createServer().listen(0, "127.0.0.1");
   await once(probe, "listening");
   const { port } = probe.address() as AddressInfo;

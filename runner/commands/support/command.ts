@@ -2,7 +2,7 @@ import { type ParseArgsConfig, parseArgs } from "node:util";
 import sql from "sql-template-tag";
 import { type Database, openDatabase } from "../../database.ts";
 import { UsageError } from "../../errors.ts";
-import { databaseUrl } from "./database_url.ts";
+import { databaseUrl, directUrl } from "./database_url.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 
@@ -21,12 +21,14 @@ export interface Command<O extends Options = Options> {
 export interface Context<O extends Options = Options> {
   values: ReturnType<typeof parseArgs<{ options: O }>>["values"];
   arguments: string[];
-  /** The database of --url or DATABASE_URL, opened when it is first asked for. */
+  /** The database of --url or DATABASE_URL, past a pooler if the command may go there; opened when first asked for. */
   readonly database: Database;
 }
 
 /** The option of all that needs a database. */
 export const urlOption = { url: { type: "string" } } as const;
+/** The option of all that do better past a pooler. */
+export const directOption = { "direct-url": { type: "string" } } as const;
 export const tasksOption = { tasks: { type: "string", default: "tasks" } } as const;
 export const jsonOption = { json: { type: "boolean", default: false } } as const;
 
@@ -44,7 +46,7 @@ export async function runCommand(command: Command, args: string[]): Promise<numb
     arguments: positionals,
     get database() {
       database ??= openDatabase({
-        connect: databaseUrl(values.url),
+        connect: ("direct-url" in command.options && directUrl(values)) || databaseUrl(values.url),
         onNotice: (message) => process.stderr.write(`${message}\n`),
       });
       return database;

@@ -12,3 +12,11 @@ export function databaseUrl(given: unknown): string {
   readSettings(text);
   return text;
 }
+
+/** Where the same database is past a pooler, if that is named: by --direct-url, or by the environment that names the database. */
+export function directUrl({ url, "direct-url": given }: { url?: unknown; "direct-url"?: unknown }): string | undefined {
+  const fromEnvironment = url === undefined ? process.env.NOTIKA_DIRECT_URL || undefined : undefined;
+  const text = typeof given === "string" ? given : fromEnvironment;
+  if (text !== undefined) readSettings(text);
+  return text;
+}
