@@ -1,7 +1,7 @@
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Client, Pool, PoolConfig } from "pg";
-import type { Sql as Statement } from "sql-template-tag";
+import sql, { type Sql as Statement } from "sql-template-tag";
 import { openConnector } from "./connection/connector.ts";
 import { PgClient, PgPool } from "./connection/pg.ts";
 import { openLending } from "./lending.ts";
@@ -64,7 +64,7 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
       const listener = openListener({
         ...listening,
         connect: () => openClient(toListen),
-        notify: (channel) => pool.query("select pg_notify($1, '')", [channel]),
+        notify: (channel) => within(10_000).execute(sql`select pg_notify(${channel}, '')`),
       });
       listeners.add(listener);
       return listener;

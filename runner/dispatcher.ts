@@ -1,4 +1,4 @@
-import sql from "sql-template-tag";
+import sql, { raw } from "sql-template-tag";
 import type { Database, Statements } from "./database.ts";
 import type { Log } from "./log.ts";
 
@@ -86,13 +86,15 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
 }
 
 /** How many events were handed over; null: somebody else is at it. */
-async function dispatch({ transaction }: Statements): Promise<number | null> {
-  // In a transaction of its own, which is READ COMMITTED whatever the database's default is.
-  const [row] = await transaction((execute) =>
-    execute<{ events: number | null }>(sql`select notika.dispatch(${batch}::int) as events`),
-  );
+async function dispatch({ execute }: Statements): Promise<number | null> {
+  const [row] = await execute<{ events: number | null }>(oneTransaction);
   return row?.events ?? null;
 }
+
+// In one message, and so in one transaction, which is READ COMMITTED whatever the database's default is.
+const oneTransaction = raw(
+  `set transaction isolation level read committed; select notika.dispatch(${batch}) as events`,
+);
 
 /** Whether from now on every writer notifies. */
 async function doze({ execute }: Statements): Promise<boolean> {

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Client } from "pg";
+import type { Client, QueryResult } from "pg";
 import { detectPooling } from "./pooling.ts";
 
 /** Hears NOTIFY while that is possible. */
@@ -26,7 +26,7 @@ export interface ListenerSetting extends Listening {
   notify: (channel: string) => Promise<unknown>;
 }
 
-const pause = { answer: 2000, first: 100, longest: 10_000, useless: 600_000 }; // milliseconds
+const pause = { answer: 10_000, first: 100, longest: 10_000, unheard: 60_000, useless: 600_000 }; // milliseconds
 
 /** Begins to listen, and goes on through lost connections until it is closed. */
 export function openListener({ channels, onChange, connect, notify }: ListenerSetting): Listener {
@@ -66,11 +66,13 @@ export function openListener({ channels, onChange, connect, notify }: ListenerSe
         else channels[channel]?.(payload ?? "");
       });
     });
-    for (const channel of [...Object.keys(channels), probe]) await client.query(`listen "${channel}"`);
+    const listens = [...Object.keys(channels), probe].map((channel) => `listen "${channel}";`);
+    const place = await backendOf(client, listens.join(" "));
     await notify(probe);
     if (!(await Promise.race([heard, ended.then(() => false), sleep(pause.answer, false, { ref: false })]))) {
+      await retract(client, place);
       change(false, "a notification did not arrive");
-      return pause.useless;
+      return pause.unheard;
     }
     await client.query(`unlisten "${probe}"`);
     change(true);
@@ -105,4 +107,18 @@ export function openListener({ channels, onChange, connect, notify }: ListenerSe
       await kept;
     },
   };
+}
+
+/** Runs statements in one message, and says which process did. */
+async function backendOf(client: Client, statements: string): Promise<number> {
+  const results = (await client.query(`${statements} select pg_backend_pid() as pid`)) as unknown as QueryResult[];
+  return results.at(-1)?.rows[0].pid;
+}
+
+/** Takes back a LISTEN where it was made: a pooler that was not recognized as one may have given that to somebody else. */
+async function retract(client: Client, place: number) {
+  for (let tries = 0; tries < 100; tries++) {
+    if ((await backendOf(client, "unlisten *;")) === place) return;
+    await sleep(10);
+  }
 }

@@ -9,27 +9,15 @@ export type Pooling = "none" | "session" | "transaction" | "statement";
  * on a server connection.
  */
 export async function detectPooling(client: Client, openAnother: () => Promise<Client>): Promise<Pooling> {
-  const first = await backend(client);
+  const own = await backend(client);
   // A server says at the start which process it is; a pooler makes something up.
-  if (first === (client as Client & { processID: number | null }).processID) return "none";
+  if (own === (client as Client & { processID: number | null }).processID) return "none";
 
   const other = await openAnother();
   try {
-    // A pooler gives what is free: to the other the server connection of this one, and to this one another while its own
-    // is taken.
-    for (let round = 0; round < 3; round++) {
-      const another = await soon(backend(other));
-      if (another === undefined) {
-        // Nothing is free.  If this one has its answer at once all the same, its server connection is its own.
-        return (await soon(backend(client))) === first ? "session" : "transaction";
-      }
-      if (another === first) return "transaction";
-      await other.query("begin");
-      await backend(other);
-      if ((await backend(client)) !== first) return "transaction";
-      await other.query("rollback");
-    }
-    return "session";
+    if (!(await isShared(client, own, other))) return "session";
+    await other.query("begin");
+    return "transaction";
   } catch (error) {
     if ((error as { code?: string }).code === "08P01") return "statement"; // it has no transactions
     throw error;
@@ -38,13 +26,26 @@ export async function detectPooling(client: Client, openAnother: () => Promise<C
   }
 }
 
-async function soon<T>(work: Promise<T>): Promise<T | undefined> {
-  const timer = new AbortController();
-  work.catch(() => {}); // when it is late, nobody waits for it
-  return Promise.race([work, sleep(2000, undefined, { signal: timer.signal })]).finally(() => timer.abort());
+/** Whether one of the two is ever served by another process than before, or by that of the other. */
+async function isShared(client: Client, own: number, other: Client): Promise<boolean> {
+  const asked = backend(other);
+  const others = await Promise.race([asked, sleep(2000)]);
+  // Nothing is free.  Who has an answer before those who wait longer has a process for itself.
+  if (others === undefined) return Promise.race([asked.then(() => true), backend(client).then((pid) => pid !== own)]);
+
+  // In a pool that is busy each may get the same one again by chance, but not so often.
+  for (let round = 0; round < 12; round++) {
+    if (others === own) return true;
+    // A pooler gives what is free, so while the other keeps one, this one gets another.
+    await other.query("begin");
+    if ((await backend(other)) !== others || (await backend(client)) !== own) return true;
+    await other.query("rollback");
+    if ((await backend(other)) !== others) return true;
+  }
+  return false;
 }
 
-async function backend(client: Client): Promise<number> {
+async function backend(client: Pick<Client, "query">): Promise<number> {
   const { rows } = await client.query<{ pid: number }>("select pg_backend_pid() as pid");
   return rows[0]?.pid as number;
 }
