@@ -110,6 +110,31 @@ $$;
 comment on function notika._payload_key(notika.workflow, regclass) is
   'What the key of a table is called in the events of a workflow; with nulls where it is not there.';
 
+create or replace function notika._sees_all_rows(relation regclass)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with policy as (
+    select p.polpermissive as is_permissive,
+           coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') as condition
+      from pg_policy as p
+     where p.polrelid = _sees_all_rows.relation and p.polcmd in ('r', '*')
+       and exists (
+         select from unnest(p.polroles) as r (oid)
+          where case when r.oid = 0 then true else pg_has_role(r.oid, 'usage') end
+       )
+  )
+  select not row_security_active(_sees_all_rows.relation::oid)
+      or coalesce(bool_or(p.is_permissive and p.condition = 'true')
+                  and bool_and(p.is_permissive or p.condition = 'true'), false)
+    from policy as p;
+$$;
+
+comment on function notika._sees_all_rows(regclass) is
+  'Whether row security keeps no row of a table from its reader.';
+
 create or replace function notika._check_backfill(spec notika.workflow, condition text)
   returns void
   language plpgsql
@@ -152,11 +177,13 @@ begin
               hint = format('Run: grant select on %s to %I;', notika._quoted(v_part),
                             current_user);
     end if;
-    if row_security_active(v_part) then
+    if not notika._sees_all_rows(v_part) then
       raise exception 'row security hides rows of table % from role "%"',
         notika._quoted(v_part), current_user
         using errcode = 'insufficient_privilege',
-              hint = format('Run: alter role %I bypassrls;', current_user);
+              hint = format('Run: create policy notika on %1$s for select to %2$I using (true); or, '
+                            'where other policies restrict it: alter role %2$I bypassrls;',
+                            notika._quoted(v_part), current_user);
     end if;
     select array_agg(k.name) into v_missing
       from unnest(notika._key_names(v_part)) as k (name)

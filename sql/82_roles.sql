@@ -9,7 +9,7 @@ create table if not exists notika.grantee (
   part text not null,
   granted_at timestamptz not null default clock_timestamp(),
   granted_by name not null default session_user,
-  constraint grantee_pkey primary key (role_id, part),
+  constraint grantee_pkey primary key (role_name, part),
   constraint grantee_part_check check (part in ('publisher', 'runner', 'reader'))
 );
 

@@ -120,6 +120,11 @@ alter default privileges for role app_owner in schema app grant select, trigger 
     await said("notika", "publish", "order", "--table", "app.orders", "--operations", "insert,update");
     await said("notika", "publish", "letter", "--table", "app.letters");
     await said("notika", "publish", "odd", "--table", 'app."Odd ""Names"""', "--columns", "id");
+    const owner = openSession(url("notika"));
+    await owner.query("begin");
+    expect(await owner.value("select notika.backfill('letter')")).toBe("started"); // row security hides nothing
+    await owner.query("rollback");
+    await owner.close();
 
     expect(
       await root.query(`

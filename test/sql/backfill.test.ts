@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { type TestDatabase, test } from "../support/database.ts";
-import { asRole, captured, events, inTransaction } from "./support.ts";
+import { asRole, captured, events, inTransaction, undone } from "./support.ts";
 
 const items = `
   create table public.item (id int primary key, n int);
@@ -286,11 +286,22 @@ describe("backfill", () => {
       hint: "Run: grant select on public.item to plain_owner;",
     });
     await db.query("grant select on public.item to plain_owner");
-    await expect(asRole(db, "plain_owner", "select notika.backfill('work')")).rejects.toMatchObject({
+    const hidden = {
       code: "42501",
       message: 'row security hides rows of table public.item from role "plain_owner"',
-      hint: "Run: alter role plain_owner bypassrls;",
-    });
+      hint:
+        "Run: create policy notika on public.item for select to plain_owner using (true); or, where other policies " +
+        "restrict it: alter role plain_owner bypassrls;",
+    };
+    await expect(asRole(db, "plain_owner", "select notika.backfill('work')")).rejects.toMatchObject(hidden);
+    await db.script(`
+      create policy notika on public.item for select to plain_owner using (true);
+      create policy narrow on public.item as restrictive using (n > 0)`);
+    await expect(asRole(db, "plain_owner", "select notika.backfill('work')")).rejects.toMatchObject(hidden);
+    await db.query("drop policy narrow on public.item");
+    expect(await undone(db, "set local role plain_owner", "select notika.backfill('work') as said")).toEqual([
+      { said: "started" },
+    ]);
     await db.query(`alter function notika.backfill(text, text) owner to ${owner?.name}`);
     await db.script("drop owned by plain_owner");
   });

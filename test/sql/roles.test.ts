@@ -185,4 +185,39 @@ describe("after an upgrade", () => {
 
     expect(await db.query("select * from notika.grantee")).toEqual([]);
   });
+
+  test("a restored copy finds its roles by their names, and forgets those that are not there", async ({ db }) => {
+    await db.script(`${scene}
+      alter role ria rename to maria;
+      select notika.grant_publisher('maria');
+      update notika.grantee set role_name = 'maria' where role_name = 'ria'`);
+    const before = await catalog(db.database.execute);
+
+    // What a restore into another cluster leaves.
+    await db.script(`
+      update notika.grantee set role_id = role_id::bigint + 100000;
+      insert into notika.grantee (role_id, role_name, part) values ('rex'::regrole, 'someone', 'publisher');
+      update notika.guard_state set workflow_table = 1`);
+    await db.query("select notika.install()");
+
+    expect(await catalog(db.database.execute)).toEqual(before);
+    expect(await db.query("select role_name, role_id::regrole::text, part from notika.grantee order by 1, 3")).toEqual([
+      { role_name: "maria", role_id: "maria", part: "publisher" },
+      { role_name: "maria", role_id: "maria", part: "reader" },
+      { role_name: "pat", role_id: "pat", part: "publisher" },
+      { role_name: "rex", role_id: "rex", part: "runner" },
+    ]);
+  });
+
+  test("a role that was renamed keeps its rights", async ({ db }) => {
+    await db.script(`${scene} alter role ria rename to maria`);
+
+    expect(await db.query("select * from notika.install() where step = 'role maria'")).toEqual([
+      { step: "role maria", outcome: "ok", detail: "reader" },
+    ]);
+
+    expect(await db.query("select role_name from notika.grantee where part = 'reader'")).toEqual([
+      { role_name: "maria" },
+    ]);
+  });
 });
