@@ -147,11 +147,14 @@ create table if not exists notika.run_log (
   finished_at timestamptz not null default clock_timestamp(),
   retried_at timestamptz,
   constraint run_log_state_check check (state in ('done', 'failed', 'cancelled', 'expired'))
-);
+) with (autovacuum_vacuum_scale_factor = 0.05); -- what is old is deleted as fast as new comes
 -- The first outcome of a run stands: a runner that lost its lock cannot change history.
 create unique index if not exists run_log_run_id_idx
   on notika.run_log (run_id) where retried_at is null;
 create index if not exists run_log_finished_at_idx on notika.run_log (finished_at);
+create index if not exists run_log_workflow_idx on notika.run_log (workflow, run_id);
+create index if not exists run_log_bad_end_idx on notika.run_log (run_id)
+  where state <> 'done' and retried_at is null;
 create index if not exists run_log_cancelled_idx
   on notika.run_log (run_id) where state = 'cancelled';
 

@@ -20,12 +20,14 @@ begin
     return query select * from notika._turn();
     return query select * from notika._forget_signals();
     return query select * from notika._forget_positions();
+    return query select * from notika._forget_runs();
   end if;
 end;
 $$;
 
 comment on function notika.maintain() is
-  'Turns the ring when it is due, frees the jobs of runners that died, and says what it did.';
+  'Turns the ring when it is due, frees the jobs of runners that died, forgets old runs, and says '
+  'what it did.';
 
 create or replace function notika._turn()
   returns setof text

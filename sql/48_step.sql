@@ -19,7 +19,7 @@ create table if not exists notika.step (
   event_id bigint,
   constraint step_pkey primary key (run_id, name),
   constraint step_state_check check (state in ('done', 'failed', 'retrying'))
-);
+) with (autovacuum_vacuum_scale_factor = 0.05);
 
 comment on table notika.step is 'The steps that runs have taken, and what became of them.';
 comment on column notika.step.run_id is 'The run.';

@@ -301,17 +301,7 @@ begin
             hint = format('Start a new run: select notika.emit(%L, ''{…}'');', v_run.workflow);
   end if;
 
-  update notika.run_log as l
-     set retried_at = clock_timestamp()
-   where l.run_id = retry.run_id and l.retried_at is null;
-  delete from notika.step as s
-   where s.run_id = retry.run_id and (s.state <> 'done' or retry.from_start);
-  perform notika_worker.add_job(
-    v_run.workflow, v_run.event, job_key => retry.run_id::text,
-    max_attempts => (select s.max_attempts from notika.setting as s),
-    flags => array['resumed'] || notika._flags(v_run.workflow)
-  );
-  perform notika._listen_again(retry.run_id);
+  perform notika._revive(v_run, retry.from_start);
   perform notika._hold_jobs();
 end;
 $$;
@@ -319,6 +309,68 @@ $$;
 comment on function notika.retry(bigint, boolean) is
   'Makes a run that has ended run again: it goes on from the step that failed, or from_start, '
   'where it forgets its steps.';
+
+create or replace function notika.retry(
+  workflow text,
+  since timestamptz,
+  from_start boolean default false
+)
+  returns integer
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run notika.run_log;
+  v_count integer := 0;
+begin
+  if not exists (select from notika.workflow as w where w.name = retry.workflow) then
+    perform notika._published(retry.workflow);
+  end if;
+  for v_run in
+    select l.*
+      from notika.run_log as l
+     where l.workflow = retry.workflow and l.state = 'failed' and l.retried_at is null
+       and l.finished_at >= retry.since
+     order by l.run_id
+       for update
+  loop
+    perform notika._revive(v_run, retry.from_start);
+    v_count := v_count + 1;
+  end loop;
+  perform notika._hold_jobs();
+  return v_count;
+end;
+$$;
+
+comment on function notika.retry(text, timestamptz, boolean) is
+  'Makes the runs of a workflow that have failed since then run again, as retry does with one; says '
+  'how many.';
+
+create or replace function notika._revive(ended notika.run_log, from_start boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update notika.run_log as l
+     set retried_at = clock_timestamp()
+   where l.run_id = ended.run_id and l.retried_at is null;
+  delete from notika.step as s
+   where s.run_id = ended.run_id and (s.state <> 'done' or _revive.from_start);
+  perform notika_worker.add_job(
+    ended.workflow, ended.event, job_key => ended.run_id::text,
+    max_attempts => (select s.max_attempts from notika.setting as s),
+    flags => array['resumed'] || notika._flags(ended.workflow)
+  );
+  perform notika._listen_again(ended.run_id);
+end;
+$$;
+
+comment on function notika._revive(notika.run_log, boolean) is
+  'Makes a run that has ended, and whose event is known, a job again.';
 
 create or replace function notika._alive(run_id bigint)
   returns void

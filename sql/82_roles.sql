@@ -80,6 +80,9 @@ as $$
 
         -- Look, payloads included.
         ('view', 'runs', '{reader}'),
+        ('function', 'history', '{reader}'),
+        ('function', 'timeline', '{reader}'),
+        ('function', '_remembered', '{publisher,runner,reader}'),
         ('view', 'event_log', '{reader}'),
         ('view', 'lag', '{reader}'),
         ('view', 'backfills', '{publisher,runner,reader}'),

@@ -52,6 +52,7 @@ begin
   end if;
 end;
 $$;
+alter table notika.run_log set (autovacuum_vacuum_scale_factor = 0.05);
 alter table notika.setting
   add column if not exists missed_after interval not null default '10 minutes',
   add column if not exists runs_kept interval not null default '30 days',
@@ -87,6 +88,7 @@ drop function if exists notika._specify(text, text, text[], text[], text[], text
 --!include 48_step.sql
 --!include 49_signal.sql
 --!include 50_run.sql
+--!include 52_history.sql
 --!include 60_capture.sql
 --!include 64_options.sql
 --!include 65_publish.sql
