@@ -54,8 +54,9 @@ comment on column notika.listener.cancel_values is
 create or replace function notika._is_later(
   event_id bigint,
   xid xid8,
-  listener notika.listener,
-  run_id bigint
+  run_id bigint,
+  run_xid xid8,
+  run_snapshot pg_snapshot
 )
   returns boolean
   language sql
@@ -63,11 +64,11 @@ create or replace function notika._is_later(
 begin atomic
   select event_id > run_id
       or coalesce(
-           xid <> (listener).xid and not pg_visible_in_snapshot(xid, (listener).snapshot), false
+           xid <> run_xid and not pg_visible_in_snapshot(xid, run_snapshot), false
          );
 end;
 
-comment on function notika._is_later(bigint, xid8, notika.listener, bigint) is
+comment on function notika._is_later(bigint, xid8, bigint, xid8, pg_snapshot) is
   'Whether a change counts as later than the one that started a run.';
 
 create or replace function notika._has_sources(workflow text)
@@ -246,6 +247,7 @@ create or replace function notika._cancel_matched(
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set enable_sort = on -- which dispatch, that sorts nothing else, is better off without
 as $$
 declare
   v_cancelled bigint[];
@@ -253,19 +255,29 @@ begin
   with doomed as materialized (
     select distinct on (m.run_id) m.run_id, m.event_id, m.source_id
       from (
-        select l.run_id, s.event_id, s.source_id, s.xid, s.cause_id, l
+        select s.event_id, s.source_id, s.xid, s.cause_id,
+               l.run_id, l.xid as run_xid, l.snapshot
           from notika.signal as s
-          join notika.listener as l
-            on l.cancel_id = s.source_id and l.cancel_values = s.match_values
+         cross join lateral (
+           select a.*
+             from notika.listener as a
+            where a.cancel_id = s.source_id and a.cancel_values = s.match_values
+           offset 0
+         ) as l
          where s.event_id = any (_cancel_matched.event_ids)
         union all
-        select l.run_id, s.event_id, s.source_id, s.xid, s.cause_id, l
+        select s.event_id, s.source_id, s.xid, s.cause_id,
+               l.run_id, l.xid as run_xid, l.snapshot
           from notika.listener as l
-          join notika.signal as s
-            on s.source_id = l.cancel_id and s.match_values = l.cancel_values
+         cross join lateral (
+           select a.*
+             from notika.signal as a
+            where a.source_id = l.cancel_id and a.match_values = l.cancel_values
+           offset 0
+         ) as s
          where l.run_id = any (_cancel_matched.run_ids)
       ) as m
-     where notika._is_later(m.event_id, m.xid, m.l, m.run_id)
+     where notika._is_later(m.event_id, m.xid, m.run_id, m.run_xid, m.snapshot)
        and m.cause_id is distinct from m.run_id -- what a run does itself does not end it
      order by m.run_id, m.event_id
   ), logged as (
@@ -299,6 +311,7 @@ create or replace function notika._wake_matched(event_ids bigint[])
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set enable_sort = on -- which dispatch, that sorts nothing else, is better off without
 as $$
 declare
   v_runs bigint[];
@@ -306,10 +319,14 @@ begin
   with matched as materialized (
     select distinct on (w.run_id, w.name) w.run_id, w.name, s.event_id, s.event
       from notika.signal as s
-      join notika.wait as w
-        on w.source_id = s.source_id and w.match_values = s.match_values
+     cross join lateral (
+       select a.*
+         from notika.wait as a
+        where a.source_id = s.source_id and a.match_values = s.match_values
+       offset 0 -- looked up for each, whatever a planner thinks of so many waits
+     ) as w
      where s.event_id = any (_wake_matched.event_ids)
-       and not notika._has_got(w, s.event_id)
+       and not notika._has_got(w.run_id, w.created_at, s.event_id)
      order by w.run_id, w.name, s.event_id
   ), over as materialized (
     select w.run_id, w.name, w.created_at, m.event_id, m.event
@@ -331,21 +348,21 @@ $$;
 comment on function notika._wake_matched(bigint[]) is
   'Ends the waits for these signals, each with the first that it matches.';
 
-create or replace function notika._has_got(wait notika.wait, event_id bigint)
+create or replace function notika._has_got(run_id bigint, begun_at timestamptz, event_id bigint)
   returns boolean
   language sql
   stable
 begin atomic
   select exists (
     select from notika.step as s
-     where s.run_id = (wait).run_id
+     where s.run_id = _has_got.run_id
        and s.event_id = _has_got.event_id
-       and s.finished_at < (wait).created_at
+       and s.finished_at < _has_got.begun_at
   );
 end;
 
-comment on function notika._has_got(notika.wait, bigint) is
-  'Whether the run got this event from a wait that was over before this one began: the next one '
+comment on function notika._has_got(bigint, timestamptz, bigint) is
+  'Whether the run got this event from a wait that was over when another one began: the next wait '
   'gets the next event.';
 
 create or replace function notika._end_wait(
@@ -415,8 +432,8 @@ as $$
     left join notika.listener as l on l.run_id = (wait).run_id
    where s.source_id = (wait).source_id
      and s.match_values = (wait).match_values
-     and notika._is_later(s.event_id, s.xid, l, (wait).run_id)
-     and not notika._has_got(wait, s.event_id)
+     and notika._is_later(s.event_id, s.xid, (wait).run_id, l.xid, l.snapshot)
+     and not notika._has_got((wait).run_id, (wait).created_at, s.event_id)
    order by s.event_id
    limit 1;
 $$;
@@ -452,9 +469,9 @@ begin
    where e.event_id > notika._bound(v_here)
      and e.workflow_id = (wait).source_id
      and not notika._dispatched(e.event_id, e.xid, v_here)
-     and notika._is_later(e.event_id, e.xid, l, (wait).run_id)
+     and notika._is_later(e.event_id, e.xid, (wait).run_id, l.xid, l.snapshot)
      and notika._match_values(p.event, notika._match_keys(w.match)) = (wait).match_values
-     and not notika._has_got(wait, e.event_id)
+     and not notika._has_got((wait).run_id, (wait).created_at, e.event_id)
    order by e.event_id
    limit 1;
 end;

@@ -150,6 +150,31 @@ describe("a change is not missed", () => {
   });
 });
 
+test("a change is looked up among the waits, not compared with each", async ({ db }) => {
+  await db.database.script(`${schema}; ${cancelling}; insert into trial select n from generate_series(1, 3000) as n`);
+  await drain(db);
+  await db.query(`
+    insert into notika.wait (run_id, name, wake_at, source_id, match_values)
+    select l.run_id, 'paid', 'infinity', w.workflow_id, l.cancel_values
+      from notika.listener as l
+      join notika.workflow as w on w.name = 'drip:payment'`);
+  await db.query("insert into payment values (5000), (7), (5001)");
+
+  await begin(db, dispatch);
+  const read = await db.query(`
+    select relname as table, seq_tup_read + idx_tup_fetch < 20 as few
+      from pg_stat_xact_user_tables where relname in ('wait', 'listener') order by 1`);
+  await commit(db);
+
+  expect(read).toEqual([
+    { table: "listener", few: true },
+    { table: "wait", few: true },
+  ]);
+  expect(await db.query("select run_id::int as run, state from notika.run_log")).toEqual([
+    { run: 7, state: "cancelled" },
+  ]);
+});
+
 describe("a timeout and a change at the same time", () => {
   test("have one outcome: the change, if it was committed when the time was up", async ({ db }) => {
     const [runner, dispatcher] = await sessions(db, 2);
