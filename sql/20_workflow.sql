@@ -50,6 +50,11 @@ create table if not exists notika.workflow (
   constraint workflow_guard_check check (guard in ('block', 'warn', 'off')),
   constraint workflow_on_rename_check check (on_rename in ('follow', 'block'))
 );
+create index if not exists workflow_table_name_idx on notika.workflow (table_name);
+create index if not exists workflow_loose_idx on notika.workflow (workflow_id)
+  where not is_pinned and broken_reason is null;
+create index if not exists workflow_source_idx on notika.workflow (split_part(name, ':', 1))
+  where strpos(name, ':') > 0;
 
 comment on table notika.workflow is
   'What was published: the contract of each workflow. See the view notika.workflows.';

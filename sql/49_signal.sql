@@ -79,7 +79,8 @@ create or replace function notika._has_sources(workflow text)
 as $$
   select exists (
     select from notika.workflow as s
-     where starts_with(s.name, _has_sources.workflow || ':') and s.unpublished_at is null
+     where strpos(s.name, ':') > 0 and split_part(s.name, ':', 1) = _has_sources.workflow
+       and s.unpublished_at is null
   );
 $$;
 

@@ -6,47 +6,63 @@
 
 create or replace function notika._base_type(type oid)
   returns oid
-  language sql
+  language plpgsql
   stable
   strict
   set search_path = pg_catalog, pg_temp
 as $$
-  with recursive chain as (
-    select t.oid, t.typbasetype from pg_type as t where t.oid = _base_type.type
-    union all
-    select t.oid, t.typbasetype
-      from chain as c
-      join pg_type as t on t.oid = c.typbasetype
-  )
-  select c.oid from chain as c where c.typbasetype = 0;
+declare
+  v_base oid;
+begin
+  loop
+    select t.typbasetype into v_base from pg_type as t where t.oid = _base_type.type;
+    if not found then
+      return null;
+    elsif v_base = 0 then
+      return _base_type.type;
+    end if;
+    type := v_base;
+  end loop;
+end;
 $$;
 
 comment on function notika._base_type(oid) is 'The type under a domain, or the type itself.';
 
 create or replace function notika._leaf_types(type oid)
   returns setof oid
-  language sql
+  language plpgsql
   stable
   strict
   set search_path = pg_catalog, pg_temp
 as $$
-  with recursive part as (
-    select notika._base_type(_leaf_types.type) as oid
-    union
-    select notika._base_type(inner_type.oid)
+begin
+  -- Most have no parts.
+  if exists (
+    select from pg_type as t
+     where t.oid = _leaf_types.type and t.typtype in ('b', 'e', 'r', 'm') and t.typcategory <> 'A'
+  ) then
+    return next _leaf_types.type;
+    return;
+  end if;
+  return query
+    with recursive part as (
+      select notika._base_type(_leaf_types.type) as oid
+      union
+      select notika._base_type(inner_type.oid)
+        from part as p
+        join pg_type as t on t.oid = p.oid
+       cross join lateral (
+         select t.typelem as oid where t.typcategory = 'A'
+         union all
+         select a.atttypid from pg_attribute as a
+          where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+       ) as inner_type
+    )
+    select p.oid
       from part as p
       join pg_type as t on t.oid = p.oid
-     cross join lateral (
-       select t.typelem as oid where t.typcategory = 'A'
-       union all
-       select a.atttypid from pg_attribute as a
-        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
-     ) as inner_type
-  )
-  select p.oid
-    from part as p
-    join pg_type as t on t.oid = p.oid
-   where t.typcategory <> 'A' and t.typtype <> 'c';
+     where t.typcategory <> 'A' and t.typtype <> 'c';
+end;
 $$;
 
 comment on function notika._leaf_types(oid) is
@@ -54,38 +70,43 @@ comment on function notika._leaf_types(oid) is
 
 create or replace function notika._settings(types oid[])
   returns text
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan -- to plan takes longer than to run
 as $$
-  -- Each setting costs every row a little, so only those that the types need; a type that is not
-  -- listed may hold any of the others.
-  with plain (type) as (
-    select unnest(
-      '{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,uuid,json,jsonb,xml,date,time,timetz,
-        timestamp,inet,cidr,macaddr,macaddr8,bit,varbit,oid,tsvector}'::regtype[]
+begin
+    -- Each setting costs every row a little, so only those that the types need; a type that is not
+    -- listed may hold any of the others.
+  return (
+    with plain (type) as (
+      select unnest(
+        '{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,uuid,json,jsonb,xml,date,time,timetz,
+          timestamp,inet,cidr,macaddr,macaddr8,bit,varbit,oid,tsvector}'::regtype[]
+      )
+    ), dependent (type, setting) as (
+      values ('timestamptz'::regtype, 'timezone = ''UTC'''),
+             (null, 'datestyle = ''ISO, YMD'''),
+             ('interval', 'intervalstyle = ''iso_8601'''),
+             ('bytea', 'bytea_output = ''hex'''),
+             ('float4', 'extra_float_digits = ''1'''),
+             ('float8', 'extra_float_digits = ''1'''),
+             ('money', 'lc_monetary = ''C'''),
+             (null, 'quote_all_identifiers = off')
+    ), leaf (type) as (
+      select distinct l.type
+        from unnest(_settings.types) as given (type)
+       cross join lateral notika._leaf_types(given.type) as l (type)
+        join pg_type as t on t.oid = l.type and t.typtype <> 'e'
     )
-  ), dependent (type, setting) as (
-    values ('timestamptz'::regtype, 'timezone = ''UTC'''),
-           (null, 'datestyle = ''ISO, YMD'''),
-           ('interval', 'intervalstyle = ''iso_8601'''),
-           ('bytea', 'bytea_output = ''hex'''),
-           ('float4', 'extra_float_digits = ''1'''),
-           ('float8', 'extra_float_digits = ''1'''),
-           ('money', 'lc_monetary = ''C'''),
-           (null, 'quote_all_identifiers = off')
-  ), leaf (type) as (
-    select distinct l.type
-      from unnest(_settings.types) as given (type)
-     cross join lateral notika._leaf_types(given.type) as l (type)
-      join pg_type as t on t.oid = l.type and t.typtype <> 'e'
-  )
-  select coalesce(string_agg(distinct format(E'\n  set %s', d.setting), ''), '')
-    from leaf as l
-    join dependent as d
-      on d.type = l.type
-      or l.type not in (select p.type from plain as p)
-     and l.type not in (select k.type from dependent as k where k.type is not null);
+    select coalesce(string_agg(distinct format(E'\n  set %s', d.setting), ''), '')
+      from leaf as l
+      join dependent as d
+        on d.type = l.type
+        or l.type not in (select p.type from plain as p)
+       and l.type not in (select k.type from dependent as k where k.type is not null)
+  );
+end;
 $$;
 
 comment on function notika._settings(oid[]) is
@@ -392,15 +413,19 @@ comment on function notika._whole_row(anyelement, regclass) is
 
 create or replace function notika._quoted(relation regclass)
   returns text
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
 as $$
-  select format('%I.%I', n.nspname, c.relname)
-    from pg_class as c
-    join pg_namespace as n on n.oid = c.relnamespace
-   where c.oid = _quoted.relation;
+begin
+  return (
+    select format('%I.%I', n.nspname, c.relname)
+      from pg_class as c
+      join pg_namespace as n on n.oid = c.relnamespace
+     where c.oid = _quoted.relation
+  );
+end;
 $$;
 
 comment on function notika._quoted(regclass) is 'The name of a table with its schema.';
@@ -627,42 +652,46 @@ create or replace function notika._changed_expression(
   collation_id oid default 0
 )
   returns text
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select format(
-           case
-             when t.oid >= 16384 or not exists (
-               select from pg_opclass as o
-                where o.opcdefault
-                  and o.opcmethod = (select m.oid from pg_am as m where m.amname = 'btree')
-                  and (
-                    o.opcintype = coalesce(e.oid, t.oid)
-                    or t.typtype = 'r' and o.opcintype = 'anyrange'::regtype
-                    or t.typtype = 'm' and o.opcintype = 'anymultirange'::regtype
-                    or exists (
-                      select from pg_cast as c
-                       where c.castsource = coalesce(e.oid, t.oid)
-                         and c.casttarget = o.opcintype
-                         and c.castmethod = 'b' and c.castcontext = 'i'
+begin
+  return (
+    select format(
+             case
+               when t.oid >= 16384 or not exists (
+                 select from pg_opclass as o
+                  where o.opcdefault
+                    and o.opcmethod = (select m.oid from pg_am as m where m.amname = 'btree')
+                    and (
+                      o.opcintype = coalesce(e.oid, t.oid)
+                      or t.typtype = 'r' and o.opcintype = 'anyrange'::regtype
+                      or t.typtype = 'm' and o.opcintype = 'anymultirange'::regtype
+                      or exists (
+                        select from pg_cast as c
+                         where c.castsource = coalesce(e.oid, t.oid)
+                           and c.casttarget = o.opcintype
+                           and c.castmethod = 'b' and c.castcontext = 'i'
+                      )
                     )
-                  )
-             )
-             -- json has no equality, and comparing it would fail the user's update.
-             then 'pg_catalog.format(''%%s'', old.%1$I) is distinct from '
-                  'pg_catalog.format(''%%s'', new.%1$I)'
-             -- A collation may find values equal that are not the same.
-             when not l.collisdeterministic
-             then 'old.%1$I collate "C" is distinct from new.%1$I collate "C"'
-             else 'old.%1$I is distinct from new.%1$I'
-           end,
-           _changed_expression.column_name
-         )
-    from pg_type as t
-    left join pg_type as e on e.oid = t.typelem and t.typcategory = 'A'
-    left join pg_collation as l on l.oid = _changed_expression.collation_id
-   where t.oid = notika._base_type(_changed_expression.type);
+               )
+               -- json has no equality, and comparing it would fail the user's update.
+               then 'pg_catalog.format(''%%s'', old.%1$I) is distinct from '
+                    'pg_catalog.format(''%%s'', new.%1$I)'
+               -- A collation may find values equal that are not the same.
+               when not l.collisdeterministic
+               then 'old.%1$I collate "C" is distinct from new.%1$I collate "C"'
+               else 'old.%1$I is distinct from new.%1$I'
+             end,
+             _changed_expression.column_name
+           )
+      from pg_type as t
+      left join pg_type as e on e.oid = t.typelem and t.typcategory = 'A'
+      left join pg_collation as l on l.oid = _changed_expression.collation_id
+     where t.oid = notika._base_type(_changed_expression.type)
+  );
+end;
 $$;
 
 comment on function notika._changed_expression(text, oid, oid) is

@@ -399,20 +399,23 @@ comment on function notika._check_condition(notika.workflow) is
 
 create or replace function notika._family(relation regclass)
   returns setof regclass
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Partitions get their parent's triggers from Postgres, inheritance children do not.
-  with recursive family as (
-    select _family.relation::oid as oid
-    union
-    select i.inhrelid
-      from family as f
-      join pg_inherits as i on i.inhparent = f.oid
-      join pg_class as c on c.oid = i.inhrelid and not c.relispartition and c.relpersistence <> 't'
-  )
-  select f.oid::regclass from family as f;
+begin
+    -- Partitions get their parent's triggers from Postgres, inheritance children do not.
+  return query
+    with recursive family as (
+      select _family.relation::oid as oid
+      union
+      select i.inhrelid
+        from family as f
+        join pg_inherits as i on i.inhparent = f.oid
+        join pg_class as c on c.oid = i.inhrelid and not c.relispartition and c.relpersistence <> 't'
+    )
+    select f.oid::regclass from family as f;
+end;
 $$;
 
 comment on function notika._family(regclass) is
@@ -759,54 +762,57 @@ comment on function notika._capture_statement(notika.workflow) is
 
 create or replace function notika._statements(spec notika.workflow)
   returns table (statement text, lock text)
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
 as $$
-  with family (relation, name) as (
-    select f.relation, notika._quoted(f.relation)
-      from notika._family((spec).relation) as f (relation)
-  )
-  select s.statement, s.lock
-    from (
-      -- One for each table of the family: a child that leaves it goes on by itself.
-      select 1, f.name,
-             notika._payload_definition((spec).workflow_id, f.relation, (spec).columns,
-                                        (spec).column_names),
-             'access share on ' || f.name
-        from family as f
-       where (spec).columns is not null and (spec).is_pinned
-      union all
-      select 2, f.name,
-             format('revoke execute on function notika.payload_%s(%s) from public',
-                    (spec).workflow_id, f.name),
-             null
-        from family as f
-       where (spec).columns is not null and (spec).is_pinned
-      union all
-      select 3, null,
-             notika._capture_statement(spec),
-             null
-      union all
-      select 4, null,
-             format('revoke execute on function notika._capture_%s() from public',
-                    (spec).workflow_id),
-             null
-      union all
-      select 5, null,
-             notika._passes_definition((spec).workflow_id, (spec).condition),
-             null
-       where (spec).condition is not null and not (spec).is_pinned
-      union all
-      select 6, f.name || o.name,
-             notika._trigger_definition((spec).workflow_id, f.relation, o.name, (spec).columns,
-                                        (spec).watch, (spec).condition, (spec).is_pinned),
-             'share row exclusive on ' || f.name
-        from family as f
-       cross join unnest((spec).operations) as o (name)
-    ) as s (place, name, statement, lock)
-   order by s.place, s.name;
+begin
+  return query
+    with family (relation, name) as (
+      select f.relation, notika._quoted(f.relation)
+        from notika._family((spec).relation) as f (relation)
+    )
+    select s.statement, s.lock
+      from (
+        -- One for each table of the family: a child that leaves it goes on by itself.
+        select 1, f.name,
+               notika._payload_definition((spec).workflow_id, f.relation, (spec).columns,
+                                          (spec).column_names),
+               'access share on ' || f.name
+          from family as f
+         where (spec).columns is not null and (spec).is_pinned
+        union all
+        select 2, f.name,
+               format('revoke execute on function notika.payload_%s(%s) from public',
+                      (spec).workflow_id, f.name),
+               null
+          from family as f
+         where (spec).columns is not null and (spec).is_pinned
+        union all
+        select 3, null,
+               notika._capture_statement(spec),
+               null
+        union all
+        select 4, null,
+               format('revoke execute on function notika._capture_%s() from public',
+                      (spec).workflow_id),
+               null
+        union all
+        select 5, null,
+               notika._passes_definition((spec).workflow_id, (spec).condition),
+               null
+         where (spec).condition is not null and not (spec).is_pinned
+        union all
+        select 6, f.name || o.name,
+               notika._trigger_definition((spec).workflow_id, f.relation, o.name, (spec).columns,
+                                          (spec).watch, (spec).condition, (spec).is_pinned),
+               'share row exclusive on ' || f.name
+          from family as f
+         cross join unnest((spec).operations) as o (name)
+      ) as s (place, name, statement, lock)
+     order by s.place, s.name;
+end;
 $$;
 
 comment on function notika._statements(notika.workflow) is
@@ -814,11 +820,15 @@ comment on function notika._statements(notika.workflow) is
 
 create or replace function notika._definition(spec notika.workflow)
   returns text[]
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select array(select s.statement from notika._statements(_definition.spec) as s);
+begin
+  return (
+    select array(select s.statement from notika._statements(_definition.spec) as s)
+  );
+end;
 $$;
 
 comment on function notika._definition(notika.workflow) is
@@ -846,34 +856,41 @@ comment on function notika._captures(notika.workflow) is
 
 create or replace function notika._generated(workflow_id integer)
   returns setof regprocedure
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select p.oid::regprocedure
-    from pg_proc as p
-   where p.pronamespace = 'notika'::regnamespace
-     and p.proname in (format('_capture_%s', _generated.workflow_id),
-                       format('_passes_%s', _generated.workflow_id),
-                       format('payload_%s', _generated.workflow_id))
-   order by p.proname, p.oid;
+begin
+  return query
+    select p.oid::regprocedure
+      from pg_proc as p
+     where p.pronamespace = 'notika'::regnamespace
+       and p.proname in (format('_capture_%s', _generated.workflow_id),
+                         format('_passes_%s', _generated.workflow_id),
+                         format('payload_%s', _generated.workflow_id))
+     order by p.proname, p.oid;
+end;
 $$;
 
 comment on function notika._generated(integer) is 'The functions that publish made for a workflow.';
 
 create or replace function notika._payload_function(workflow_id integer, relation oid)
   returns regprocedure
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Not by its name: that asks for rights to the schema of the table.
-  select p.oid::regprocedure
-    from pg_proc as p
-    join pg_type as t on t.oid = p.proargtypes[0]
-   where p.pronamespace = 'notika'::regnamespace
-     and p.proname = format('payload_%s', _payload_function.workflow_id)
-     and t.typrelid = _payload_function.relation;
+begin
+    -- Not by its name: that asks for rights to the schema of the table.
+  return (
+    select p.oid::regprocedure
+      from pg_proc as p
+      join pg_type as t on t.oid = p.proargtypes[0]
+     where p.pronamespace = 'notika'::regnamespace
+       and p.proname = format('payload_%s', _payload_function.workflow_id)
+       and t.typrelid = _payload_function.relation
+  );
+end;
 $$;
 
 comment on function notika._payload_function(integer, oid) is
@@ -881,24 +898,31 @@ comment on function notika._payload_function(integer, oid) is
 
 create or replace function notika._triggers(workflow_id integer)
   returns table (relation regclass, name name)
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- pg_trigger has no index by function.
-  select t.tgrelid, t.tgname
-    from pg_depend as d
-    join pg_trigger as t on t.oid = d.objid
-   where d.refclassid = 'pg_proc'::regclass
-     and d.refobjid = to_regprocedure(format('notika._capture_%s()', _triggers.workflow_id))
-     and d.classid = 'pg_trigger'::regclass
-     and t.tgparentid = 0 and t.tgfoid = d.refobjid;
+begin
+    -- pg_trigger has no index by function.
+  return query
+    select t.tgrelid::regclass, t.tgname
+      from pg_depend as d
+      join pg_trigger as t on t.oid = d.objid
+     where d.refclassid = 'pg_proc'::regclass
+       and d.refobjid = to_regprocedure(format('notika._capture_%s()', _triggers.workflow_id))
+       and d.classid = 'pg_trigger'::regclass
+       and t.tgparentid = 0 and t.tgfoid = d.refobjid;
+end;
 $$;
 
 comment on function notika._triggers(integer) is
   'The triggers that publish made for a workflow, without those of partitions.';
 
-create or replace function notika._steps(before notika.workflow, after notika.workflow)
+create or replace function notika._steps(
+  before notika.workflow,
+  after notika.workflow,
+  with_locks boolean default true
+)
   returns table (statement text, lock text)
   language plpgsql
   stable
@@ -958,7 +982,11 @@ begin
     return next;
   end loop;
 
-  return query select * from notika._statements(after);
+  if with_locks then
+    return query select * from notika._statements(after);
+  else
+    return query select d, null from unnest(after.definition) as d;
+  end if;
 
   return query
     select format('drop function %s', g.function), null::text
@@ -974,7 +1002,7 @@ begin
 end;
 $$;
 
-comment on function notika._steps(notika.workflow, notika.workflow) is
+comment on function notika._steps(notika.workflow, notika.workflow, boolean) is
   'The statements that lead from one definition of a workflow to another; none if they are equal.';
 
 create or replace function notika._apply(before notika.workflow, after notika.workflow)
@@ -992,7 +1020,7 @@ declare
   v_detail text;
   v_hint text;
 begin
-  for v_statement in select s.statement from notika._steps(before, after) as s loop
+  for v_statement in select s.statement from notika._steps(before, after, false) as s loop
     execute v_statement;
     v_count := v_count + 1;
   end loop;

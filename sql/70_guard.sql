@@ -168,38 +168,45 @@ comment on function notika._set_busy(boolean) is
 
 create or replace function notika._labels(type oid)
   returns text[]
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(e.enumlabel::text order by e.enumtypid, e.enumsortorder)
-    from notika._leaf_types(_labels.type) as l (oid)
-    join pg_enum as e on e.enumtypid = l.oid
-   where _labels.type >= 16384;
+begin
+  return (
+    select array_agg(e.enumlabel::text order by e.enumtypid, e.enumsortorder)
+      from notika._leaf_types(_labels.type) as l (oid)
+      join pg_enum as e on e.enumtypid = l.oid
+     where _labels.type >= 16384
+  );
+end;
 $$;
 
 comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
 
 create or replace function notika._part_types(type oid)
   returns setof oid
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  with recursive part as (
-    select notika._base_type(_part_types.type) as oid
-    union
-    select notika._base_type(inner_type.oid)
-      from part as p
-      join pg_type as t on t.oid = p.oid
-     cross join lateral (
-       select t.typelem as oid where t.typcategory = 'A'
-       union all
-       select a.atttypid from pg_attribute as a
-        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
-     ) as inner_type
-  )
-  select p.oid from part as p;
+begin
+  return query
+    with recursive part as (
+      select notika._base_type(_part_types.type) as oid
+      union
+      select notika._base_type(inner_type.oid)
+        from part as p
+        join pg_type as t on t.oid = p.oid
+       cross join lateral (
+         select t.typelem as oid where t.typcategory = 'A'
+         union all
+         select a.atttypid from pg_attribute as a
+          where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+       ) as inner_type
+    )
+    select p.oid from part as p;
+end;
 $$;
 
 comment on function notika._part_types(oid) is
@@ -207,16 +214,20 @@ comment on function notika._part_types(oid) is
 
 create or replace function notika._attributes(type oid)
   returns text[]
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod))
-                   order by a.attrelid, a.attnum)
-    from notika._part_types(_attributes.type) as p (oid)
-    join pg_type as t on t.oid = p.oid and t.typtype = 'c'
-    join pg_attribute as a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
-   where _attributes.type >= 16384;
+begin
+  return (
+    select array_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod))
+                     order by a.attrelid, a.attnum)
+      from notika._part_types(_attributes.type) as p (oid)
+      join pg_type as t on t.oid = p.oid and t.typtype = 'c'
+      join pg_attribute as a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+     where _attributes.type >= 16384
+  );
+end;
 $$;
 
 comment on function notika._attributes(oid) is
@@ -224,13 +235,16 @@ comment on function notika._attributes(oid) is
 
 create or replace function notika._tables(relation regclass)
   returns setof regclass
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select f from notika._family(_tables.relation) as f
-  union
-  select p.relid from pg_partition_tree(_tables.relation) as p;
+begin
+  return query
+    select f from notika._family(_tables.relation) as f
+    union
+    select p.relid from pg_partition_tree(_tables.relation) as p;
+end;
 $$;
 
 comment on function notika._tables(regclass) is 'A table with its partitions and children.';
@@ -426,10 +440,15 @@ create or replace function notika._findings(spec notika.workflow)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  -- To plan these queries takes longer than to run them.
+  set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_quoted text := notika._quoted(spec.relation);
 begin
+  if spec.table_name is null then
+    return; -- it is published on none
+  end if;
   if v_quoted is distinct from spec.table_name and notika._table(spec.table_name) is not null then
     return query
       select 'table_replaced', spec.table_name, 'the table that was published',
@@ -663,32 +682,36 @@ comment on function notika._is_rename(text) is 'Whether a finding is a matter of
 
 create or replace function notika._is_complete(spec notika.workflow)
   returns boolean
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  with expected (relation, name) as (
-    select f.relation::oid, format('notika_%s_%s', (spec).workflow_id, o.name)
-      from notika._family((spec).relation) as f (relation)
-     cross join unnest((spec).operations) as o (name)
-  ), there (relation, name) as (
-    select t.relation::oid, t.name::text from notika._triggers((spec).workflow_id) as t
-  )
-  select to_regprocedure(format('notika._capture_%s()', (spec).workflow_id)) is not null
-     and not exists (
-       (select e.relation, e.name from expected as e except select t.relation, t.name from there as t)
-       union all
-       (select t.relation, t.name from there as t except select e.relation, e.name from expected as e)
-     )
-     and (not (spec).is_pinned or (spec).columns is null or not exists (
-       select e.relation from expected as e
-       except
-       select t.typrelid
-         from pg_proc as p
-         join pg_type as t on t.oid = p.proargtypes[0]
-        where p.pronamespace = 'notika'::regnamespace
-          and p.proname = format('payload_%s', (spec).workflow_id)
-     ));
+begin
+  return (
+    with expected (relation, name) as (
+      select f.relation::oid, format('notika_%s_%s', (spec).workflow_id, o.name)
+        from notika._family((spec).relation) as f (relation)
+       cross join unnest((spec).operations) as o (name)
+    ), there (relation, name) as (
+      select t.relation::oid, t.name::text from notika._triggers((spec).workflow_id) as t
+    )
+    select to_regprocedure(format('notika._capture_%s()', (spec).workflow_id)) is not null
+       and not exists (
+         (select e.relation, e.name from expected as e except select t.relation, t.name from there as t)
+         union all
+         (select t.relation, t.name from there as t except select e.relation, e.name from expected as e)
+       )
+       and (not (spec).is_pinned or (spec).columns is null or not exists (
+         select e.relation from expected as e
+         except
+         select t.typrelid
+           from pg_proc as p
+           join pg_type as t on t.oid = p.proargtypes[0]
+          where p.pronamespace = 'notika'::regnamespace
+            and p.proname = format('payload_%s', (spec).workflow_id)
+       ))
+  );
+end;
 $$;
 
 comment on function notika._is_complete(notika.workflow) is
@@ -696,22 +719,26 @@ comment on function notika._is_complete(notika.workflow) is
 
 create or replace function notika._has_all_it_needs(spec notika.workflow)
   returns boolean
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select exists (select from pg_class as t where t.oid = (spec).relation)
-     and not exists (
-       select from notika.contract as c
-         left join pg_attribute as a
-           on a.attrelid = (spec).relation and a.attnum = c.attnum and not a.attisdropped
-        where c.workflow_id = (spec).workflow_id
-          and (a.attnum is null
-               or (a.atttypid <> c.type or a.atttypmod <> c.typmod)
-                  and not notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
-               or case when c.attributes is not null
-                       then not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}') end)
-     );
+begin
+  return (
+    select exists (select from pg_class as t where t.oid = (spec).relation)
+       and not exists (
+         select from notika.contract as c
+           left join pg_attribute as a
+             on a.attrelid = (spec).relation and a.attnum = c.attnum and not a.attisdropped
+          where c.workflow_id = (spec).workflow_id
+            and (a.attnum is null
+                 or (a.atttypid <> c.type or a.atttypmod <> c.typmod)
+                    and not notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
+                 or case when c.attributes is not null
+                         then not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}') end)
+       )
+  );
+end;
 $$;
 
 comment on function notika._has_all_it_needs(notika.workflow) is

@@ -333,6 +333,14 @@ create or replace function notika._guard_end()
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_relations oid[];
+  v_triggers oid[];
+  v_rules oid[];
+  v_types oid[];
+  v_functions oid[];
+  v_schemas oid[];
+  v_names text[];
+  v_ids integer[];
   v_touched record;
   v_is_dropped boolean;
 begin
@@ -341,79 +349,93 @@ begin
   end if;
   perform notika._see_clearly();
 
+  select array_agg(d.objid) filter (where d.classid = 'pg_class'::regclass),
+         array_agg(d.objid) filter (where d.classid = 'pg_trigger'::regclass),
+         array_agg(d.objid) filter (where d.classid = 'pg_rewrite'::regclass),
+         array_agg(d.objid) filter (where d.classid = 'pg_type'::regclass),
+         array_agg(d.objid) filter (where d.classid = 'pg_proc'::regclass),
+         array_agg(d.objid) filter (where d.classid = 'pg_namespace'::regclass)
+    into v_relations, v_triggers, v_rules, v_types, v_functions, v_schemas
+    from pg_event_trigger_ddl_commands() as d;
+
+  -- What is already to be judged, and what was let go and is not touched after all.
+  v_ids := array(
+    select p.workflow_id from notika.guard_pending as p
+    union all
+    select w.workflow_id from notika.workflow as w
+     where not w.is_pinned and w.broken_reason is null
+  );
+  if v_triggers is not null then
+    v_relations := v_relations || array(
+      select t.tgrelid from pg_trigger as t where t.oid = any (v_triggers));
+    v_ids := v_ids || array(
+      select substring(t.tgname::text from '[0-9]+')::integer
+        from pg_trigger as t
+       where t.oid = any (v_triggers) and t.tgname ~ '^notika_[0-9]{1,9}_(insert|update|delete)$');
+  end if;
+  if v_rules is not null then
+    v_relations := v_relations || array(
+      select r.ev_class from pg_rewrite as r where r.oid = any (v_rules));
+  end if;
+  if v_relations is not null then
+    v_names := array(select notika._quoted(r) from unnest(v_relations) as r);
+    v_types := v_types || array(
+      select c.reltype from pg_class as c where c.oid = any (v_relations) and c.relkind = 'c');
+    v_ids := v_ids || array(
+      select c.workflow_id from notika.contract_table as c where c.relation = any (v_relations)
+      union all
+      -- A partition or child that was attached.
+      select c.workflow_id
+        from pg_inherits as i
+        join notika.contract_table as c on c.relation = i.inhparent
+       where i.inhrelid = any (v_relations)
+      union all
+      -- A table that takes a published name.
+      select w.workflow_id from notika.workflow as w where w.table_name = any (v_names)
+    );
+  end if;
+  if cardinality(v_types) > 0 then
+    v_ids := v_ids || array(
+      select c.workflow_id
+        from (select distinct o.type from notika.contract as o where o.type >= 16384) as u
+        join notika.contract as c on c.type = u.type
+       where exists (
+         select from notika._part_types(u.type) as p (oid) where p.oid = any (v_types)
+       )
+    );
+  end if;
+  if v_functions is not null then
+    v_ids := v_ids || array(
+      select substring(p.proname::text from '[0-9]+')::integer
+        from pg_proc as p
+       where p.oid = any (v_functions) and p.pronamespace = 'notika'::regnamespace
+         and p.proname ~ '^(_capture|_passes|payload)_[0-9]{1,9}$');
+  end if;
+  if v_schemas is not null then
+    v_ids := v_ids || array(
+      select w.workflow_id
+        from notika.workflow as w
+        join pg_class as k on k.oid = w.relation and k.relnamespace = any (v_schemas)
+      union all
+      select c.workflow_id
+        from notika.contract as c
+        join pg_type as y on y.oid = c.type and y.typnamespace = any (v_schemas)
+    );
+  end if;
+  if v_ids = '{}' then
+    return;
+  end if;
+
   for v_touched in
-    with command as materialized (
-      select d.classid, d.objid from pg_event_trigger_ddl_commands() as d where d.objid is not null
-    ), relation (oid) as (
-      select d.objid from command as d where d.classid = 'pg_class'::regclass
-      union
-      select t.tgrelid from command as d
-        join pg_trigger as t on d.classid = 'pg_trigger'::regclass and t.oid = d.objid
-      union
-      select r.ev_class from command as d
-        join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
-    ), touched as materialized (
-        select c.workflow_id, null::text as replaced
-          from relation as r
-          join notika.contract_table as c on c.relation = r.oid
-        union all
-        -- A partition or child that was attached.
-        select c.workflow_id, null
-          from relation as r
-          join pg_inherits as i on i.inhrelid = r.oid
-          join notika.contract_table as c on c.relation = i.inhparent
-        union all
-        -- A table that takes a published name.
-        select w.workflow_id, null
-          from relation as r
-          join pg_class as k on k.oid = r.oid
-          join pg_namespace as n on n.oid = k.relnamespace
-          join notika.workflow as w on w.table_name = format('%I.%I', n.nspname, k.relname)
-        union all
-        select c.workflow_id, null
-          from (select distinct o.type from notika.contract as o where o.type >= 16384) as u
-          join notika.contract as c on c.type = u.type
-         where exists (
-           select from command as d
-             left join pg_class as k on d.classid = 'pg_class'::regclass and k.oid = d.objid
-             join notika._part_types(u.type) as p (oid) on p.oid = coalesce(k.reltype, d.objid)
-            where d.classid = 'pg_type'::regclass or k.relkind = 'c'
-         )
-        union all
-        select substring(t.tgname::text from '[0-9]+')::integer,
-               format('%I on %s', t.tgname, notika._quoted(t.tgrelid))
-          from command as d
-          join pg_trigger as t on d.classid = 'pg_trigger'::regclass and t.oid = d.objid
-         where t.tgname ~ '^notika_[0-9]{1,9}_(insert|update|delete)$'
-        union all
-        select substring(p.proname::text from '[0-9]+')::integer, null
-          from command as d
-          join pg_proc as p on d.classid = 'pg_proc'::regclass and p.oid = d.objid
-         where p.pronamespace = 'notika'::regnamespace
-           and p.proname ~ '^(_capture|_passes|payload)_[0-9]{1,9}$'
-        union all
-        select w.workflow_id, null
-          from command as d
-          join pg_class as k on d.classid = 'pg_namespace'::regclass and k.relnamespace = d.objid
-          join notika.workflow as w on w.relation = k.oid
-        union all
-        select c.workflow_id, null
-          from command as d
-          join pg_type as y on d.classid = 'pg_namespace'::regclass and y.typnamespace = d.objid
-          join notika.contract as c on c.type = y.oid
-        union all
-        select p.workflow_id, null from notika.guard_pending as p
-        union all
-        -- One that was let go and is not touched after all.
-        select w.workflow_id, null
-          from notika.workflow as w
-         where not w.is_pinned and w.broken_reason is null
-    )
-    select t.workflow_id, max(t.replaced) as replaced
-      from touched as t
-      join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null
-     group by t.workflow_id
-     order by t.workflow_id
+    select w.workflow_id, (
+             select max(format('%I on %s', t.tgname, notika._quoted(t.tgrelid)))
+               from pg_trigger as t
+              where t.oid = any (v_triggers)
+                and t.tgname ~ format('^notika_%s_(insert|update|delete)$', w.workflow_id)
+           ) as replaced
+      from notika.workflow as w
+     where w.workflow_id = any (v_ids) and w.unpublished_at is null
+     order by w.workflow_id
   loop
     select coalesce(bool_or(p.dropped is not null), false) into v_is_dropped
       from notika.guard_pending as p

@@ -41,6 +41,7 @@ alter table notika.contract alter column type type oid;
 alter table notika.contract_table alter column relation type oid;
 drop function if exists notika._see_publications();
 drop function if exists notika._commands(text);
+drop function if exists notika._steps(notika.workflow, notika.workflow);
 do $$
 begin
   -- It had another result.
