@@ -2,7 +2,7 @@ import { raw } from "sql-template-tag";
 import type { TestDatabase } from "../../support/database.ts";
 
 export const guards = ["block", "warn", "off"] as const;
-export const shapes = ["one text", "a transaction", "repeatable read"] as const;
+const shapes = ["one text", "a transaction", "repeatable read"] as const;
 export type Guard = (typeof guards)[number];
 export type Shape = (typeof shapes)[number];
 
@@ -34,6 +34,12 @@ export type Outcome = string;
 /** All migrations, or those whose name NOTIKA_TEST_MIGRATION matches. */
 export const chosen = (migrations: Record<string, Migration>) =>
   Object.entries(migrations).filter(([name]) => name.match(process.env.NOTIKA_TEST_MIGRATION ?? ""));
+
+/** How a migration is applied: in every shape with a guard that blocks, else in turn, or where there is time for all. */
+export const shapesFor = (guard: Guard, place: number): readonly Shape[] =>
+  guard === "block" || process.env.NOTIKA_TEST_SHAPES === "all"
+    ? shapes
+    : shapes.filter((_, other) => other === place % shapes.length);
 
 export const outcomeFor = (outcomes: Outcomes, guard: Guard) =>
   typeof outcomes === "string" ? outcomes : (outcomes[guard] ?? outcomes.others);
