@@ -1,7 +1,6 @@
 import type { X509Certificate } from "node:crypto";
 import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
-import type { Failure } from "../connection/error.ts";
 import { ConnectError } from "../connection/error.ts";
 import { type Settings, type TlsMode, tlsModes } from "../connection/settings.ts";
 import { isVerified } from "../connection/tls.ts";
@@ -77,6 +76,6 @@ async function tryMode(settings: Settings, mode: TlsMode): Promise<string> {
     return `connects with TLS, certificate ${isVerified(tls) ? "verified" : "not verified"}`;
   } catch (cause) {
     if (!(cause instanceof ConnectError)) throw cause;
-    return `is refused: ${(cause.failures[0] as Failure).error.message}`;
+    return `is refused: ${cause.failures[0]?.error.message}`;
   }
 }

@@ -3,6 +3,7 @@ import { ConnectError } from "../connection/error.ts";
 import { readSettings, type Settings, shown } from "../connection/settings.ts";
 import { findWay } from "../connection/way.ts";
 import { detectPooling, type Pooling } from "../pooling.ts";
+import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
 /** Whether a pooler is in between, and when it takes the server away from a client: told by what it does. */
@@ -52,11 +53,12 @@ export async function directAddress(client: Client, text: string): Promise<Findi
   }
 }
 
-async function identity(client: Client): Promise<string> {
-  const { rows } = await client.query<{ id: string }>(
+async function identity(client: Client): Promise<string | undefined> {
+  const [row] = await ask<{ id: string }>(
+    client,
     "select concat_ws(' ', pg_postmaster_start_time(), oid) as id from pg_database where datname = current_database()",
   );
-  return (rows[0] as { id: string }).id;
+  return row?.id;
 }
 
 function pooling(client: Client, settings: Settings): Promise<Pooling> {

@@ -1,10 +1,10 @@
 import type { Client } from "pg";
+import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
 /** What the role may do, and what each missing right prevents. */
 export async function rights(client: Client): Promise<Finding[]> {
-  const { rows } = await client.query<Rights>(query);
-  const found = rows[0] as Rights;
+  const [found] = (await ask<Rights>(client, query)) as [Rights];
   if (found.is_installed && found.closed_schemas) return [role(found), schemas(found), parts(found)];
   return [role(found), schemas(found), tables(found), await eventTriggers(client)];
 }
@@ -13,7 +13,6 @@ interface Rights {
   name: string;
   /** The name as SQL writes it. */
   role: string;
-  database: string;
   is_superuser: boolean;
   may_create_schemas: boolean;
   is_installed: boolean;
@@ -51,7 +50,7 @@ const query = `
       join pg_namespace as n on n.oid = c.relnamespace and n.nspname = 'notika'
      where has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
   )
-  select current_user::text as name, quote_ident(current_user) as role, quote_ident(current_database()) as database,
+  select current_user::text as name, quote_ident(current_user) as role,
          (select r.rolsuper from pg_roles as r where r.rolname = current_user) as is_superuser,
          has_database_privilege(current_database(), 'create') as may_create_schemas,
          exists (
@@ -86,17 +85,10 @@ function role({ role, is_superuser }: Rights): Finding {
   );
 }
 
-function schemas({
-  role,
-  database,
-  may_create_schemas,
-  is_installed,
-  closed_schemas,
-  missing_schemas,
-}: Rights): Finding {
+function schemas({ role, may_create_schemas, is_installed, closed_schemas, missing_schemas }: Rights): Finding {
   if (is_installed) {
     if (!closed_schemas) return ok("install", "the role may install and upgrade");
-    return ok("install", `Notika is another role's, who installs and upgrades it`);
+    return ok("install", "Notika is another role's, who installs and upgrades it");
   }
   if (closed_schemas) {
     return error(
@@ -110,7 +102,7 @@ function schemas({
   return error(
     "install",
     `the role may not create the schemas ${missing_schemas.join(" and ")}, so Notika cannot be installed`,
-    `${missing_schemas.map((name) => `create schema ${name} authorization ${role};`).join(" ")} or: grant create on database ${database} to ${role};`,
+    missing_schemas.map((name) => `create schema ${name} authorization ${role};`).join(" "),
   );
 }
 
@@ -129,11 +121,7 @@ function parts({ role, publishes, runs, reads }: Rights): Finding {
     .join(" ");
   if (mayNot.length === 0) return ok("parts", `the role may ${list(may)}`);
   if (may.length === 0) return error("parts", "the role may do nothing with Notika", remedy);
-  return ok(
-    "parts",
-    `the role may ${list(may)}; it may not ${list(mayNot)}`,
-    `As the owner of notika, if it should: ${remedy}`,
-  );
+  return ok("parts", `the role may ${list(may)}; it may not ${list(mayNot)}`, remedy);
 }
 
 function tables({ name, tables, publishable, readable, closed_to_publish }: Rights): Finding {
@@ -148,8 +136,7 @@ function tables({ name, tables, publishable, readable, closed_to_publish }: Righ
 /** Creates one, and takes it back: who may do that differs from service to service. */
 async function eventTriggers(client: Client): Promise<Finding> {
   try {
-    await client.query("begin");
-    await client.query("set local lock_timeout = '2s'");
+    await client.query("begin; set local search_path = pg_catalog, pg_temp; set local lock_timeout = '2s'");
     await client.query("create function pg_temp.notika_doctor() returns event_trigger language plpgsql as 'begin end'");
     await client.query(
       "create event trigger notika_doctor on sql_drop when tag in ('DROP TABLE') execute function pg_temp.notika_doctor()",

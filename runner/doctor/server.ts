@@ -1,10 +1,10 @@
 import type { Client } from "pg";
+import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
 /** The server itself: its version, its clock, the room it has. */
 export async function server(client: Client): Promise<Finding[]> {
-  const { rows } = await client.query<Facts>(facts);
-  const found = rows[0] as Facts;
+  const [found] = (await ask<Facts>(client, facts)) as [Facts];
   return [version(found), ...purpose(found), await clock(client), connections(found), prepared(found), ...muted(found)];
 }
 

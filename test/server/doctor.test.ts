@@ -147,7 +147,7 @@ describe.each([15, 18] as const)("doctor, on PostgreSQL %i", (major) => {
 
     const before = await findings(as("ada"));
     const remedies = Object.fromEntries(before.map(({ finding, remedy }) => [finding, remedy]));
-    await owner.database.script(remedies.install?.split(" or: ")[0] ?? "");
+    await owner.database.script(remedies.install ?? "");
     expect(remedies.tables).toBe("npx notika grant ada --schema shop");
     await grant(owner.database, { role: "ada", schemas: ["shop"], apply: true });
     const after = await findings(as("ada"));
@@ -161,6 +161,25 @@ describe.each([15, 18] as const)("doctor, on PostgreSQL %i", (major) => {
       detail: "the role may publish 1 of 1 and read 1",
     });
     expect(after.filter(({ severity }) => severity === "error")).toEqual([]);
+  });
+
+  test("finds a role with the least rights fit to own Notika", async () => {
+    await owner.database.script("create schema shop; create table shop.orders (id int primary key)");
+    await grant(owner.database, { role: "ada", schemas: ["shop"], apply: true });
+    const ada = openSession(as("ada"));
+    await install(ada.database);
+    await ada.query("select notika.publish('watch_order', 'shop.orders', columns => '{id}')");
+    await ada.close();
+
+    const found = await findings(as("ada"));
+
+    expect(
+      found.filter(({ severity }) => severity !== "ok").map(({ finding, severity }) => `${severity} ${finding}`),
+    ).toEqual(["warning event triggers", "warning guard"]);
+    expect(found).toContainEqual(expect.objectContaining({ finding: "role", detail: "ada, no superuser" }));
+    expect(found).toContainEqual(
+      expect.objectContaining({ finding: "install", detail: "the role may install and upgrade" }),
+    );
   });
 
   test("finds schemas of that name that are another role's", async () => {
@@ -261,6 +280,8 @@ describe.each([15, 18] as const)("doctor, on PostgreSQL %i", (major) => {
 
   test("finds what would silence or stop a role's sessions; its remedies mend it", async () => {
     await owner.database.script(`
+      create function public.pg_is_in_recovery() returns boolean language plpgsql as $$ begin raise 'hijacked'; end $$;
+      alter role ada set search_path = public, pg_catalog;
       alter role ada set default_transaction_read_only = on;
       alter role ada set session_replication_role = replica;
       ${major >= 17 ? "alter role ada set event_triggers = off;" : ""}
