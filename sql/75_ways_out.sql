@@ -337,6 +337,7 @@ begin
       join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
      cross join lateral notika._findings(w) as f;
   return query select * from notika._missing_rights();
+  return query select * from notika._surplus_rights();
   return query
     select 'broken', 'error', w.name, w.broken_reason, notika._call(notika._mended(w))
       from notika.workflow as w

@@ -99,9 +99,9 @@ drop function if exists notika._specify(text, text, text[], text[], text[], text
 --!include 72_judge.sql
 --!include 75_ways_out.sql
 --!include 77_check_ddl.sql
---!include 78_missing_rights.sql
 --!include 80_install.sql
 --!include 82_roles.sql
+--!include 83_wrong_rights.sql
 --!include 84_owner.sql
 --!include 86_uninstall.sql
 --!include 90_grants.sql

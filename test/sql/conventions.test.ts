@@ -2,6 +2,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { describe, expect } from "vitest";
 import { catalog } from "../migrations/catalog.ts";
 import { test } from "../support/database.ts";
+import { noEventTriggers } from "./support.ts";
 
 const folder = new URL("../../sql/", import.meta.url);
 const files = await Promise.all(
@@ -82,6 +83,20 @@ describe("in schema notika", () => {
         )
         select name, privilege_type from object, aclexplode(acl) where grantee = 0 order by 1, 2`),
     ).toEqual([]);
+  });
+
+  test("only the conditions of workflows without pins may be evaluated by everybody, with his own rights", async ({
+    db,
+  }) => {
+    await db.script(`${noEventTriggers}
+      ${published}
+      select notika.publish('warns', 'app.users', columns => '{id}', condition => 'new.id > 0', guard => 'warn')`);
+
+    expect(
+      await db.query(`
+        select proname, prosecdef from pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner))) as a
+         where pronamespace = 'notika'::regnamespace and a.grantee = 0`),
+    ).toEqual([{ proname: "_passes_3", prosecdef: false }]);
   });
 
   test("the verbs and the triggers run with the owner's rights, whoever calls them", async ({ db }) => {

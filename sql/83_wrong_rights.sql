@@ -1,5 +1,5 @@
--- Rights that have gone missing since a workflow was published, for notika.health: they were all there
--- when it was published, and a trigger goes on without most of them.
+-- Rights that are not as they should be, for notika.health: those that have gone missing since a workflow
+-- was published, when they were all there, and those to read payloads that nobody meant to give.
 
 create or replace function notika._missing_rights()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
@@ -47,3 +47,36 @@ $$;
 
 comment on function notika._missing_rights() is
   'The rights that published workflows need and have not any more, with the GRANT.';
+
+create or replace function notika._surplus_rights()
+  returns table (finding text, severity text, workflow text, detail text, remedy text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- By hand, or by default privileges that an administrator has set for all tables.
+  select 'payloads_readable', 'warning', null::text,
+         format('role %s may read %s and is not a reader', s.role, string_agg(s.relation, ', ')),
+         format('revoke select on %s from %s;', string_agg(s.relation, ', '), s.role)
+    from (
+      select case a.grantee when 0 then 'public' else a.grantee::regrole::text end as role,
+             c.oid::regclass::text as relation
+        from pg_class as c
+       cross join aclexplode(c.relacl) as a
+       where c.relnamespace = 'notika'::regnamespace and c.relkind in ('r', 'v')
+         and a.privilege_type = 'SELECT' and a.grantee <> c.relowner
+         and exists (
+           select from pg_attribute as t
+            where t.attrelid = c.oid and t.atttypid = 'json'::regtype and not t.attisdropped
+         )
+         and a.grantee not in (select g.role_id from notika.grantee as g where g.part = 'reader')
+         and has_schema_privilege(
+               case a.grantee when 0 then 'public' else pg_get_userbyid(a.grantee) end,
+               'notika', 'usage')
+       order by 1, 2
+    ) as s
+   group by s.role;
+$$;
+
+comment on function notika._surplus_rights() is
+  'Who may read payloads without having been made a reader, with the REVOKE.';

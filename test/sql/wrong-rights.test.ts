@@ -75,3 +75,35 @@ test("health says which rights its owner has lost; events are captured all the s
   for (const { remedy } of found) await db.query(remedy);
   expect(await db.query(rights)).toEqual([]);
 });
+
+test("health says who may read payloads without having been made a reader", async ({ db }) => {
+  await db.script(`
+    create role analyst; create role ria;
+    select notika.grant_reader('ria');
+    grant select on notika.event_log_0, notika.runs, notika.setting to analyst;
+    grant select on notika.run_log to public`);
+  const readable = "select * from notika.health where finding = 'payloads_readable' order by detail";
+
+  expect(await db.query(readable)).toEqual([]); // the schema is closed to them
+  await db.query("grant usage on schema notika to public");
+  const found = await db.query<{ remedy: string }>(readable);
+
+  expect(found).toEqual([
+    {
+      finding: "payloads_readable",
+      severity: "warning",
+      workflow: null,
+      detail: "role analyst may read notika.event_log_0, notika.runs and is not a reader",
+      remedy: "revoke select on notika.event_log_0, notika.runs from analyst;",
+    },
+    {
+      finding: "payloads_readable",
+      severity: "warning",
+      workflow: null,
+      detail: "role public may read notika.run_log and is not a reader",
+      remedy: "revoke select on notika.run_log from public;",
+    },
+  ]);
+  for (const { remedy } of found) await db.query(remedy);
+  expect(await db.query(readable)).toEqual([]);
+});
