@@ -40,8 +40,8 @@ Run it
 
 Options
   --url URL                   postgres://user:password@host/database; default: DATABASE_URL
-  --direct-url URL            for install, upgrade and run: the same database past a pooler in transaction mode;
-                              default: NOTIKA_DIRECT_URL
+  --direct-url URL            for install, upgrade and run: the same database past a pooler in
+                              transaction mode; default: NOTIKA_DIRECT_URL
   --tasks FOLDER              where the tasks are, such as tasks/welcome_email.ts; default: tasks
   --json                      data as one JSON document, the log as one JSON object a line
   --help, --version
