@@ -20,7 +20,8 @@ begin
           v_schema, current_database()
         using errcode = 'insufficient_privilege',
               hint = format('Let the owner of the database run: create schema notika authorization %1$I; '
-                            'create schema notika_worker authorization %1$I;', current_user);
+                            'create schema notika_worker authorization %1$I; '
+                            'All that a role needs is printed by: npx notika grant %1$s', current_user);
     end if;
 
     execute format('create schema %I', v_schema);

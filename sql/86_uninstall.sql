@@ -120,6 +120,7 @@ begin
   );
   v_left := array(
     select r.statement || ';' from notika._owner_revokes(current_user, null, null) as r
+     where not (select o.rolsuper from pg_roles as o where o.rolname = current_user)
   );
   if not dry_run then
     set constraints all immediate; -- what waits for the commit would keep its tables

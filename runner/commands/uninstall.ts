@@ -22,7 +22,10 @@ export const command: Command = defineCommand({
     };
 
     output(values.json, report, ({ steps, left }) => {
-      const rest = left.length > 0 ? `\n-- What is left is for an administrator:\n${left.join("\n")}\n` : "";
+      const rest =
+        left.length > 0
+          ? `\n-- Left to an administrator, as far as it was granted for Notika:\n${left.join("\n")}\n`
+          : "";
       return table(steps) + rest;
     });
     return 0;

@@ -50,7 +50,7 @@ test("README: a role of its own, the three parts, and leaving, as they are writt
 
   const said = await run(leave);
   expect(said).toContain("would be removed");
-  expect(said).toContain("-- What is left is for an administrator:\n");
+  expect(said).toContain("-- Left to an administrator, as far as it was granted for Notika:\n");
   expect(await listObjects(url)).toEqual(before);
 });
 
