@@ -68,6 +68,23 @@ describe("README", () => {
     ]);
   });
 
+  test("its sources in SQL are right", async ({ db }) => {
+    const [sources = ""] = blocks("sql").filter((block) => block.includes("'reminder:order'"));
+    await db.script(`
+      create schema app;
+      create table app.carts (id int primary key, email text);
+      create table app.orders (cart_id int, total int);
+      select notika.publish('reminder', 'app.carts', columns => '{id,email}')`);
+
+    await db.script(sources);
+
+    expect(await db.query("select workflow, match from notika.workflows order by 1")).toEqual([
+      { workflow: "reminder", match: null },
+      { workflow: "reminder:cancel", match: ["id=id"] },
+      { workflow: "reminder:order", match: ["cart_id"] },
+    ]);
+  });
+
   test("its tasks pass their tests", async () => {
     const ts = blocks("ts").map((block) =>
       block
@@ -81,7 +98,7 @@ describe("README", () => {
       await mkdir(path.join(place, "tasks"), { recursive: true });
       await writeFile(path.join(place, file), block.replace(`"tasks"`, JSON.stringify(path.join(place, "tasks"))));
     }
-    await writeFile(path.join(folder, "vitest.config.ts"), "export default {}");
+    await writeFile(path.join(folder, "vitest.config.ts"), "export default { test: { testTimeout: 60_000 } }");
 
     const { stdout } = await promisify(execFile)(
       process.execPath,
@@ -89,7 +106,7 @@ describe("README", () => {
       { cwd: folder },
     );
 
-    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 3, numFailedTests: 0 });
+    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 4, numFailedTests: 0 });
   }, 120_000);
 
   test("the errors it lists are those that Notika has", async () => {
