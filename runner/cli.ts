@@ -24,6 +24,7 @@ Set up a database
                               --columns a,b  --watch a,b  --condition SQL
                               --guard block|warn|off  --on-rename follow|block
   notika check                whether published workflows still have what they need
+  notika check --tasks        which steps runs remember that the code of their tasks no longer has
   notika check FILE…|-        what migrations would do to them: --github for annotations;
                               --schema schema.sql needs no database, and takes the tasks'
   notika unpublish WORKFLOW…  take their triggers away; what was captured still runs
@@ -34,8 +35,12 @@ Set up a database
 Run it
   notika run                  run tasks until stopped: --concurrency 10  --deadline 10 (seconds)
   notika status               what is published, waits, runs, failed, and what has no task
-  notika runs                 the latest runs: --workflow NAME  --state STATE  --limit 20
-  notika retry RUN…           run again what has ended
+  notika runs                 the latest runs: --workflow NAME  --state STATE  --since 2h|2026-11-20
+                              --table SCHEMA.TABLE  --key COLUMN=VALUE  --limit 20
+                              --tail shows what ends, until stopped
+  notika runs RUN             what has happened to one: event, steps, errors, what comes next
+  notika retry RUN…           run again what has ended: from the step that failed, or --from-start
+  notika retry --workflow NAME --since 2h    all that have failed since then
   notika cancel RUN…          end what has not
 
 Options

@@ -43,7 +43,8 @@ export async function loadTasks(folder: string): Promise<Tasks> {
   return tasks;
 }
 
-async function taskFiles(folder: string): Promise<string[]> {
+/** The files of a folder that are tasks. */
+export async function taskFiles(folder: string): Promise<string[]> {
   const entries = await readdir(folder, { withFileTypes: true }).catch((cause) => {
     throw new NotikaError("NOTIKA_TASKS", `there is no folder ${folder}`, {
       hint: "Name the folder of the task modules with --tasks.",

@@ -8,32 +8,34 @@ import { install } from "../install.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
 import { publications, publish } from "../publish.ts";
 import { loadTasks } from "../tasks.ts";
+import { checkSteps } from "./check/steps.ts";
 import { type Command, defineCommand, jsonOption, output, tasksOption, urlOption } from "./support/command.ts";
 import { table } from "./support/table.ts";
 
 export const command: Command = defineCommand({
   options: {
     ...urlOption,
-    ...tasksOption,
     ...jsonOption,
+    tasks: { type: "string" },
     schema: { type: "string" },
     github: { type: "boolean", default: false },
   },
   takesArguments: true,
+  bare: { tasks: tasksOption.tasks.default },
   part: "publisher",
   async run(context) {
     const { values, arguments: files } = context;
     if (values.schema === undefined) {
-      return files.length === 0
-        ? checkState(context.database, values.json)
-        : checkFiles(context.database, files, values);
+      if (files.length > 0) return checkFiles(context.database, files, values);
+      if (values.tasks !== undefined) return checkSteps(context.database, values.tasks, values.json);
+      return checkState(context.database, values.json);
     }
     if (files.length === 0) throw new UsageError("--schema is for checking migrations", { hint: "Name their files." });
 
     const embedded = await openEmbedded({ prepare: install, version: await installVersion() });
     try {
       await embedded.database.script(await read(values.schema));
-      for (const publication of publications(await loadTasks(values.tasks))) {
+      for (const publication of publications(await loadTasks(values.tasks ?? tasksOption.tasks.default))) {
         await publish(embedded.database.execute, publication);
       }
       return await checkFiles(embedded.database, files, values);

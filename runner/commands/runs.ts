@@ -1,6 +1,9 @@
-import sql from "sql-template-tag";
 import { UsageError } from "../errors.ts";
+import { type Filter, findRuns } from "./runs/find.ts";
+import { followRuns } from "./runs/follow.ts";
+import { showRun } from "./runs/show.ts";
 import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
+import { runIds } from "./support/run_ids.ts";
 import { table } from "./support/table.ts";
 import { wholeNumber } from "./support/whole_number.ts";
 
@@ -12,22 +15,43 @@ export const command: Command = defineCommand({
     ...jsonOption,
     workflow: { type: "string" },
     state: { type: "string" },
+    since: { type: "string" },
+    table: { type: "string" },
+    key: { type: "string", multiple: true },
     limit: { type: "string", default: "20" },
+    tail: { type: "boolean", default: false },
   },
+  takesArguments: true,
   part: "reader",
-  async run({ values, database }) {
-    const { workflow = null, state = null } = values;
-    if (state !== null && !states.includes(state)) {
+  async run({ values, arguments: given, database }) {
+    if (given.length > 0) {
+      const [id = "", ...others] = runIds(given);
+      if (others.length > 0) throw new UsageError("one run is shown at a time", { hint: `notika runs ${id}` });
+      return showRun(database, id, values.json);
+    }
+
+    const { workflow, state, since } = values;
+    if (state !== undefined && !states.includes(state)) {
       throw new UsageError(`--state has no ${state}`, { hint: `States are ${states.join(", ")}.` });
     }
-    const rows = await database.execute(sql`
-      select run_id::text as run, workflow, state, attempts, created_at, wake_at::text, finished_at, error
-        from notika.runs
-       where workflow = coalesce(${workflow}::text, workflow)
-         and state = coalesce(${state}::text, state)
-       order by run_id desc
-       limit ${wholeNumber("--limit", values.limit)}::int`);
-    output(values.json, rows, (rows) => (rows.length > 0 ? table(rows) : "no runs\n"));
+    const filter: Filter = {
+      workflow,
+      state,
+      since,
+      table: values.table,
+      key: values.key && Object.fromEntries(values.key.map(keyValue)),
+      limit: wholeNumber("--limit", values.limit),
+    };
+    if (values.tail) return followRuns(database, filter, values.json);
+    output(values.json, await findRuns(database, filter), (rows) => (rows.length > 0 ? table(rows) : "no runs\n"));
     return 0;
   },
 });
+
+function keyValue(text: string): [string, string] {
+  const [, column, value] = /^([^=]+)=(.*)$/s.exec(text) ?? [];
+  if (column === undefined || value === undefined) {
+    throw new UsageError(`--key needs a column and its value, not ${text}`, { hint: "For instance: --key id=7" });
+  }
+  return [column, value];
+}

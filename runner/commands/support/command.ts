@@ -11,6 +11,8 @@ export interface Command<O extends Options = Options> {
   options: O;
   /** Whether it takes arguments: names of workflows, ids of runs. */
   takesArguments?: boolean;
+  /** What an option means that is given without its value. */
+  bare?: Record<string, string>;
   /** What a role must have been made to use it, if it does not own Notika. */
   part?: "publisher" | "runner" | "reader";
   /** Gives the exit code. */
@@ -70,7 +72,11 @@ async function explainRefusal(error: Error & { code?: string; hint?: string }, {
   return Promise.reject(error);
 }
 
-function parse({ options, takesArguments = false }: Command, args: string[]) {
+function parse({ options, takesArguments = false, bare = {} }: Command, given: string[]) {
+  const args = given.map((arg, index) => {
+    const meant = arg.startsWith("--") ? bare[arg.slice(2)] : undefined;
+    return meant !== undefined && (given[index + 1] ?? "-").startsWith("-") ? `${arg}=${meant}` : arg;
+  });
   try {
     return parseArgs({ args, options, allowPositionals: takesArguments });
   } catch (error) {

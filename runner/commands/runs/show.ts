@@ -1,0 +1,54 @@
+import sql from "sql-template-tag";
+import type { Database } from "../../database.ts";
+import { output } from "../support/command.ts";
+import { table } from "../support/table.ts";
+
+interface Entry {
+  at: Date | null;
+  entry: string;
+  name: string | null;
+  state: string | null;
+  attempts: number | null;
+  seconds: number | null;
+  detail: string | null;
+}
+
+/** Tells what has happened to a run, and what comes next. */
+export async function showRun(database: Database, run: string, json: boolean): Promise<number> {
+  // Infinity is no Date.
+  const timeline = await database.execute<Entry>(sql`
+    select case when isfinite(at) then at end as at, entry, name, state, attempts,
+           extract(epoch from took)::float8 as seconds, detail
+      from notika.timeline(${run}::text::bigint)`);
+  output(json, { run, timeline }, ({ timeline }) => screen(timeline));
+  return 0;
+}
+
+function screen(timeline: Entry[]): string {
+  const whole = timeline.filter(({ entry, detail }) => detail && (entry === "event" || detail.includes("\n")));
+  return [
+    table(
+      timeline.map(({ seconds, detail, ...entry }) => ({
+        ...entry,
+        took: seconds === null ? null : length(seconds),
+        detail: entry.entry === "event" ? null : detail?.split("\n", 1)[0],
+      })),
+    ),
+    ...whole.map(({ entry, detail }) => `\n${entry}\n${entry === "event" ? pretty(detail ?? "") : `${detail}\n`}`),
+  ].join("");
+}
+
+function pretty(json: string): string {
+  try {
+    return `${JSON.stringify(JSON.parse(json), null, 2)}\n`;
+  } catch {
+    return `${json}\n`;
+  }
+}
+
+function length(seconds: number): string {
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 100) return `${Math.round(seconds * 10) / 10} s`;
+  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  return seconds < 360_000 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86_400)} d`;
+}
