@@ -43,13 +43,19 @@ describe("notika runs", () => {
       return JSON.parse(stdout).map(({ run }: { run: string }) => run);
     };
 
-    expect(await ids()).toEqual(["4", "3", "2", "1"]);
-    expect(await ids("--workflow", "welcome", "--state", "failed")).toEqual(["1"]);
-    expect(await ids("--table", "public.orders")).toEqual(["4"]);
-    expect(await ids("--key", "id=2")).toEqual(["4", "2"]);
-    expect(await ids("--key", "id=2", "--table", "public.users", "--since", "1h")).toEqual(["2"]);
-    expect(await ids("--since", "2999-01-01", "--state", "done")).toEqual([]);
-    expect(await ids("--since", "2020-01-01 10:30", "--limit", "1")).toEqual(["4"]);
+    const filters: [string[], string[]][] = [
+      [[], ["4", "3", "2", "1"]],
+      [["--workflow", "welcome", "--state", "failed"], ["1"]],
+      [["--table", "public.orders"], ["4"]],
+      [
+        ["--key", "id=2"],
+        ["4", "2"],
+      ],
+      [["--key", "id=2", "--table", "public.users", "--since", "1h"], ["2"]],
+      [["--since", "2999-01-01", "--state", "done"], []],
+      [["--since", "2020-01-01 10:30", "--limit", "1"], ["4"]],
+    ];
+    expect(await Promise.all(filters.map(([filter]) => ids(...filter)))).toEqual(filters.map(([, runs]) => runs));
     expect((await notika("runs")).stdout.split("\n")[0]).toMatch(/^run +workflow +state +attempts +created_at/);
   });
 
