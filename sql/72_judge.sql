@@ -125,7 +125,7 @@ begin
     raise exception 'cannot drop schema notika because workflow "%" is published', v_names[1]
       using errcode = 'NK001',
             detail = format('Published are %s.', array_to_string(v_names, ', ')),
-            hint = 'Run: select notika.uninstall();';
+            hint = 'Run: select * from notika.uninstall();';
   end if;
 end;
 $$;

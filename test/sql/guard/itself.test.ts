@@ -24,7 +24,7 @@ for (const ddl of [
       code: "NK001",
       message: 'cannot drop schema notika because workflow "b" is published',
       detail: "Published are b, a.",
-      hint: "Run: select notika.uninstall();",
+      hint: "Run: select * from notika.uninstall();",
     });
     await db.query("reset role");
   });

@@ -463,6 +463,13 @@ export const migrations: Record<string, Migration> = {
     pinned: "published {id,email,status}",
     ddl: ["alter type $s.status rename to state"],
   },
+  "drop type": {
+    judged:
+      "refused 2BP01: cannot drop type s.status because other objects depend on it, still published {id,email,status}",
+    pinned:
+      "refused 2BP01: cannot drop type s.status because other objects depend on it, still published {id,email,status}",
+    ddl: ["drop type $s.status"],
+  },
   "drop type cascade": {
     judged: {
       block:
@@ -948,6 +955,21 @@ export const migrations: Record<string, Migration> = {
 
     ddl: [
       "create table $s.users_2 as select status, id from $s.users",
+      "alter table $s.users rename to users_1",
+      "alter table $s.users_2 rename to users",
+    ],
+  },
+  "swap tables and drop a trigger": {
+    judged: {
+      block:
+        'refused NK001: cannot replace table s.users by another because workflow "s" uses it, still published {id,email,status}',
+      warn: "broken -: warned table_replaced",
+      off: "broken -: ignored table_replaced",
+    },
+    pinned: "published -, later broken -: broken table_replaced",
+    ddl: [
+      "create table $s.users_2 as select status, id, email from $s.users",
+      "drop trigger notika_$n_insert on $s.users",
       "alter table $s.users rename to users_1",
       "alter table $s.users_2 rename to users",
     ],

@@ -1,0 +1,39 @@
+import { expect } from "vitest";
+import { test } from "../../support/database.ts";
+
+// Reading such a text anew for each of its statements took minutes.
+const padding = `-- ${"a word or two; and 'a quote' ".repeat(4)}\n`;
+
+test("a long migration is judged like a short one", { timeout: 60_000 }, async ({ db }) => {
+  await db.script(`
+    create table public.orders (id int, note text, junk int);
+    select notika.publish('w', 'public.orders', columns => '{id,note}');`);
+  const long = Array.from(
+    { length: 600 },
+    (_, n) => `${padding}alter table public.orders drop column if exists x${n};`,
+  );
+
+  await db.script(`${long.join("\n")} alter table public.orders drop column note, add column note text;`);
+  await expect(db.script(`${long.join("\n")} alter table public.orders drop column note;`)).rejects.toMatchObject({
+    code: "NK001",
+  });
+});
+
+test("a long script is checked statement by statement", { timeout: 60_000 }, async ({ db }) => {
+  await db.script(`
+    create table public.orders (id int, note text);
+    select notika.publish('w', 'public.orders', columns => '{id,note}');`);
+  const long = `${`${padding}comment on table public.orders is 'a; b';\n`.repeat(600)}alter table public.orders drop note;`;
+
+  expect(
+    await db.query("select statement_number, line, statement, workflow, verdict from notika.check_ddl($1)", [long]),
+  ).toEqual([
+    {
+      statement_number: 601,
+      line: 1201,
+      statement: "alter table public.orders drop note",
+      workflow: "w",
+      verdict: "breaks",
+    },
+  ]);
+});
