@@ -167,27 +167,36 @@ create or replace function notika._grant_slots(workflow_id integer)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_free bigint;
   v_granted bigint[];
 begin
-  with free as (
-    select (w.options ->> 'concurrency')::integer - (
-             select count(*) from notika.slot as s
-              where s.workflow_id = w.workflow_id and s.taken_at is not null
-           ) as slots
-      from notika.workflow as w
-     where w.workflow_id = _grant_slots.workflow_id
-       and w.paused_at is null and w.broken_reason is null
-  ), next as (
-    select s.run_id
-      from notika.slot as s
-     where s.workflow_id = _grant_slots.workflow_id and s.taken_at is null
-     order by s.run_id
-     limit greatest((select f.slots from free as f), 0)
-  ), granted as (
+  -- An older snapshot does not see who was let go meanwhile.  Here maintain() does it.
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    return 0;
+  end if;
+  select (w.options ->> 'concurrency')::integer - (
+           select count(*) from notika.slot as s
+            where s.workflow_id = w.workflow_id and s.taken_at is not null
+         )
+    into v_free
+    from notika.workflow as w
+   where w.workflow_id = _grant_slots.workflow_id
+     and w.paused_at is null and w.broken_reason is null;
+  if v_free is null or v_free <= 0 then
+    return 0;
+  end if;
+
+  with granted as (
     update notika.slot as s
        set taken_at = clock_timestamp()
-      from next as n
-     where s.run_id = n.run_id and exists (select from free as f where f.slots > 0)
+     -- An array, because a planner would rather join all who wait.
+     where s.run_id = any (array(
+       select n.run_id
+         from notika.slot as n
+        where n.workflow_id = _grant_slots.workflow_id and n.taken_at is null
+        order by n.run_id
+        limit v_free
+     ))
     returning s.run_id
   )
   select array_agg(g.run_id) into v_granted from granted as g;
@@ -492,11 +501,33 @@ begin
      and j.locked_at is null and j.run_at > clock_timestamp();
   perform notika._free_slot(r) from unnest(v_idle) as r;
 
+  -- Looked for without the line lock, which others need all the time.
   for v_workflow_id in
-    select l.workflow_id from notika.lane as l
-    union
-    select s.workflow_id from notika.slot as s
-     order by 1
+    select w.workflow_id
+      from notika.workflow as w
+     where w.paused_at is null and w.broken_reason is null
+       and (exists (
+              select
+                from (
+                  select distinct on (l.lane) l.run_id
+                    from notika.lane as l
+                   where l.workflow_id = w.workflow_id
+                   order by l.lane, l.place
+                ) as h
+                join notika_worker._private_jobs as j on j.key = h.run_id::text
+               where j.run_at = 'infinity' and j.locked_at is null
+                 and not exists (select from notika.slot as s where s.run_id = h.run_id)
+                 and not exists (select from notika.wait as v where v.run_id = h.run_id)
+            )
+            or exists (
+              select from notika.slot as s
+               where s.workflow_id = w.workflow_id and s.taken_at is null
+            ) and (
+              select count(*)
+                from notika.slot as s
+               where s.workflow_id = w.workflow_id and s.taken_at is not null
+            ) < (w.options ->> 'concurrency')::integer)
+     order by w.workflow_id
   loop
     perform notika._advance(v_workflow_id);
   end loop;

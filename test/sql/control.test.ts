@@ -150,6 +150,18 @@ describe("order", () => {
     expect(await states(db)).toEqual(["ready", "done", "done"]);
   });
 
+  test("maintain wakes the first of a lane that was forgotten", async ({ db }) => {
+    await db.script(published({ order: "customer" }));
+    await insert(db, "ada", "ada", "bob");
+    await db.query("select notika.dispatch()");
+    await db.script(`
+      select notika_worker.reschedule_jobs(array_agg(id), run_at => 'infinity') from notika_worker._private_jobs`);
+
+    await db.query("select notika.maintain()");
+
+    expect(await states(db)).toEqual(["ready", "waiting", "ready"]);
+  });
+
   test("a paused workflow wakes nobody; when it is resumed, the first of each lane go", async ({ db }) => {
     await db.script(published({ order: "customer" }));
     await insert(db, "ada", "ada", "bob");
@@ -262,6 +274,18 @@ describe("concurrency", () => {
     await db.query("select notika.maintain()");
 
     expect(await states(db)).toEqual(["waiting", "failed", "ready", "ready"]);
+  });
+
+  test("a transaction with an older snapshot gives no slot away, maintain does", async ({ db }) => {
+    await db.script(published({ concurrency: 1 }));
+    await insert(db, "a", "b");
+    await db.query("select notika.dispatch()");
+
+    await db.script("begin isolation level repeatable read; select notika.cancel(1); commit");
+    expect(await states(db)).toEqual(["cancelled", "waiting"]);
+    await db.query("select notika.maintain()");
+
+    expect(await states(db)).toEqual(["cancelled", "ready"]);
   });
 
   test("a paused workflow gives no slots away; when it is resumed, as many go as may", async ({ db }) => {
