@@ -1,3 +1,4 @@
+import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { install } from "../../runner/install.ts";
 import type { Major } from "../support/binaries.ts";
@@ -71,4 +72,48 @@ describe.each([15, 18] as Major[])("uninstall by a superuser, on PostgreSQL %i",
   test("leaves tables that can be written to", async () => {
     await session.database.script("insert into app.users (email) values ('eve'); update app.users set mood = 'fine'");
   });
+});
+
+test("uninstall under load fails nobody's write, whatever tables he writes to in whatever order", async ({
+  onTestFinished,
+}) => {
+  const server = await startPostgres({ major: 18 });
+  onTestFinished(() => server.stop());
+  const url = await server.createDatabase();
+  const session = openSession(url);
+  await install(session.database);
+  const tables = ["a", "b", "c"];
+  for (const table of tables) {
+    await session.database.script(
+      `create table ${table} (id int); select notika.publish('on_${table}', 'public.${table}')`,
+    );
+  }
+  const errors: string[] = [];
+  let isOver = false;
+  const writers = [tables, tables.toReversed(), ["b", "c", "a"], ["c", "a", "b"]].map(async (order) => {
+    const writer = openSession(url);
+    while (!isOver) {
+      await writer.database
+        .transaction(async (execute) => {
+          for (const table of order) await execute(raw(`insert into ${table} values (1)`));
+        })
+        .catch(({ message }) => errors.push(message));
+    }
+    await writer.close();
+  });
+
+  const refusals: string[] = [];
+  for (let uninstalled = false; !uninstalled; ) {
+    uninstalled = await session.query("select * from notika.uninstall()").then(
+      () => true,
+      ({ message }) => refusals.push(message) < 0,
+    );
+  }
+  isOver = true;
+  await Promise.all(writers);
+
+  expect(errors).toEqual([]);
+  for (const refusal of refusals) expect(refusal).toMatch(/^cannot uninstall notika: \S+ is locked$/);
+  expect(await session.query("select from pg_trigger where tgname ~ 'notika'")).toEqual([]);
+  await session.close();
 });
