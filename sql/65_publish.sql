@@ -1335,10 +1335,18 @@ create or replace function notika.unpublish(workflow text)
   set lock_timeout = '3s'
 as $$
 declare
-  v_workflow_id integer := notika._published(unpublish.workflow);
+  v_workflow_id integer;
   v_workflow notika.workflow;
   v_source text;
 begin
+  -- A source may have gone along with its workflow a moment ago.
+  if exists (
+    select from notika.workflow as w
+     where w.name = unpublish.workflow and w.name like '%:%' and w.unpublished_at is not null
+  ) then
+    return;
+  end if;
+  v_workflow_id := notika._published(unpublish.workflow);
   select w.* into v_workflow
     from notika.workflow as w
    where w.workflow_id = v_workflow_id

@@ -11,14 +11,18 @@ export const command: Command = defineCommand({
     if (names.length === 0) {
       throw new UsageError("no workflow was named", { hint: "Those that are published are listed by: notika status" });
     }
-    await database.transaction(async (execute) => {
-      for (const name of names) await execute(sql`select notika.unpublish(${name})`);
+    const unpublished = await database.transaction(async (execute) => {
+      const rows = [];
+      for (const name of names) {
+        const along = await execute<{ workflow: string }>(
+          sql`select workflow from notika.workflows where starts_with(workflow, ${`${name}:`}) order by workflow`,
+        );
+        await execute(sql`select notika.unpublish(${name})`);
+        for (const { workflow } of [{ workflow: name }, ...along]) rows.push({ workflow, outcome: "unpublished" });
+      }
+      return rows;
     });
-    output(
-      values.json,
-      names.map((workflow) => ({ workflow, outcome: "unpublished" })),
-      table,
-    );
+    output(values.json, unpublished, table);
     return 0;
   },
 });

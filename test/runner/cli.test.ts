@@ -194,6 +194,36 @@ describe("plan, publish and unpublish", () => {
     expect(await published()).toEqual([]);
   });
 
+  test("take along what the runs of a workflow wait for", async () => {
+    await task("drip", {
+      on: { table: "app.users", columns: ["id"] },
+      waitsFor: { change: { table: "app.users", operations: ["update"], columns: ["id"], match: ["id"] } },
+      cancelOn: { table: "app.users", operations: ["delete"], columns: ["id"], match: { id: "id" } },
+    });
+    const plan = await onInstalled("plan", "drip");
+    const answer = await onInstalled("publish", "drip");
+    const again = await onInstalled("plan", "drip");
+    await rm(path.join(project, "tasks/drip.ts"));
+
+    expect(plan.stdout).toMatch(/^-- drip\n[^]*^-- drip:change\n[^]*^-- drip:cancel\n/m);
+    expect(answer).toEqual({
+      code: 0,
+      stdout:
+        "workflow     table      outcome\n" +
+        "drip         app.users  published\n" +
+        "drip:change  app.users  published\n" +
+        "drip:cancel  app.users  published\n",
+      stderr: "",
+    });
+    expect(again.stdout).toBe(
+      "-- drip: nothing to do\n\n-- drip:change: nothing to do\n\n-- drip:cancel: nothing to do\n",
+    );
+    expect((await onInstalled("status", "--json")).stdout).toContain('"workflow": "drip:change"');
+    expect(JSON.parse((await onInstalled("unpublish", "drip", "--json")).stdout)).toEqual(
+      ["drip", "drip:cancel", "drip:change"].map((workflow) => ({ workflow, outcome: "unpublished" })),
+    );
+  });
+
   test("do what options describe", async () => {
     const { code, stdout } = await onInstalled(
       ...["publish", "shout", "--table", "app.users", "--operations", "update, insert", "--columns", "id,email"],

@@ -1,5 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import { describe, expect } from "vitest";
+import { createRunner, workflow } from "../../runner/index.ts";
 import { type Arena, begin, commit, drain, type Session, test } from "./cluster.ts";
 
 const schema = `
@@ -276,6 +277,28 @@ describe("a change that cancels", () => {
 });
 
 const pids = new Map<Session, number>();
+
+test("a runner says at its start which sources are missing, or differ from what its tasks declare", async ({ db }) => {
+  await db.database.script(schema);
+  const said: unknown[] = [];
+  const warn = (message: string, fields?: object) => void said.push([message, fields]);
+  const log = { info() {}, error() {}, warn };
+  const payment = { table: "public.payment", columns: ["user_id", "amount"], match: ["user_id"] };
+  const warnings = async (waitsFor: Record<string, object>) => {
+    said.length = 0;
+    const drip = workflow({ on: { table: "public.trial" }, waitsFor: waitsFor as never, run() {} });
+    const runner = await createRunner({ url: db.url, tasks: { drip }, log });
+    await runner.stop();
+    return said.filter((line) => String(line).includes("published")); // it was stopped before it could do anything
+  };
+  const hint = "npx notika publish drip";
+
+  expect(await warnings({ payment })).toEqual([]);
+  expect(await warnings({ payment: { ...payment, condition: "new.amount > 0" }, refund: payment })).toEqual([
+    ["drip:payment is published differently from what the task declares", { hint }],
+    ["drip:refund is not published, so no change ends what waits for it", { hint }],
+  ]);
+});
 
 async function sessions(db: Arena, count: number) {
   const opened = await Promise.all(Array.from({ length: count }, () => db.connect()));

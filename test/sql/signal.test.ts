@@ -446,6 +446,15 @@ describe("publishing a source", () => {
     expect(await db.query("select tgname from pg_trigger where tgname ~ '^notika_'")).toEqual([]);
   });
 
+  test("is undone with everything else that is published", async ({ db }) => {
+    await db.script(published);
+
+    await db.query("select notika.unpublish(workflow) from notika.workflows order by workflow");
+
+    expect(await db.query("select * from notika.workflows")).toEqual([]);
+    await expect(db.query("select notika.unpublish('drip:other')")).rejects.toMatchObject({ code: "42704" });
+  });
+
   test("with other columns to compare lets its waits and signals follow", async ({ db }) => {
     await db.script(`${published} insert into public.trials values (7), (8)`);
     await db.query(dispatch);
