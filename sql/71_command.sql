@@ -115,14 +115,21 @@ declare
   v_last text[];
   v_place integer := 1;
 begin
-  -- The innermost context comes first: a function in SQL by its name, which may not be the only
-  -- one, or a statement word for word.
+  -- The innermost context comes first: a statement word for word, or a function in SQL by its bare
+  -- name, so that its schema has to be found in who calls it where there are several.
   if v_function is not null then
-    select min(p.prosrc) into v_script
-      from pg_proc as p
-      join pg_language as l on l.oid = p.prolang and l.lanname = 'sql'
-     where p.proname = v_function[1]
-    having count(*) = 1;
+    select case when count(*) = 1 then min(f.prosrc)
+                when count(*) filter (where f.is_called) = 1
+                  then min(f.prosrc) filter (where f.is_called) end
+      into v_script
+      from (
+        select p.prosrc,
+               strpos(concat(query, context), format('%I.%I', n.nspname, p.proname)) > 0 as is_called
+          from pg_proc as p
+          join pg_namespace as n on n.oid = p.pronamespace
+          join pg_language as l on l.oid = p.prolang and l.lanname = 'sql'
+         where p.proname = v_function[1]
+      ) as f;
     return (
       select s.bare
         from notika._split(v_script) with ordinality as s (line, statement, bare, place)
