@@ -3,7 +3,12 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect } from "vitest";
+import { installVersion } from "../../runner/bundle.ts";
+import { install } from "../../runner/install.ts";
+import { openEmbedded } from "../../runner/pglite/embedded.ts";
+import { listenTcp } from "../../runner/pglite/server.ts";
 import { test } from "../support/database.ts";
+import { notikaCommand, start } from "./process.ts";
 
 const root = path.resolve(import.meta.dirname, "../..");
 const readme = await readFile(path.join(root, "README.md"), "utf8");
@@ -85,6 +90,57 @@ describe("README", () => {
     ]);
   });
 
+  test("its other ways to start, and what it asks of the past, are right", async ({ db }) => {
+    const [starts = ""] = blocks("sql").filter((block) => block.includes("notika.backfill("));
+    const [past = ""] = blocks("sql").filter((block) => block.includes("notika.timeline("));
+    await db.script(`
+      create schema app;
+      create table app.users (id bigint primary key, email text);
+      select notika.publish('welcome_email', 'app.users', columns => '{id,email}')`);
+    await db.script("insert into app.users values (7, 'ada@example.com')");
+    await db.query("select notika.dispatch()");
+
+    await db.script(starts);
+    await db.query("select notika.dispatch()");
+    await db.query("select notika.dispatch()");
+    await db.script(past);
+
+    expect(await db.query("select operation, count(*)::int as n from notika.event_log group by 1 order by 1")).toEqual([
+      { operation: "backfill", n: 1 },
+      { operation: "emit", n: 1 },
+      { operation: "insert", n: 1 },
+      { operation: "replay", n: 1 },
+    ]);
+  });
+
+  test("its commands about what happened are right", async () => {
+    const [commands = ""] = blocks("sh").filter((block) => block.includes("notika runs"));
+    const { db, wire, close } = await openEmbedded({ prepare: install, version: await installVersion() });
+    const server = await listenTcp(wire, 0, "127.0.0.1");
+    const url = `postgres://postgres@127.0.0.1:${server.port}/postgres`;
+    await db.exec(`create schema app; create table app.users (id bigint primary key);
+      select notika.publish('welcome_email', 'app.users');
+      insert into app.users select generate_series(1, 42)`);
+    await db.exec("select notika.dispatch()");
+    await db.exec(
+      `select notika._finish('[{"run_id": 42, "workflow": "welcome_email", "state": "failed", "attempts": 1}]')`,
+    );
+    const at = path.join(folder, "past");
+    await mkdir(path.join(at, "tasks"), { recursive: true });
+    await writeFile(path.join(at, "tasks/welcome_email.ts"), "export default async () => {}");
+
+    for (const line of commands.trim().split("\n")) {
+      const [, ...args] = line.replace(/ +#.*/, "").split(" ").slice(1);
+      const command = start([...notikaCommand, ...args, "--url", url], at);
+      if (args.includes("--tail")) {
+        await command.says(/"run":"42"/);
+        command.kill("SIGINT");
+      }
+      expect({ line, ...(await command.ended) }).toMatchObject({ line, code: 0, stderr: "" });
+    }
+    await server.close().then(close);
+  }, 120_000);
+
   test("its tasks pass their tests", async () => {
     const ts = blocks("ts").map((block) =>
       block
@@ -106,7 +162,7 @@ describe("README", () => {
       { cwd: folder },
     );
 
-    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 4, numFailedTests: 0 });
+    expect(JSON.parse(stdout)).toMatchObject({ numPassedTests: 5, numFailedTests: 0 });
   }, 120_000);
 
   test("the errors it lists are those that Notika has", async () => {
