@@ -72,7 +72,8 @@ create or replace function notika.install()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
+  -- It may lock several tables: below deadlock_timeout, so that no writer is the victim.
+  set lock_timeout = '500ms'
 as $$
 declare
   v_workflow notika.workflow;
