@@ -73,7 +73,7 @@ declare
 begin
   -- A json column may hold what Postgres' operators refuse, \u0000 or half a pair of surrogates.
   if strpos(v_event::text, '\u') > 0 then
-    v_event := regexp_replace(v_event::text, '(?<!\\)((?:\\\\)*)\\u', '\1\\\\u', 'g');
+    v_event := regexp_replace(v_event::text, '(?<!\\)((?:\\\\)*)\\u', '\1\\\\u', 'g')::json;
   end if;
   v_row := v_event -> case v_event ->> 'operation' when 'delete' then 'old' else 'new' end;
   return coalesce(

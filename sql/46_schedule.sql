@@ -279,7 +279,7 @@ declare
   v_first timestamp;
   v_next timestamptz;
   -- Clocks leap by less.
-  v_leap constant interval := '3 hours';
+  v_leap constant interval := interval '3 hours';
 begin
   select c.*, cardinality(c.hours) = 24 as is_hourly into v_cron
     from notika._cron(_next_time.cron) as c;

@@ -245,7 +245,7 @@ begin
       end if;
       return (_wake_at.wait ->> 'at')::timestamp at time zone v_zone;
     else
-      return 'infinity';
+      return timestamptz 'infinity';
   end case;
 exception when data_exception then
   raise exception 'step "%": %', _wake_at.wait ->> 'name', sqlerrm
@@ -280,7 +280,7 @@ begin
   if not found then
     return false;
   end if;
-  v_run_id := v_job.key;
+  v_run_id := v_job.key::bigint;
   select t.identifier into v_workflow
     from notika_worker._private_tasks as t
    where t.id = v_job.task_id;

@@ -18,11 +18,11 @@ begin
     select t.typbasetype into v_base from pg_type as t where t.oid = _base_type.type;
     if not found then
       return null;
-    elsif v_base = 0 then
-      return _base_type.type;
     end if;
+    exit when v_base = 0;
     type := v_base;
   end loop;
+  return _base_type.type;
 end;
 $$;
 

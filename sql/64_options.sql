@@ -87,7 +87,8 @@ declare
   v_interval interval;
 begin
   begin
-    v_interval := case jsonb_typeof(_option_interval.value) when 'string' then value #>> '{}' end;
+    v_interval := case jsonb_typeof(_option_interval.value)
+                    when 'string' then (value #>> '{}')::interval end;
   exception when data_exception then
     v_interval := null;
   end;
@@ -222,7 +223,7 @@ declare
   v_example text;
   v_option text;
   v_value jsonb;
-  v_checked jsonb := '{}';
+  v_checked jsonb := '{}'::jsonb;
 begin
   if jsonb_typeof(_check_options.options) is distinct from 'object' then
     raise exception 'options of workflow "%" are not an object', spec.name

@@ -268,7 +268,7 @@ declare
   v_condition text := nullif(btrim(backfill.condition), '');
   v_part regclass;
   v_end text[];
-  v_ends jsonb := '{}';
+  v_ends jsonb := '{}'::jsonb;
 begin
   select w.* into v_spec
     from notika.workflow as w
