@@ -66,3 +66,91 @@ test("while a backfill runs, writers insert and update, and every row gets exact
   expect(seen?.live).toBeGreaterThan(100);
   expect(seen?.filled).toBeGreaterThanOrEqual(4000);
 });
+
+test("a backfill goes on where the last page was committed, after its dispatcher was ended in the middle", async ({
+  db,
+}) => {
+  await db.database.script(`
+    create table public.person (id int primary key, n int not null default 0);
+    insert into public.person select i from generate_series(1, 5000) as i;
+    select notika.publish('greet', 'public.person', columns => '{id}')`);
+  await db.query("select notika.backfill('greet')");
+  for (let turn = 0; turn < 3; turn++) {
+    const victim = await db.connect();
+    const pid = await victim.value<number>("select pg_backend_pid()");
+    await victim.query("begin");
+    await victim.query("select notika.dispatch()");
+    await db.query("select pg_terminate_backend($1::text::int)", [String(pid)]);
+    await victim.query("commit").catch(() => {});
+    await db.query("select notika.dispatch()");
+    await db.query("update notika_worker._private_jobs set attempts = 1");
+  }
+  expect(await db.value("select state from notika.backfills")).toBe("running");
+
+  while ((await db.value("select notika.dispatch()")) !== 0) {
+    await db.query("update notika_worker._private_jobs set attempts = 1");
+  }
+
+  expect(
+    await db.query(`select b.state, b.rows_seen::int, b.events::int, count(*)::int as runs, count(distinct e.new ->> 'id')::int as rows
+                      from notika.backfills as b, notika._event as e group by 1, 2, 3`),
+  ).toEqual([{ state: "done", rows_seen: 5000, events: 5000, runs: 5000, rows: 5000 }]);
+});
+
+test("a table that a migration has locked holds up its backfill, and nothing else", async ({ db }) => {
+  await db.database.script(`
+    create table public.person (id int primary key);
+    insert into public.person select i from generate_series(1, 10) as i;
+    select notika.publish('greet', 'public.person', columns => '{id}')`);
+  await db.query("select notika.backfill('greet')");
+  const migration = await db.connect();
+  await begin(migration, "lock table public.person in access exclusive mode");
+  await db.query("insert into public.item values (1)");
+
+  const started = Date.now();
+  expect(await db.value("select notika.dispatch()")).toBe(1);
+  expect(Date.now() - started).toBeLessThan(2000);
+  expect(await db.value("select state from notika.backfills")).toBe("running");
+
+  await commit(migration);
+  expect(await db.value("select notika.dispatch()")).toBe(10);
+});
+
+test("a backfill stops where the owner may not read the table any more, and says which grant mends it", async ({
+  db,
+}) => {
+  await db.database.script(`
+    create role keeper;
+    create table public.person (id int primary key);
+    insert into public.person select i from generate_series(1, 10) as i;
+    select notika.publish('greet', 'public.person', columns => '{id}')`);
+  await db.query("select notika.backfill('greet')");
+  await db.database.script(`
+    do $$
+    declare f regprocedure;
+    begin
+      for f in select oid from pg_proc where pronamespace = 'notika'::regnamespace loop
+        execute format('alter function %s owner to keeper', f);
+      end loop;
+    end;
+    $$;
+    grant all on schema notika, notika_worker, public to keeper;
+    grant all on all tables in schema notika, notika_worker to keeper;
+    grant all on all sequences in schema notika, notika_worker to keeper;
+    grant execute on all functions in schema notika, notika_worker to keeper`);
+
+  await db.query("select notika.dispatch()");
+
+  expect(await db.query("select state, error from notika.backfills")).toEqual([
+    {
+      state: "failed",
+      error: `permission denied for table person
+Run: grant select on public.person to keeper;
+Then it goes on with: select notika.backfill('greet');`,
+    },
+  ]);
+  await db.query("grant select on public.person to keeper");
+  expect(await db.value("select notika.backfill('greet')")).toBe("continued");
+  expect(await db.value("select notika.dispatch()")).toBe(10);
+  await db.database.script("reassign owned by keeper to postgres; drop owned by keeper; drop role keeper");
+});
