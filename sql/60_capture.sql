@@ -335,19 +335,28 @@ $$;
 comment on function notika._pick(anyelement, regclass, smallint[]) is
   'Some columns of a row as json, or all: slow, and right whatever they hold.';
 
-create or replace function notika._key(changed anyelement, relation regclass)
+create or replace function notika._key(
+  changed anyelement,
+  relation regclass,
+  also text[] default '{}'
+)
   returns json
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select notika._pick(
-    _key.changed, _key.relation, coalesce(notika._key_columns(_key.relation), '{}')
-  );
+  select notika._pick(_key.changed, _key.relation, k.columns || array(
+           select a.attnum
+             from pg_attribute as a
+            where a.attrelid = _key.relation and a.attname = any (_key.also)
+              and a.attnum > 0 and not a.attisdropped and a.attnum <> all (k.columns)
+         ))
+    from (select coalesce(notika._key_columns(_key.relation), '{}')) as k (columns);
 $$;
 
-comment on function notika._key(anyelement, regclass) is
-  'The key columns of a row as json: what is left of a row that is too big for an event.';
+comment on function notika._key(anyelement, regclass, text[]) is
+  'The key columns of a row as json, and what waits compare: what is left of a row that is too big '
+  'for an event.';
 
 create or replace function notika._whole_row(changed anyelement, relation regclass)
   returns json
@@ -523,7 +532,8 @@ create or replace function notika._capture_definition(
   columns text[],
   watch text[] default null,
   is_pinned boolean default true,
-  keeps_snapshot boolean default false
+  keeps_snapshot boolean default false,
+  compared text[] default null
 )
   returns text
   language plpgsql
@@ -569,9 +579,9 @@ $$, _capture_definition.workflow_id);
   end if;
   v_image := v_image || format($$
     if v_%%1$s is null or octet_length(v_%%1$s::text) > %1$s then
-      v_%%1$s := notika._key(%%1$s, tg_relid);
+      v_%%1$s := notika._key(%%1$s, tg_relid%s);
       v_truncated := true;
-    end if;$$, v_limit);
+    end if;$$, v_limit, ', ' || quote_literal(replace(compared::text, '%', '%%')));
 
   v_append := format($$
     insert into notika.event_log_%%s
@@ -643,7 +653,7 @@ end;
 $body$;
 
 comment on function
-  notika._capture_definition(integer, regclass, text[], text[], boolean, boolean) is
+  notika._capture_definition(integer, regclass, text[], text[], boolean, boolean, text[]) is
   'The statement that makes the trigger function of a workflow.';
 
 create or replace function notika._changed_expression(

@@ -745,6 +745,22 @@ comment on function
   notika._specify(text, text, text[], text[], text[], text, text, text, text[]) is
   'Makes a workflow''s row of what publish is given, or says what would be right instead.';
 
+create or replace function notika._compared(spec notika.workflow)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case when (spec).name like '%:%' then notika._match_keys((spec).match) else (
+           select notika._run_keys(c.match)
+             from notika.workflow as c
+            where c.name = (spec).name || ':cancel' and c.unpublished_at is null
+         ) end;
+$$;
+
+comment on function notika._compared(notika.workflow) is
+  'The columns that every event of a workflow or source has to carry, because waits compare them.';
+
 create or replace function notika._capture_statement(spec notika.workflow)
   returns text
   language sql
@@ -753,7 +769,7 @@ create or replace function notika._capture_statement(spec notika.workflow)
 as $$
   select notika._capture_definition(
     (spec).workflow_id, (spec).relation, (spec).column_names, (spec).watch, (spec).is_pinned,
-    notika._has_sources((spec).name)
+    notika._has_sources((spec).name), nullif(notika._compared(spec), '{}')
   );
 $$;
 

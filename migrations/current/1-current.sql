@@ -75,6 +75,7 @@ comment on column notika.event_log_1.snapshot is
 comment on column notika.event_log_2.snapshot is
   'What the change could see, where it starts a run that later changes may count for.';
 drop function if exists notika._capture_definition(integer, regclass, text[], text[], boolean);
+drop function if exists notika._key(anyelement, regclass);
 drop function if exists notika._specify(text, text, text[], text[], text[], text, text, text);
 
 --!include 10_schema.sql

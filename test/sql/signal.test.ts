@@ -186,6 +186,31 @@ describe("a change of a source", () => {
   });
 });
 
+test("changes and runs are compared also when they are too big to travel", async ({ db }) => {
+  await db.script(`
+    update notika.setting set payload_bytes = 1024;
+    create table public.trials (id int, "50%" int, letter text);
+    create table public.payments (payment_id int primary key, "50%" int, letter text);
+    select notika.publish('drip', 'public.trials', columns => '{id,50%,letter}');
+    select notika.publish('drip:payment', 'public.payments', columns => '{50%,letter}', match => '{50%}');
+    select notika.publish('drip:cancel', 'public.payments', operations => '{update}', columns => '{50%,letter}', match => '{50%}');
+    insert into public.trials values (7, 70, repeat('x', 2000))`);
+  await db.query(dispatch);
+  await park(db, 1, [
+    { name: "paid", source: { name: "payment", table: "public.payments", match: ["50%"] }, match: { "50%": "70" } },
+  ]);
+  await db.script("insert into public.payments values (1, 70, repeat('x', 2000))");
+  await db.query(dispatch);
+  expect(await db.query("select event_id::text as event, result -> 'new' as new from notika.step")).toEqual([
+    { event: "2", new: { payment_id: 1, "50%": 70 } },
+  ]);
+
+  await db.script("update public.payments set letter = letter || 'y'");
+  await db.query(dispatch);
+
+  expect(await db.query(runs)).toMatchObject([{ state: "cancelled" }]);
+});
+
 describe("a timeout", () => {
   test("ends a wait with null, once, and a later change does not alter it", async ({ db }) => {
     await db.script(`${published} insert into public.trials values (7)`);
