@@ -1,7 +1,7 @@
 import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Logger, run, type TaskList, type WorkerEvents, type WorkerPool } from "graphile-worker";
-import type { Pool, PoolClient } from "pg";
+import { Logger, type Runner, run, type TaskList, type WorkerEvents, type WorkerPool } from "graphile-worker";
+import type { Pool } from "pg";
 import type { Log } from "./log.ts";
 
 /** One start of graphile-worker, which runs jobs until it takes no more. */
@@ -47,8 +47,18 @@ export async function startShift({ pool, taskList, concurrency, log }: Setting):
   const created = once(events, "pool:create");
   const over = once(events, "pool:gracefulShutdown");
   const tasks = counted(taskList);
-  const runner = await run({
-    pgPool: guarded(pool, end),
+  let runner: Runner | undefined;
+  let isEnding = false;
+  events.on("pool:gracefulShutdown", () => {
+    isEnding = true;
+  });
+  function end() {
+    if (!isEnding) runner?.stop().catch(() => {});
+    isEnding = true;
+  }
+
+  runner = await run({
+    pgPool: guarded(pool, { isEnding: () => isEnding, end }),
     taskList: tasks.list,
     events,
     logger: quiet(log),
@@ -57,13 +67,7 @@ export async function startShift({ pool, taskList, concurrency, log }: Setting):
   });
   const [{ workerPool }] = (await created) as [{ workerPool: WorkerPool }];
   const ended = runner.promise.catch(() => {});
-  let isAsked = false;
-
-  function end() {
-    if (isAsked) return;
-    isAsked = true;
-    runner.stop().catch(() => {});
-  }
+  if (isEnding) runner.stop().catch(() => {}); // before it was there
 
   async function finish() {
     await over;
@@ -102,21 +106,28 @@ function counted(taskList: TaskList) {
 /**
  * The pool as graphile-worker gets it.  It is never given the connection that it would LISTEN on, which it asks for with a
  * callback: the runner listens itself, and through a transaction-mode pooler that LISTEN would stay on a server connection
- * of others.  And it is watched: an answer that is lost may have been about jobs that are ours now, unknown to us.
+ * of others.  And a lost connection ends the shift: the answer may have been about jobs that are ours now, unknown to us.
+ * Graphile-worker does not hear of it, because it would leave a rejection unhandled; whatever it could not say of its jobs,
+ * they are freed when the shift is over.
  */
-function guarded(pool: Pool, onLostAnswer: () => void): Pool {
-  async function lend(): Promise<Pick<PoolClient, "query" | "release">> {
-    const client = await pool.connect();
-    const query = async (...given: unknown[]) => {
-      try {
-        return await (client.query as (...given: unknown[]) => Promise<unknown>)(...given);
-      } catch (error) {
-        // The classes of lost connections and of servers that go away; what is lost on the way has no code of Postgres.
-        if (!/^(?!08|57P)[0-9A-Z]{5}$/.test((error as { code?: string }).code ?? "")) onLostAnswer();
-        throw error;
-      }
+function guarded(pool: Pool, { isEnding, end }: { isEnding: () => boolean; end: () => void }): Pool {
+  const nothing = { rows: [], rowCount: 0 };
+  function lose(error: { code?: string }) {
+    if (!isLoss(error)) throw error;
+    end();
+    return nothing;
+  }
+  async function lend() {
+    const client = await pool.connect().catch((error) => {
+      if (!isEnding()) throw error;
+    });
+    return {
+      async query(...given: unknown[]) {
+        if (!client) return nothing;
+        return (client.query as (...given: unknown[]) => Promise<unknown>)(...given).catch(lose);
+      },
+      release: () => client?.release(),
     };
-    return { query: query as PoolClient["query"], release: (error) => client.release(error) };
   }
   const connect = (callback?: unknown) => (callback ? undefined : lend());
   return new Proxy(pool, {
@@ -125,6 +136,11 @@ function guarded(pool: Pool, onLostAnswer: () => void): Pool {
       return name === "connect" ? connect : typeof value === "function" ? value.bind(pool) : value;
     },
   });
+}
+
+/** Of the classes of lost connections and of servers that go away; or, from this side, with no code of Postgres. */
+function isLoss({ code = "" }: { code?: string }): boolean {
+  return !/^(?!08|57P)[0-9A-Z]{5}$/.test(code);
 }
 
 // What becomes of runs is said by the runner itself.

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { pgbouncer } from "../support/pgbouncer.ts";
+import type { RunnerProcess } from "../support/runner.ts";
 import { openPooled, type Pooled, type PooledServer, startPooledServer } from "./pooled.ts";
 
 if (!pgbouncer) test("a pooler is tried", ({ skip }) => skip("PgBouncer is not installed: apt-get install pgbouncer"));
@@ -43,7 +44,7 @@ describe.skipIf(!pgbouncer).each(["alone", "and a direct address"])("a runner wi
     for (const disturb of disturbances) {
       await sleep(1500);
       await disturb();
-      await recovery();
+      await recovery(runner);
     }
     isWriting = false;
     await writing;
@@ -67,9 +68,17 @@ describe.skipIf(!pgbouncer).each(["alone", "and a direct address"])("a runner wi
   });
 
   /** Work is done again before half a minute is over. */
-  async function recovery() {
+  async function recovery(runner: RunnerProcess) {
     const [start, before] = [Date.now(), await ended()];
     while ((await ended()) <= before) {
+      expect(
+        runner.child.exitCode,
+        runner
+          .said()
+          .slice(-20)
+          .map(({ message }) => message)
+          .join("\n"),
+      ).toBe(null);
       expect(Date.now() - start).toBeLessThan(30_000);
       await sleep(50);
     }
