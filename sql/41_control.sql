@@ -87,16 +87,15 @@ $$;
 comment on function notika._values(json, jsonb) is
   'What an event has in these columns, as text, null where it has none.';
 
-create or replace function notika._short("values" jsonb)
+create or replace function notika._short(key jsonb)
   returns text
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when octet_length("values"::text) <= 500 then "values"::text
-    else left("values"::text, 50) || '… '
-         || encode(sha256(convert_to("values"::text, 'UTF8')), 'hex')
+    when octet_length(key::text) <= 500 then key::text
+    else left(key::text, 50) || '… ' || encode(sha256(convert_to(key::text, 'UTF8')), 'hex')
   end;
 $$;
 

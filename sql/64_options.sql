@@ -312,12 +312,16 @@ begin
   perform notika._advance(v_workflow_id);
   return 'changed';
 exception when lock_not_available then
-  return notika._refuse_locked('configure', configure.workflow, v_before.table_name);
+  raise exception 'cannot configure workflow "%": somebody else is changing it', configure.workflow
+    using errcode = 'lock_not_available',
+          detail = 'It was waited for three seconds.',
+          hint = 'Try again. Who may hold it up: select pid, query from pg_stat_activity '
+                 'where state = ''idle in transaction'';';
 end;
 $$;
 
 comment on function notika.configure(text, jsonb) is
   'Sets the options of a workflow, which replace those it has. key: one run for each value; '
   'concurrency: how many runs at a time; order: runs of the same value one after the other; '
-  'debounce, digest: {by, window, max}, one run for many events; schedule: {cron, timeZone, missed}, '
-  'as in notika.schedule. Says changed or unchanged.';
+  'debounce, digest: {by, window, max}, one run for many events; '
+  'schedule: {cron, timeZone, missed}, as in notika.schedule. Says changed or unchanged.';

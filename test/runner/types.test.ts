@@ -34,6 +34,16 @@ describe("workflow({ … }) knows from its operations", () => {
     });
   });
 
+  test("that all events of a run are alike", () => {
+    workflow({
+      on: { table: "app.users", operations: ["delete"] },
+      digest: { by: ["id"], window: "1 hour" },
+      run({ event, events }) {
+        expectTypeOf(events).toEqualTypeOf<(typeof event)[]>();
+      },
+    });
+  });
+
   test("that an update has both", () => {
     workflow({
       on: { table: "app.users", operations: ["update"], watch: ["email"] },

@@ -43,6 +43,18 @@ test("an event that comes in the moment when its digest closes is in it, or open
   ]);
 });
 
+test("configure gives up when another session is at the same workflow", async ({ db }) => {
+  const other = await db.connect();
+  await begin(other, `select notika.configure('watch_item', '{"concurrency": 5}')`);
+
+  await expect(db.query(`select notika.configure('watch_item', '{"concurrency": 2}')`)).rejects.toMatchObject({
+    code: "55P03",
+    message: 'cannot configure workflow "watch_item": somebody else is changing it',
+    detail: "It was waited for three seconds.",
+    hint: expect.stringContaining("Try again."),
+  });
+});
+
 async function finish(session: Session, run: number) {
   await session.query(
     `select notika._finish('[{"run_id": ${run}, "workflow": "watch_item", "state": "done", "attempts": 1}]')`,
