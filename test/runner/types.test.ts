@@ -1,5 +1,5 @@
 import { describe, expect, expectTypeOf, test } from "vitest";
-import { type Context, type Row, workflow } from "../../runner/index.ts";
+import { type Context, type Event, type Row, workflow } from "../../runner/index.ts";
 
 interface User {
   id: string;
@@ -128,6 +128,34 @@ describe("Context<User> types the rows", () => {
       async run({ query, event }) {
         const rows = await query<User>({ text: "", values: [event.id] } as never);
         expectTypeOf(rows).toEqualTypeOf<User[]>();
+      },
+    });
+  });
+});
+
+describe("step.waitFor gives an event or null, its rows typed", () => {
+  const change = { table: "app.users" };
+
+  test("by the operations that it names", () => {
+    workflow({
+      async run({ step }) {
+        const deleted = await step.waitFor<User, "delete">("gone", { ...change, operations: ["delete"] });
+        expectTypeOf(deleted).toEqualTypeOf<Event<User, "delete"> | null>();
+        const any = await step.waitFor("any", change, { timeout: "3 days" });
+        expectTypeOf(any?.new).toEqualTypeOf<Row | null | undefined>();
+        const inserted = await step.waitFor("new", { ...change, operations: ["insert"], match: { id: 7 } });
+        expectTypeOf(inserted?.new).toEqualTypeOf<Row | undefined>();
+      },
+    });
+  });
+
+  test("and refuses what it cannot compare", () => {
+    workflow({
+      async run({ step }) {
+        // @ts-expect-error: an event has a string for it
+        await step.waitFor("any", { ...change, match: { at: new Date() } });
+        // @ts-expect-error: where?
+        await step.waitFor("any", {});
       },
     });
   });
