@@ -7,6 +7,8 @@ import type { Findings } from "./measure.ts";
 import { capture } from "./parts/capture.ts";
 import { dispatch } from "./parts/dispatch.ts";
 import { guard } from "./parts/guard.ts";
+import { latency } from "./parts/latency.ts";
+import { run } from "./parts/run.ts";
 import { testKit } from "./parts/test_kit.ts";
 import { throughput } from "./parts/throughput.ts";
 import { findPgbench } from "./pgbench.ts";
@@ -27,6 +29,8 @@ const parts: Record<string, (bench: Bench) => Promise<Findings>> = {
   capture,
   throughput,
   dispatch,
+  run,
+  latency,
   guard,
   "test-kit": testKit,
 };

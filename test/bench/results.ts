@@ -3,6 +3,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { arch, cpus, platform, release, totalmem } from "node:os";
 import path from "node:path";
 import { type Arena, peerFiles, peerSql } from "./arena.ts";
+import { drawChart } from "./chart.ts";
 import type { Findings } from "./measure.ts";
 import { asMarkdown } from "./report.ts";
 
@@ -37,11 +38,12 @@ export async function describeServers(arenas: Record<string, Arena>): Promise<Re
   return Object.fromEntries(facts);
 }
 
-/** Writes RESULTS.md and results.json. */
+/** Writes RESULTS.md, results.json and chart.svg. */
 export async function writeResults(folder: string, results: Results): Promise<void> {
   await mkdir(folder, { recursive: true });
   await writeFile(path.join(folder, "results.json"), `${JSON.stringify(results, rounded, 1)}\n`);
   await writeFile(path.join(folder, "RESULTS.md"), page(results));
+  await writeFile(path.join(folder, "chart.svg"), drawChart(results));
 }
 
 const rounded = (_: string, value: unknown) => (typeof value === "number" ? Number(value.toPrecision(5)) : value);
@@ -53,6 +55,8 @@ Written by \`npm run bench -- --seconds ${seconds}\` on ${at.slice(0, 10)}; [res
 
 Variants are measured in turn, A B C C B A …, and compared within a round: minimum, median and maximum are those of the
 rounds. Ratios travel; times are those of this machine.
+
+![Bars: what capture adds, what is left of the throughput, what a held snapshot leaves of the hand-over](chart.svg)
 
 ${list(machine)}
 ${Object.entries(servers)
