@@ -343,6 +343,18 @@ begin
       from notika.workflow as w
      where w.unpublished_at is null and w.broken_reason is not null;
   return query
+    select 'schedule', 'error', s.workflow, format('has no next time: %s', s.error),
+           format('select notika.schedule(%L, %L, %L, %L);', s.workflow, s.cron, s.time_zone,
+                  s.missed)
+      from notika.schedules as s
+     where s.error is not null;
+  return query
+    select 'backfill', 'error', b.workflow, format('its backfill has stopped: %s', b.error),
+           format('select notika.backfill(%L%s); or: select notika.cancel_backfill(%1$L);',
+                  b.workflow, ', ' || quote_literal(b.condition))
+      from notika.backfills as b
+     where b.state = 'failed';
+  return query
     select 'ring', case when l.oldest_waiting < clock_timestamp() - interval '1 minute'
                         then 'warning' else 'ok' end,
            null::text,

@@ -154,6 +154,15 @@ describe("backfill", () => {
           "division by zero\nThen it goes on with: select notika.backfill('work', '100 / (new.id - 1500) is not null');",
       },
     ]);
+    expect(await db.query("select finding, severity, detail, remedy from notika.check()")).toEqual([
+      {
+        finding: "backfill",
+        severity: "error",
+        detail: expect.stringMatching(/^its backfill has stopped: division by zero\n/),
+        remedy:
+          "select notika.backfill('work', '100 / (new.id - 1500) is not null'); or: select notika.cancel_backfill('work');",
+      },
+    ]);
     await db.query("insert into public.item values (3000, 0)");
     expect(await db.query("select notika.dispatch() as events")).toEqual([{ events: 1 }]);
 
@@ -228,6 +237,12 @@ describe("backfill", () => {
       hint: "See notika.backfills, or end it: select notika.cancel_backfill('twice');",
     });
     expect(await refusal(db, "notika.backfill('missing')")).toMatchObject({ code: "42704" });
+    await db.query("select notika.publish('twice:item', 'public.item', columns => '{id}', match => '{id}')");
+    expect(await refusal(db, "notika.backfill('twice:item')")).toMatchObject({
+      code: "42809",
+      message: '"twice:item" is a source, which starts no runs',
+      hint: "Backfill its workflow: select notika.backfill('twice');",
+    });
     expect(await refusal(db, "notika.backfill('gone', 'new.x = 1')")).toMatchObject({ code: "55000" });
     await db.query("select notika.cancel_backfill('twice')");
     expect(await refusal(db, "notika.backfill('twice', 'new.x = 1')")).toMatchObject({

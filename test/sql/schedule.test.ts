@@ -499,6 +499,15 @@ describe("a workflow that is scheduled", () => {
     expect(await db.query("select next_at::text, error from notika.schedules")).toEqual([
       { next_at: "infinity", error: 'time zone "Atlantis/Capital" not recognized' },
     ]);
+    expect(await db.query("select finding, severity, workflow, detail, remedy from notika.check()")).toEqual([
+      {
+        finding: "schedule",
+        severity: "error",
+        workflow: "report",
+        detail: 'has no next time: time zone "Atlantis/Capital" not recognized',
+        remedy: "select notika.schedule('report', '@daily', 'Atlantis/Capital', 'skip');",
+      },
+    ]);
     await db.query("select notika.schedule('report', '@daily', 'Europe/Berlin')");
     expect(await db.query("select next_at < 'infinity' as planned, error from notika.schedules")).toEqual([
       { planned: true, error: null },
