@@ -75,7 +75,10 @@ begin
   if strpos(v_event::text, '\u') > 0 then
     v_event := regexp_replace(v_event::text, '(?<!\\)((?:\\\\)*)\\u', '\1\\\\u', 'g')::json;
   end if;
-  v_row := v_event -> case v_event ->> 'operation' when 'delete' then 'old' else 'new' end;
+  v_row := v_event -> 'new';
+  if json_typeof(v_row) = 'null' then
+    v_row := v_event -> 'old'; -- a delete, also when it is replayed
+  end if;
   return coalesce(
     (select jsonb_agg(v_row ->> c.name order by c.place)
        from jsonb_array_elements_text(_values.columns) with ordinality as c (name, place)),
@@ -162,6 +165,8 @@ begin
              j.job_key::bigint as run_id
         from unnest(_drop_doubles.jobs) as j
         join notika.workflow as w on w.name = j.identifier and w.options ? 'key'
+       -- Whoever replays events wants them to run again.
+       where substring(j.payload::text from '"operation" : "([a-z]+)"') <> 'replay'
       offset 0 -- values are taken from an event once
     ) as k
    where not k.values @> '[null]'; -- as in a unique constraint, null is like nothing else

@@ -46,6 +46,17 @@ describe("key", () => {
     expect(await runs(db)).toMatchObject([{ state: "done" }, { state: "ready" }]);
   });
 
+  test("does not keep from running what is replayed", async ({ db }) => {
+    await db.script(published({ key: "customer", order: "customer" }));
+    await insert(db, "ada");
+    await db.script("delete from public.orders");
+    await db.query("select notika.dispatch()");
+    await db.query("select notika.replay('ship', now() - interval '1 hour')");
+    await db.query("select notika.dispatch()");
+
+    expect(await states(db)).toEqual(["ready", "cancelled", "waiting", "waiting"]);
+  });
+
   test("takes whatever a row may hold", async ({ db }) => {
     await db.script(published({ key: ["note", "customer"] }));
     await db.script(String.raw`
