@@ -87,8 +87,9 @@ drop function if exists notika._specify(text, text, text[], text[], text[], text
 --!include 43_line.sql
 --!include 45_maintain.sql
 --!include 46_schedule.sql
+--!include 47_signal.sql
 --!include 48_step.sql
---!include 49_signal.sql
+--!include 49_wait_for.sql
 --!include 50_run.sql
 --!include 52_history.sql
 --!include 60_capture.sql
