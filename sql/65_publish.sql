@@ -1382,6 +1382,9 @@ begin
   delete from notika.contract_table as c where c.workflow_id = v_workflow_id;
   delete from notika.guard_pending as p where p.workflow_id = v_workflow_id;
   perform notika._set_schedule(v_workflow_id, null);
+  perform notika._end_backfill(b.backfill_id, 'cancelled')
+     from notika.backfill as b
+    where b.workflow_id = v_workflow_id and b.finished_at is null;
 
   update notika.workflow as w
      set definition = '{}', options = w.options - 'schedule', broken_reason = null,

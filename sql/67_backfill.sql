@@ -634,9 +634,7 @@ begin
     select b.* from notika.backfill as b where b.state = 'running' order by b.backfill_id
   loop
     select w.* into v_spec from notika.workflow as w where w.workflow_id = v_backfill.workflow_id;
-    if v_spec.unpublished_at is not null then
-      perform notika._end_backfill(v_backfill.backfill_id, 'cancelled');
-    elsif v_spec.paused_at is null and v_spec.broken_reason is null then
+    if v_spec.paused_at is null and v_spec.broken_reason is null then
       v_started := v_started + notika._backfill_on(v_backfill, v_spec);
     end if;
   end loop;

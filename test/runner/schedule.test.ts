@@ -1,4 +1,7 @@
 import { describe, expect, test } from "vitest";
+import type { Execute } from "../../runner/database.ts";
+import { plan, publications, publish } from "../../runner/publish.ts";
+import { toTasks } from "../../runner/tasks.ts";
 import { createTestNotika } from "../../runner/testing/index.ts";
 import { asWorkflow, workflow } from "../../runner/workflow.ts";
 
@@ -41,6 +44,28 @@ describe("a task with a schedule", () => {
 
     expect(runs).toBe(2);
     expect(await t.sql`select * from notika.schedules`).toEqual([]);
+  });
+
+  test("is planned and published like others, with its other options", async () => {
+    await using t = await createTestNotika({ tasks: { other: async () => {} } });
+    const execute: Execute = ({ strings, values }) => t.sql(strings as unknown as TemplateStringsArray, ...values);
+    const [report] = publications(
+      await toTasks({ report: { schedule: { cron: "@daily", timeZone: "Asia/Tokyo" }, concurrency: 2, run() {} } }),
+    );
+    if (!report) throw new Error("nothing is to be published");
+
+    expect(await plan(execute, report)).toEqual([
+      { statement: "select notika.schedule('report', '@daily', 'Asia/Tokyo', 'skip');", lock: null },
+    ]);
+    expect([await publish(execute, report), await publish(execute, report)]).toEqual(["published", "unchanged"]);
+    expect(await plan(execute, report)).toEqual([]);
+    expect(await t.sql`select workflow, table_name, options from notika.workflows`).toEqual([
+      {
+        workflow: "report",
+        table_name: null,
+        options: { concurrency: 2, schedule: { cron: "@daily", timeZone: "Asia/Tokyo", missed: "skip" } },
+      },
+    ]);
   });
 
   test("says what is wrong with it", () => {
