@@ -85,6 +85,7 @@ drop function if exists notika._specify(text, text, text[], text[], text[], text
 --!include 41_control.sql
 --!include 42_batch.sql
 --!include 43_line.sql
+--!include 44_cron.sql
 --!include 45_maintain.sql
 --!include 46_schedule.sql
 --!include 47_signal.sql
@@ -96,6 +97,8 @@ drop function if exists notika._specify(text, text, text[], text[], text[], text
 --!include 64_options.sql
 --!include 65_publish.sql
 --!include 67_backfill.sql
+--!include 68_backfill_page.sql
+--!include 69_replay.sql
 --!include 70_guard.sql
 --!include 71_command.sql
 --!include 72_judge.sql

@@ -1,0 +1,281 @@
+-- The pages of a backfill, in the order of the keys: which rows have had a run of their own since it
+-- started, what the others get, and when the next page is taken.
+
+create or replace function notika._only(relation regclass)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Partitions belong to their table, inheritance children are tables of their own.
+  select case c.relkind when 'p' then '' else 'only ' end
+    from pg_class as c
+   where c.oid = _only.relation;
+$$;
+
+comment on function notika._only(regclass) is 'ONLY, for a table whose children are taken apart.';
+
+create or replace function notika._full_xid(xid xid, near pg_snapshot)
+  returns xid8
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- A row knows the last 32 bits.  One that was frozen long ago may be taken for a new one: then it
+  -- is looked for among those that have had a run, which it is not.
+  select (((x.low - x.near + 2147483648) & 4294967295) - 2147483648 + x.near)::text::xid8
+    from (
+      select _full_xid.xid::text::bigint as low,
+             greatest(pg_snapshot_xmax(_full_xid.near)::text::bigint, 2147483648) as near
+    ) as x;
+$$;
+
+comment on function notika._full_xid(xid, pg_snapshot) is
+  'The transaction id with these last bits that is nearest to a snapshot.';
+
+create or replace function notika._note_live(here notika.position, last_id bigint)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  insert into notika.backfill_key (backfill_id, key)
+  select b.backfill_id,
+         notika._short(notika._values(
+           json_build_object('new', e.new), notika._payload_key(w, w.relation)))
+    from notika.backfill as b
+    join notika.workflow as w on w.workflow_id = b.workflow_id
+   cross join notika._event as e
+   where b.finished_at is null and w.relation is not null
+     and e.event_id > here.window_at and e.event_id <= _note_live.last_id
+     and e.workflow_id = b.workflow_id and e.operation in ('insert', 'update')
+     and pg_visible_in_snapshot(e.xid, here.window_snapshot)
+     and not pg_visible_in_snapshot(e.xid, here.snapshot)
+     and not pg_visible_in_snapshot(e.xid, b.snapshot)
+  on conflict on constraint backfill_key_pkey do nothing;
+$$;
+
+comment on function notika._note_live(notika.position, bigint) is
+  'Keeps, for backfills under way, which rows the chunk after here has given a run.';
+
+create or replace function notika._page(
+  backfill notika.backfill,
+  spec notika.workflow,
+  max_rows integer,
+  out rows_seen integer,
+  out last_key text[],
+  out runs bigint[]
+)
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set datestyle = 'ISO, YMD'
+  set intervalstyle = 'iso_8601'
+  set timezone = 'UTC'
+  set bytea_output = 'hex'
+  set extra_float_digits = '1'
+  set lc_monetary = 'C'
+  set quote_all_identifiers = off
+as $$
+declare
+  v_limit constant integer := (select s.payload_bytes from notika.setting as s);
+  v_columns text;
+  v_texts text;
+  v_after text;
+  v_until text;
+  v_image text;
+begin
+  select string_agg(format('new.%I', a.attname), ', ' order by k.place),
+         string_agg(format('new.%I::text', a.attname), ', ' order by k.place),
+         string_agg(format('$1[%s]::%s', k.place,
+                           format_type(notika._base_type(a.atttypid), null)), ', ' order by k.place),
+         string_agg(format('$2[%s]::%s', k.place,
+                           format_type(notika._base_type(a.atttypid), null)), ', ' order by k.place)
+    into v_columns, v_texts, v_after, v_until
+    from unnest(notika._key_columns(backfill.part)) with ordinality as k (attnum, place)
+    join pg_attribute as a on a.attrelid = backfill.part and a.attnum = k.attnum;
+
+  -- As the capture function makes it.
+  v_image := case
+    when spec.columns is not null and spec.is_pinned
+      then format('notika.payload_%s(p.new)', spec.workflow_id)
+    else format('case when pg_column_size(p.new) <= %s then %s end', v_limit, case
+      when spec.columns is null then 'notika._whole_row(p.new, $3)'
+      else format('notika._loose_image(p.new, $3, %s)', spec.workflow_id) end)
+  end;
+
+  perform pg_current_xact_id(); -- before the segment is read: see _append
+  execute format(
+    $page$
+    with page as materialized (
+      select new, new.xmin as xid, array[%1$s] as key, coalesce((%2$s) and (%3$s), false) as passes
+        from %4$s%5$s as new
+        left join only %5$s as old on false -- a row that is there has not changed
+       where %6$s (%7$s) <= (%8$s)
+       order by %7$s
+       limit %9$s
+    ), placed as materialized (
+      select p.*, row_number() over () as place from page as p
+    ), live as materialized (
+      select notika._short(notika._values(json_build_object('new', e.new), $4)) as key
+        from notika._event as e
+       cross join (select q as p from notika.position as q order by q.position_id desc limit 1) as q
+       where e.event_id > notika._bound(q.p) and not notika._dispatched(e.event_id, e.xid, q.p)
+         and e.workflow_id = $5 and e.operation in ('insert', 'update')
+         and not pg_visible_in_snapshot(e.xid, $6)
+    ), image as materialized (
+      select p.place, p.xid, i.image is null or octet_length(i.image::text) > %10$s as truncated,
+             case when octet_length(i.image::text) <= %10$s then i.image
+                  else notika._key(p.new, $3) end as image
+        from placed as p
+       cross join lateral (select %11$s as image) as i
+       where p.passes
+    ), appended as (
+      insert into notika.event_log_%12$s (workflow_id, operation, new, truncated)
+      select $5, 'backfill', i.image, i.truncated
+        from image as i
+       cross join lateral (
+         select notika._short(notika._values(json_build_object('new', i.image), $4)) as key
+       ) as k
+       where pg_visible_in_snapshot(notika._full_xid(i.xid, $6), $6)
+          or k.key not in (select l.key from live as l)
+         and not exists (
+           select from notika.backfill_key as n where n.backfill_id = $7 and n.key = k.key
+         )
+       order by i.place
+      returning event_id
+    )
+    select (select count(*) from placed), (select p.key from placed as p order by p.place desc limit 1),
+           (select coalesce(array_agg(a.event_id), '{}') from appended as a)
+    $page$,
+    v_texts, coalesce(spec.condition, 'true'), coalesce(backfill.condition, 'true'),
+    notika._only(backfill.part), notika._quoted(backfill.part),
+    case when backfill.last_key is not null
+         then format('(%s) > (%s) and', v_columns, v_after) else '' end,
+    v_columns, v_until, max_rows, v_limit, v_image, notika._segment(0)
+  )
+    into rows_seen, last_key, runs
+    using backfill.last_key,
+          array(select jsonb_array_elements_text(backfill.ends -> backfill.part::text)),
+          backfill.part::regclass,
+          notika._payload_key(spec, backfill.part), spec.workflow_id, backfill.snapshot,
+          backfill.backfill_id;
+end;
+$$;
+
+comment on function notika._page(notika.backfill, notika.workflow, integer) is
+  'Makes the runs of the next rows of a backfill: says how many rows it saw, the last, and the runs.';
+
+create or replace function notika._backfill_on(backfill notika.backfill, spec notika.workflow)
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '100ms' -- the hand-over must not wait for a migration
+as $$
+declare
+  v_until constant timestamptz := clock_timestamp() + interval '100 milliseconds';
+  v_page record;
+  v_hint text;
+  v_detail text;
+begin
+  -- What is there already goes first: half of the last page has to have begun.
+  if (
+    select count(*)
+      from notika_worker._private_jobs as j
+     where j.key = any (backfill.last_runs::text[])
+       and j.attempts = 0 and j.locked_at is null and not coalesce(j.flags ? 'resumed', false)
+  ) > cardinality(backfill.last_runs) / 2 then
+    return 0;
+  end if;
+
+  backfill.last_runs := '{}';
+  loop
+    if backfill.part is null then
+      select min(p.oid::bigint)::oid into backfill.part
+        from jsonb_object_keys(backfill.ends) as p (oid);
+      if not found or backfill.part is null then
+        perform notika._save(backfill);
+        perform notika._end_backfill(backfill.backfill_id, 'done');
+        exit;
+      end if;
+    end if;
+
+    v_page := notika._page(backfill, spec, 1000);
+    backfill.rows_seen := backfill.rows_seen + v_page.rows_seen;
+    backfill.events := backfill.events + cardinality(v_page.runs);
+    backfill.last_runs := backfill.last_runs || v_page.runs;
+    backfill.last_key := v_page.last_key;
+    if v_page.rows_seen < 1000 then
+      backfill.ends := backfill.ends - backfill.part::text;
+      backfill.part := null;
+      backfill.last_key := null;
+    end if;
+    if cardinality(backfill.last_runs) > 500 or clock_timestamp() > v_until then
+      perform notika._save(backfill);
+      exit;
+    end if;
+  end loop;
+  perform notika._wake();
+  return greatest(cardinality(backfill.last_runs), 1); -- there is more to do at once
+exception
+  when lock_not_available then
+    return 0;
+  when others then
+    get stacked diagnostics v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    update notika.backfill as b
+       set state = 'failed',
+           error = concat_ws(E'\n', sqlerrm, nullif(v_detail, ''), nullif(v_hint, ''),
+             case when sqlstate = '42501' and not has_table_privilege(spec.relation, 'select')
+                  then format('Run: grant select on %s to %I;', spec.table_name, current_user) end,
+             format('Then it goes on with: select notika.backfill(%L%s);', spec.name,
+                    ', ' || quote_literal(backfill.condition)))
+     where b.backfill_id = backfill.backfill_id;
+    return 0;
+end;
+$$;
+
+comment on function notika._backfill_on(notika.backfill, notika.workflow) is
+  'Takes some pages of a backfill, if it is its turn, and says how many runs it made; an error stops '
+  'the backfill and nothing else.';
+
+create or replace function notika._save(backfill notika.backfill)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  update notika.backfill as b
+     set part = backfill.part, ends = backfill.ends, last_key = backfill.last_key,
+         last_runs = backfill.last_runs, rows_seen = backfill.rows_seen, events = backfill.events
+   where b.backfill_id = backfill.backfill_id;
+$$;
+
+comment on function notika._save(notika.backfill) is 'Keeps how far a backfill is.';
+
+create or replace function notika._backfill_all()
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_backfill notika.backfill;
+  v_spec notika.workflow;
+  v_started integer := 0;
+begin
+  for v_backfill in
+    select b.* from notika.backfill as b where b.state = 'running' order by b.backfill_id
+  loop
+    select w.* into v_spec from notika.workflow as w where w.workflow_id = v_backfill.workflow_id;
+    if v_spec.paused_at is null and v_spec.broken_reason is null then
+      v_started := v_started + notika._backfill_on(v_backfill, v_spec);
+    end if;
+  end loop;
+  return v_started;
+end;
+$$;
+
+comment on function notika._backfill_all() is
+  'Takes the next pages of all backfills and says how many runs they made. Needs the right of '
+  '_lock_dispatch.';

@@ -1,0 +1,58 @@
+-- Replay: what was captured runs once more, as far as the ring remembers it.
+
+create or replace function notika.replay(workflow text, since timestamptz)
+  returns bigint
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer := notika._published(replay.workflow);
+  v_oldest timestamptz;
+  v_count bigint;
+begin
+  if replay.since is null or replay.since > clock_timestamp() then
+    raise exception 'since is not a time that has passed: %', coalesce(replay.since::text, 'null')
+      using errcode = 'invalid_parameter_value',
+            hint = format('For instance: select notika.replay(%L, now() - interval ''2 hours'');',
+                          replay.workflow);
+  end if;
+
+  -- Until its third turn the ring has forgotten nothing.
+  if pg_sequence_last_value('notika.control_seq') >> 1 >= 3 then
+    select min(o.captured_at) into v_oldest
+      from (
+        (select e.captured_at from notika.event_log_0 as e order by e.event_id limit 1)
+        union all
+        (select e.captured_at from notika.event_log_1 as e order by e.event_id limit 1)
+        union all
+        (select e.captured_at from notika.event_log_2 as e order by e.event_id limit 1)
+      ) as o;
+  end if;
+  if replay.since < v_oldest then
+    raise exception 'the ring reaches back to % only', date_trunc('second', v_oldest)
+      using errcode = 'no_data_found',
+            detail = 'Older events are forgotten; notika.setting says how large the ring is.',
+            hint = format('What it has: select notika.replay(%L, %L); rows that exist: '
+                          'select notika.backfill(%1$L);', replay.workflow, v_oldest);
+  end if;
+
+  perform pg_current_xact_id(); -- before the segment is read: see _append
+  execute format(
+    'insert into notika.event_log_%s (workflow_id, operation, new, old, truncated)
+     select e.workflow_id, ''replay'', e.new, e.old, e.truncated
+       from notika._event as e
+      where e.workflow_id = $1 and e.captured_at >= $2 and e.operation <> ''replay''
+        and notika._dispatched(e.event_id, e.xid, notika._position()) -- the others will run
+      order by e.event_id', notika._segment(0))
+    using v_workflow_id, replay.since;
+  get diagnostics v_count = row_count;
+  perform notika._wake();
+  return v_count;
+end;
+$$;
+
+comment on function notika.replay(text, timestamptz) is
+  'Lets the events of a workflow that were captured since then run again, as far as the ring '
+  'remembers them: copies with new ids. Says how many.';
