@@ -10,6 +10,8 @@ export interface Arena {
   /** A new database with the table, Notika and the peers; or a copy of one. */
   createDatabase(template?: string): Promise<string>;
   dropDatabase(url: string): Promise<void>;
+  /** The server's version, such as 18. */
+  major: number;
   /** What the server is, and its settings that matter. */
   facts(): Promise<Record<string, string>>;
   close(): Promise<void>;
@@ -60,6 +62,9 @@ export async function openArena({ url, bin, durable }: ArenaOptions): Promise<Ar
       });
   const home = url ?? (server?.url as string);
   const admin = openDatabase({ connect: home, connections: 1 });
+  const [version] = await admin.execute<{ major: number }>(
+    raw("select current_setting('server_version_num')::int / 10000 as major"),
+  );
   const made = new Set<string>();
   let number = 0;
 
@@ -80,6 +85,7 @@ export async function openArena({ url, bin, durable }: ArenaOptions): Promise<Ar
   }
 
   return {
+    major: version?.major ?? 0,
     async createDatabase(template) {
       if (template) return newDatabase(nameIn(template));
       const connect = await newDatabase("template1");

@@ -8,10 +8,10 @@ export interface Bench {
   /** A server whose commits do not. */
   fast: Arena;
   pgbench: Pgbench;
-  /** The folder of the server's programs, when one was named. */
-  bin: string | undefined;
   /** How long a comparison takes, more or less. */
   seconds: number;
+  /** Whether capture is measured in CPU time. */
+  cpu: boolean;
   /** Says what is being measured. */
   say(progress: string): void;
 }

@@ -32,9 +32,9 @@ export function drawChart({ parts }: Results): string {
     ),
     medians(
       find("dispatch", "hand-over in batches of 1,000, what a held snapshot leaves of the rate"),
-      "What a held snapshot leaves of the rate of hand-over",
+      "What a snapshot that has been held for the whole backlog leaves of the rate of hand-over",
       "%",
-      (of) => of.map((ratio) => ratio * 100),
+      (of) => of.slice(-Math.ceil(of.length / 4)).map((ratio) => ratio * 100),
     ),
   ].filter((panel) => panel !== undefined);
 

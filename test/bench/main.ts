@@ -19,10 +19,11 @@ const help = `npm run bench -- [part …] [options]
 
 parts: capture, throughput, dispatch, run, latency, guard, test-kit; without one all of them
 
-  --seconds N   how long a comparison takes, more or less; default 20
+  --seconds N   how long a comparison takes, more or less; default 15
   --url URL     a running server, on which databases are made and dropped; default: PostgreSQL 18 from npm
   --bin DIR     the programs of the server to start, and pgbench
   --out DIR     write RESULTS.md, results.json and chart.svg there; all parts: default test/bench
+  --cpu         capture in CPU time of the server's process, for a machine that is busy; Linux
   --json        results as JSON on stdout instead of tables`;
 
 const parts: Record<string, (bench: Bench) => Promise<Findings>> = {
@@ -38,10 +39,11 @@ const parts: Record<string, (bench: Bench) => Promise<Findings>> = {
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    seconds: { type: "string", default: "20" },
+    seconds: { type: "string", default: "15" },
     url: { type: "string" },
     bin: { type: "string" },
     out: { type: "string" },
+    cpu: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
@@ -54,7 +56,7 @@ if (values.help || unknown || !(Number(values.seconds) > 0)) {
 
 const chosen = positionals.length > 0 ? positionals : Object.keys(parts);
 const out = values.out ?? (positionals.length > 0 ? undefined : import.meta.dirname);
-const { url, bin } = values;
+const { url, bin, cpu } = values;
 const started = performance.now();
 const durable = await openArena({ url, bin, durable: true });
 const fast = await openArena({ url, bin, durable: false });
@@ -66,7 +68,7 @@ try {
     servers: await describeServers({ "synchronous commit": durable, "asynchronous commit": fast }),
     parts: {},
   };
-  const bench: Bench = { durable, fast, bin, pgbench: await findPgbench(bin), seconds: results.seconds, say };
+  const bench: Bench = { durable, fast, pgbench: await findPgbench(bin), seconds: results.seconds, cpu, say };
   for (const name of chosen) {
     const findings = await parts[name]?.(bench);
     if (!findings) continue;

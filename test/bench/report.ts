@@ -12,17 +12,19 @@ export function asText({ comparisons, goals }: Findings): string {
   return `${blocks.join("\n\n")}\n`;
 }
 
-/** The same for RESULTS.md. */
-export function asMarkdown({ comparisons, goals }: Findings): string {
-  const blocks = comparisons.map((comparison) =>
-    [
-      `### ${comparison.title}`,
-      `In ${comparison.unit}. ${comparison.note ?? ""}`.trim(),
-      piped(comparisonTable(comparison)),
-    ].join("\n\n"),
-  );
-  if (goals.length > 0) blocks.push(`### Goals\n\n${piped(goalTable(goals))}`);
-  return `${blocks.join("\n\n")}\n`;
+/** Comparisons for RESULTS.md. */
+export function asMarkdown(comparisons: Comparison[]): string {
+  return comparisons
+    .map((comparison) => {
+      const reading = `In ${comparison.unit}. ${comparison.note ?? ""}`.trim();
+      return `### ${comparison.title}\n\n${reading}\n\n${piped(comparisonTable(comparison))}\n`;
+    })
+    .join("\n");
+}
+
+/** Goals for RESULTS.md. */
+export function goalsAsMarkdown(goals: Goal[]): string {
+  return piped(goalTable(goals));
 }
 
 function comparisonTable({ samples, base }: Comparison): Table {

@@ -5,7 +5,7 @@ import path from "node:path";
 import { type Arena, peerFiles, peerSql } from "./arena.ts";
 import { drawChart } from "./chart.ts";
 import type { Findings } from "./measure.ts";
-import { asMarkdown } from "./report.ts";
+import { asMarkdown, goalsAsMarkdown } from "./report.ts";
 
 /** All that one run of the bench found, and where. */
 export interface Results {
@@ -68,8 +68,14 @@ ${Object.entries(servers)
   )
   .join("\n")}
 
+## Goals
+
+Set before this was built; the median counts.
+
+${goalsAsMarkdown(Object.values(parts).flatMap(({ goals }) => goals))}
+
 ${Object.entries(parts)
-  .map(([name, findings]) => `## ${name}\n\n${asMarkdown(findings)}`)
+  .map(([name, findings]) => `## ${name}\n\n${asMarkdown(findings.comparisons)}`)
   .join("\n")}
 ## The peers
 

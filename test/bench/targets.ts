@@ -1,6 +1,7 @@
 import { raw } from "sql-template-tag";
 import type { Database } from "../../runner/database.ts";
 import type { Captor } from "./captors.ts";
+import type { ProcessClock } from "./process_clock.ts";
 
 export type Operation = "insert" | "update" | "delete";
 
@@ -9,10 +10,18 @@ export interface Target {
   table: string;
   /** Empties the table and what was captured, and puts so many rows into the table that nobody captures. */
   reset(rows: number): Promise<void>;
-  /** The microseconds that each of so many statements took, one after the other, by the server's clock. */
+  /** The microseconds that each of so many statements took, one after the other, without the way to the client. */
   statements(operation: Operation, times: number): Promise<number>;
-  /** The microseconds a row of one statement for so many rows took, by the server's clock. */
+  /** The microseconds that each row of one statement for so many rows took, without the way to the client. */
   bulk(operation: "insert" | "update", rows: number): Promise<number>;
+}
+
+export interface TargetOptions {
+  /** How often the captor is attached. */
+  attachments?: number;
+  model?: "orders" | "wide_orders";
+  /** The clock of the database's process; without one the server's clock on the wall counts. */
+  clock?: ProcessClock | undefined;
 }
 
 let number = 0;
@@ -20,8 +29,7 @@ let number = 0;
 export async function openTarget(
   database: Database,
   captor: Captor,
-  attachments = 1,
-  model = "orders",
+  { attachments = 1, model = "orders", clock }: TargetOptions = {},
 ): Promise<Target> {
   const table = `bench.target_${++number}`;
   await database.script(`create table ${table} (like bench.${model} including all)`);
@@ -35,8 +43,9 @@ export async function openTarget(
   );
 
   const time = async (name: string, count: number) => {
+    const before = clock?.() ?? 0;
     const [row] = await database.execute<{ us: number }>(raw(`select ${functions}${name}(${count}) as us`));
-    return row?.us ?? Number.NaN;
+    return clock ? (clock() - before) / count : (row?.us ?? Number.NaN);
   };
   return {
     table,

@@ -2,7 +2,8 @@ import { type Database, openDatabase } from "../../../runner/database.ts";
 import type { Bench } from "../bench.ts";
 import { type Captor, captors } from "../captors.ts";
 import { added, type Comparison, type Findings, type Goal, interleave, of, ratios } from "../measure.ts";
-import { type Operation, openTarget, type Target } from "../targets.ts";
+import { openProcessClock } from "../process_clock.ts";
+import { type Operation, openTarget, type Target, type TargetOptions } from "../targets.ts";
 
 const names = Object.fromEntries(Object.entries(captors).map(([key, { name }]) => [key, name])) as Record<
   keyof typeof captors,
@@ -14,7 +15,8 @@ const all = Object.values(captors);
 export async function capture(bench: Bench): Promise<Findings> {
   const database = openDatabase({ connect: await bench.durable.createDatabase(), connections: 1 });
   try {
-    const targets = await openTargets(database, all);
+    const clock = bench.cpu ? await openProcessClock(database) : undefined;
+    const targets = await openTargets(database, all, { clock });
     const single = [];
     for (const operation of ["insert", "update", "delete"] as const) {
       single.push(await compareStatements(bench, `one ${operation}`, targets, operation));
@@ -23,8 +25,8 @@ export async function capture(bench: Bench): Promise<Findings> {
     for (const operation of ["insert", "update"] as const) bulk.push(await compareBulk(bench, targets, operation));
     const many = await compareStatements(bench, "one insert, several workflows on the table", {
       [names.none]: targets[names.none] as Target,
-      ...(await openSeveral(database, captors.projected)),
-      ...(await openSeveral(database, captors.hasura)),
+      ...(await openSeveral(database, captors.projected, { clock })),
+      ...(await openSeveral(database, captors.hasura, { clock })),
     });
     const wide = await compareStatements(
       bench,
@@ -32,7 +34,7 @@ export async function capture(bench: Bench): Promise<Findings> {
       await openTargets(
         database,
         [captors.none, captors.projected, captors.wholeRow, captors.hasura, captors.pgmq, captors.audit],
-        "wide_orders",
+        { model: "wide_orders", clock },
       ),
     );
     return {
@@ -44,22 +46,34 @@ export async function capture(bench: Bench): Promise<Findings> {
   }
 }
 
-async function openTargets(database: Database, captors: Captor[], model?: string): Promise<Record<string, Target>> {
+async function openTargets(
+  database: Database,
+  captors: Captor[],
+  options: TargetOptions,
+): Promise<Record<string, Target>> {
   const targets: Record<string, Target> = {};
-  for (const captor of captors) targets[captor.name] = await openTarget(database, captor, 1, model);
+  for (const captor of captors) targets[captor.name] = await openTarget(database, captor, options);
   return targets;
 }
 
-async function openSeveral(database: Database, captor: Captor): Promise<Record<string, Target>> {
+async function openSeveral(
+  database: Database,
+  captor: Captor,
+  options: TargetOptions,
+): Promise<Record<string, Target>> {
   const targets: Record<string, Target> = {};
-  for (const count of [1, 3, 10]) targets[`${captor.name} × ${count}`] = await openTarget(database, captor, count);
+  for (const attachments of [1, 3, 10]) {
+    targets[`${captor.name} × ${attachments}`] = await openTarget(database, captor, { ...options, attachments });
+  }
   return targets;
 }
 
-const sampleMs = 25;
+// After a truncate the first statement plans anew, which must not count.
+const sampleMs = 60;
+const micros = (cpu: boolean) => (cpu ? "µs of CPU" : "µs");
 
 async function compareStatements(
-  { seconds, say }: Bench,
+  { seconds, cpu, say }: Bench,
   title: string,
   targets: Record<string, Target>,
   operation: Operation = "insert",
@@ -75,11 +89,11 @@ async function compareStatements(
       return us;
     };
   }
-  return { title, unit: "µs a statement", base: names.none, samples: await interleave(samplers, seconds) };
+  return { title, unit: `${micros(cpu)} a statement`, base: names.none, samples: await interleave(samplers, seconds) };
 }
 
 async function compareBulk(
-  { seconds, say }: Bench,
+  { seconds, cpu, say }: Bench,
   targets: Record<string, Target>,
   operation: "insert" | "update",
 ): Promise<Comparison> {
@@ -97,7 +111,7 @@ async function compareBulk(
   });
   return {
     title,
-    unit: "µs a row",
+    unit: `${micros(cpu)} a row`,
     base: names.none,
     samples: await interleave(Object.fromEntries(samplers), seconds * 1.5),
     note: `${names.addJob}: 500 rows, because 10,000 would take seconds.`,

@@ -69,7 +69,7 @@ const ways: Way[] = [
 
 /** How fast a backlog is handed over, and what becomes of that while somebody holds a snapshot. */
 export async function dispatch(bench: Bench): Promise<Findings> {
-  const events = Math.min(1_000_000, Math.ceil(bench.seconds * 50) * 1000);
+  const events = Math.min(1_000_000, Math.ceil(bench.seconds * 70) * 1000);
   bench.say(`dispatch: a backlog of ${events.toLocaleString("en")} events for each`);
   const backlog = await bench.durable.createDatabase();
   const database = openDatabase({ connect: backlog, connections: 1 });

@@ -29,7 +29,7 @@ export async function memory({ durable, seconds, say }: Bench): Promise<Findings
     const megabytes: number[] = [];
     const until = performance.now() + seconds * 3000;
     let done = 0;
-    while (done < events && performance.now() < until) {
+    while (megabytes.length < 4 || (done < events && performance.now() < until)) {
       await setTimeout(Math.min(250, seconds * 20));
       if (runner.exitCode !== null) throw new Error(`notika run ended with ${runner.exitCode}`);
       const { stdout } = await promisify(execFile)("ps", ["-o", "rss=", "-p", `${runner.pid}`]);

@@ -15,7 +15,7 @@ export async function throughput(bench: Bench): Promise<Findings> {
     const arena = bench[mode === "synchronous" ? "durable" : "fast"];
     const found = await inArena(bench, arena, mode);
     comparisons.push(...found);
-    goals.push(...found.flatMap((comparison) => goalsOf(comparison, mode)));
+    goals.push(...found.flatMap((comparison) => goalsOf(comparison, mode, arena.major)));
   }
   return { comparisons, goals };
 }
@@ -69,15 +69,17 @@ function script(operation: Operation, table: string): string {
   }[operation];
 }
 
-function goalsOf(comparison: Comparison, mode: "synchronous" | "asynchronous"): Goal[] {
+function goalsOf(comparison: Comparison, mode: "synchronous" | "asynchronous", major: number): Goal[] {
   const { title } = comparison;
   if (!title.includes("4 clients") || title.startsWith("delete")) return [];
+  // Without capture 18 is so much faster than 15 that the same cost is a greater part.
+  const asynchronous = major >= 18 ? { kept: 0.7, toHasura: 2 } : { kept: 0.78, toHasura: 1.7 };
   const kept = (name: string) => ratios(of(comparison, name), of(comparison, none.name));
   const goals: Goal[] = [
     {
       claim: `${title}: TPS with 4 columns, to without capture`,
       values: kept(projected.name),
-      limit: { atLeast: mode === "synchronous" ? 0.95 : 0.7 },
+      limit: { atLeast: mode === "synchronous" ? 0.95 : asynchronous.kept },
     },
     {
       claim: `${title}: TPS where nothing matches, to without capture`,
@@ -89,7 +91,7 @@ function goalsOf(comparison: Comparison, mode: "synchronous" | "asynchronous"): 
     goals.push({
       claim: `${title}: TPS with 4 columns, to Hasura-style`,
       values: ratios(of(comparison, projected.name), of(comparison, hasura.name)),
-      limit: { atLeast: 2 },
+      limit: { atLeast: asynchronous.toHasura },
     });
   }
   return goals;

@@ -1,5 +1,6 @@
 -- Hasura-style event trigger: the row before and after as json, in a row with a uuid and the columns of its
--- delivery, with its indexes. Events are claimed with an update of what is not locked, in the order of creation.
+-- delivery, with its indexes, written in a subtransaction as there. Events are claimed with an update of what is
+-- not locked, in the order of creation.
 -- Left out: the log of invocations, marking events as delivered, retries, and all that calls the webhook.
 create schema hasura;
 
@@ -45,20 +46,22 @@ $$;
 
 create function hasura.capture() returns trigger language plpgsql as $$
 declare
-  v_old json;
-  v_new json;
+  v_data json := json_build_object(
+    'old', case when tg_op <> 'INSERT' then row_to_json(old) end,
+    'new', case when tg_op <> 'DELETE' then row_to_json(new) end
+  );
 begin
-  if tg_op <> 'INSERT' then
-    v_old := row_to_json(old);
-  end if;
-  if tg_op <> 'DELETE' then
-    v_new := row_to_json(new);
-  end if;
-  if tg_op <> 'UPDATE' or v_old::jsonb <> v_new::jsonb then
-    perform hasura.log_event(
-      tg_table_schema, tg_table_name, tg_name, tg_op, json_build_object('old', v_old, 'new', v_new)
-    );
-  end if;
+  -- Types such as json have no equality, which is found out by trying: a subtransaction for each row.
+  begin
+    if tg_op <> 'UPDATE' or old <> new then
+      perform hasura.log_event(tg_table_schema, tg_table_name, tg_name, tg_op, v_data);
+    end if;
+  exception
+    when undefined_function then
+      if old *<> new then
+        perform hasura.log_event(tg_table_schema, tg_table_name, tg_name, tg_op, v_data);
+      end if;
+  end;
   return null;
 end;
 $$;
