@@ -205,7 +205,7 @@ describe("plan, publish and unpublish", () => {
     const again = await onInstalled("plan", "drip");
     await rm(path.join(project, "tasks/drip.ts"));
 
-    expect(plan.stdout).toMatch(/^-- drip\n[^]*^-- drip:change\n[^]*^-- drip:cancel\n/m);
+    expect(plan.stdout).toMatch(/^-- drip\n[\s\S]*^-- drip:change\n[\s\S]*^-- drip:cancel\n/m);
     expect(answer).toEqual({
       code: 0,
       stdout:
