@@ -25,6 +25,8 @@ interface Setting {
 type RunJob = Pick<Job, "id" | "attempts" | "max_attempts" | "flags">;
 type End = Halt | { kind: "done" } | { kind: "throws"; error: Error };
 
+const longestTimer = 2_147_483_647; // milliseconds: Node would fire a longer one at once
+
 /** Makes of a workflow what runs one attempt: it throws when the run is to be tried again. */
 export function makeTask(workflow: Workflow, { database, memory, finish, log, observe, observeStep }: Setting) {
   const timeout = workflow.timeout === undefined ? undefined : milliseconds(workflow.timeout);
@@ -73,8 +75,11 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
 
     /** Runs the task until it is done, or can go no further. */
     async function attempt(): Promise<End> {
-      const late = new AbortController();
-      const signal = AbortSignal.any([stop, late.signal]);
+      const over = new AbortController();
+      const { signal } = over;
+      const stopped = () => over.abort(stop.reason); // AbortSignal.any would remember each attempt in `stop`
+      stop.addEventListener("abort", stopped);
+      if (stop.aborted) stopped();
       const run = { id: event.id, depth: event.depth };
       const steps = openSteps({
         run,
@@ -89,11 +94,14 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
       let timer: NodeJS.Timeout | undefined;
       const timedOut = new Promise<End>((resolve) => {
         if (timeout === undefined) return;
-        timer = setTimeout(() => {
-          const error = new Error(`timed out after ${workflow.timeout}`);
-          late.abort(error);
-          resolve({ kind: "fails", error });
-        }, timeout);
+        timer = setTimeout(
+          () => {
+            const error = new Error(`timed out after ${workflow.timeout}`);
+            over.abort(error);
+            resolve({ kind: "fails", error });
+          },
+          Math.min(timeout, longestTimer),
+        );
       });
       const task = async (): Promise<End> => {
         try {
@@ -112,6 +120,7 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
       };
       return Promise.race([task(), steps.halted, timedOut]).finally(() => {
         clearTimeout(timer);
+        stop.removeEventListener("abort", stopped);
         steps.close();
       });
     }

@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { setTimeout } from "node:timers/promises";
 import type { Task } from "graphile-worker";
 import sql from "sql-template-tag";
@@ -31,6 +32,7 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
   const ids = new Set<string>();
   // graphile-worker's own signal aborts five seconds after the stop, whatever the deadline.
   const abort = new AbortController();
+  setMaxListeners(0, abort.signal); // one a run
   const taskList = Object.fromEntries(
     Object.entries(tasks).map(([name, task]): [string, Task] => [
       name,

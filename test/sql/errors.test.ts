@@ -223,7 +223,7 @@ describe("publish refuses, and says what would work:", () => {
         "42602",
         'workflow name "welcome email!" is not valid',
         "For instance: select notika.publish('welcome_email', 'app.users', operations => '{insert}');",
-        "It is the name of the task's file: up to 63 letters, digits, _ and -, of which the first is a letter or _.",
+        "It is the name of the task's file: up to 63 letters, digits, _ and -, of which the first is a letter or _. What its runs wait for is published as workflow:source.",
       ],
       [`'9lives', 'app.users'`, "42602", 'workflow name "9lives" is not valid', "'w9lives'"],
       [`'', 'app.users'`, "42602", 'workflow name "" is not valid', "'my_workflow'"],
