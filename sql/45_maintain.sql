@@ -124,9 +124,10 @@ as $$
 declare
   v_silent text[];
 begin
+  -- Runners beat and look here every ten seconds: within a minute of its death its jobs are free.
   with gone as (
     delete from notika.runner as r
-     where r.seen_at < clock_timestamp() - interval '60 seconds'
+     where r.seen_at < clock_timestamp() - interval '45 seconds'
     returning r.runner_id
   )
   select array_agg(s.runner_id) into v_silent
@@ -136,7 +137,7 @@ begin
       -- Died before its first sign of life.
       select j.locked_by
         from notika_worker._private_jobs as j
-       where j.locked_at < clock_timestamp() - interval '60 seconds'
+       where j.locked_at < clock_timestamp() - interval '45 seconds'
          and not exists (select from notika.runner as r where r.runner_id = j.locked_by)
     ) as s;
 
@@ -148,7 +149,7 @@ end;
 $$;
 
 comment on function notika._free_jobs() is
-  'Unlocks what runners hold that were silent for a minute; graphile-worker would wait four hours.';
+  'Unlocks what runners hold that fell silent; graphile-worker would wait four hours.';
 
 create or replace function notika._bury_jobs()
   returns setof text
