@@ -76,7 +76,7 @@ begin
     v_event := regexp_replace(v_event::text, '(?<!\\)((?:\\\\)*)\\u', '\1\\\\u', 'g')::json;
   end if;
   v_row := v_event -> 'new';
-  if json_typeof(v_row) = 'null' then
+  if coalesce(json_typeof(v_row), 'null') = 'null' then
     v_row := v_event -> 'old'; -- a delete, also when it is replayed
   end if;
   return coalesce(

@@ -15,8 +15,7 @@ begin
     into v_columns, v_values
     from jsonb_each_text(_mentions.key) as v;
   return notika._values(event, v_columns) = v_values
-      or notika._values(json_build_object('operation', 'delete', 'old', event -> 'old'), v_columns)
-         = v_values;
+      or notika._values(json_build_object('old', event -> 'old'), v_columns) = v_values;
 exception when data_exception or program_limit_exceeded then
   return false;
 end;
