@@ -381,16 +381,18 @@ comment on function notika.revoke_reader(regrole) is 'Takes back what grant_read
 
 create or replace function notika._rebind_grantees()
   returns void
-  language sql
+  language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+begin
   delete from notika.grantee as g
    where g.role_name not in (select r.rolname from pg_roles as r);
   update notika.grantee as g
      set role_id = r.oid
     from pg_roles as r
    where r.rolname = g.role_name;
+end;
 $$;
 
 comment on function notika._rebind_grantees() is

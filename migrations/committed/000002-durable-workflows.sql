@@ -1,5 +1,5 @@
 --! Previous: sha1:096fb86d541a20696f485a8534586865864c14a9
---! Hash: sha1:042812c053f56d7edc2bfbb00547490bb4aa6cd4
+--! Hash: sha1:3dcd53c7511f843f56a232339a1df35786bc167e
 --! Message: durable workflows
 
 --! split: 1-current.sql
@@ -11273,16 +11273,18 @@ comment on function notika.revoke_reader(regrole) is 'Takes back what grant_read
 
 create or replace function notika._rebind_grantees()
   returns void
-  language sql
+  language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+begin
   delete from notika.grantee as g
    where g.role_name not in (select r.rolname from pg_roles as r);
   update notika.grantee as g
      set role_id = r.oid
     from pg_roles as r
    where r.rolname = g.role_name;
+end;
 $$;
 
 comment on function notika._rebind_grantees() is
