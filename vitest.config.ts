@@ -44,7 +44,6 @@ export default defineConfig({
           include: ["test/server/**/*.test.ts", "test/support/postgres.test.ts"],
           env: { NOTIKA_TEST_POSTGRES: String(major) },
           pool: "forks" as const,
-          fileParallelism: false,
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },
