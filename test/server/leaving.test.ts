@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { install } from "../../runner/install.ts";
@@ -98,6 +99,7 @@ test("uninstall under load fails nobody's write, whatever tables he writes to in
           for (const table of order) await execute(raw(`insert into ${table} values (1)`));
         })
         .catch(({ message }) => errors.push(message));
+      await setTimeout(20); // there must be a moment in which nobody has a lock
     }
     await writer.close();
   });
