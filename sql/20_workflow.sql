@@ -92,6 +92,17 @@ comment on column notika.workflow.options is
 comment on column notika.workflow.match is
   'Of a source: the payload keys that waits compare; of workflow:cancel those of the run, too: a=b.';
 
+create or replace function notika._workflow_of(name text)
+  returns text
+  language sql
+  immutable
+begin atomic
+  select nullif(split_part(name, ':', 1), name);
+end;
+
+comment on function notika._workflow_of(text) is
+  'The workflow that a source of that name belongs to; null: the name is a workflow''s own.';
+
 create or replace view notika.workflows as
 select w.name as workflow,
        case when c.oid is null then w.table_name

@@ -297,7 +297,7 @@ begin
            coalesce(notika._quoted(w.relation), w.table_name) as table_name,
            w.paused_at is not null or w.broken_reason is not null as is_held,
            w.options ?| '{key,concurrency,order,debounce,digest}'::text[] as is_controlled,
-           w.name like '%:%' as is_source,
+           notika._workflow_of(w.name) is not null as is_source,
            notika._has_sources(w.name) as has_sources
       from notika.workflow as w
      where w.workflow_id in (select c.workflow_id from chunk as c)

@@ -387,7 +387,7 @@ declare
   v_workflow text;
 begin
   select w.* into v_source from notika.workflow as w where w.workflow_id = _resound.source_id;
-  v_workflow := split_part(v_source.name, ':', 1);
+  v_workflow := notika._workflow_of(v_source.name);
   if exists (select from notika.wait as w where w.source_id = v_source.workflow_id)
      or exists (select from notika.signal as s where s.source_id = v_source.workflow_id)
   then
@@ -428,9 +428,9 @@ declare
   v_count bigint;
 begin
   -- Runs that were handed over while the publication of a source was not committed.
-  select array_agg(distinct split_part(s.name, ':', 1)) into v_new
+  select array_agg(distinct notika._workflow_of(s.name)) into v_new
     from notika.workflow as s
-   where s.name like '%:%'
+   where notika._workflow_of(s.name) is not null
      and s.unpublished_at is null and s.published_at > clock_timestamp() - interval '1 hour';
   if v_new is not null then
     perform notika._listen(array(
@@ -461,8 +461,8 @@ begin
              where l.workflow_id = w.workflow_id and l.snapshot is not null
              order by pg_snapshot_xmin(l.snapshot) limit 1) as first_xid
       from notika.workflow as s
-      join notika.workflow as w on w.name = split_part(s.name, ':', 1)
-     where s.name like '%:%' and w.name <> all (coalesce(v_new, '{}'))
+      join notika.workflow as w on w.name = notika._workflow_of(s.name)
+     where w.name <> all (coalesce(v_new, '{}'))
   ), forgotten as (
     delete from notika.signal as d
      where d.event_id in (

@@ -233,11 +233,11 @@ begin
                           spec.name);
   end if;
 
-  if spec.name like '%:%' and _check_options.options <> '{}' then
+  if notika._workflow_of(spec.name) is not null and _check_options.options <> '{}' then
     raise exception 'options of source "%" have no meaning', spec.name
       using errcode = 'invalid_parameter_value',
             hint = format('Give them to its workflow: select notika.configure(%L, %L);',
-                          split_part(spec.name, ':', 1), _check_options.options);
+                          notika._workflow_of(spec.name), _check_options.options);
   end if;
   for v_option, v_value in
     select o.key, o.value from jsonb_each(_check_options.options) as o where o.value <> 'null'

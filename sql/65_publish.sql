@@ -522,7 +522,7 @@ begin
   if v_match = '{}' then
     return null;
   end if;
-  if spec.name not like '%:%' then
+  if notika._workflow_of(spec.name) is null then
     v_corrected.name := left(spec.name, 63) || ':change';
     v_corrected.match := v_match;
     raise exception 'match of workflow "%" has no meaning', spec.name
@@ -573,7 +573,7 @@ begin
 
   select w.* into v_workflow
     from notika.workflow as w
-   where w.name = split_part(spec.name, ':', 1) and w.unpublished_at is null;
+   where w.name = notika._workflow_of(spec.name) and w.unpublished_at is null;
   if found then
     v_corrected.match := v_match;
     perform notika._check_cancel(v_workflow, v_corrected);
@@ -751,11 +751,14 @@ create or replace function notika._compared(spec notika.workflow)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select case when (spec).name like '%:%' then notika._match_keys((spec).match) else (
-           select notika._run_keys(c.match)
-             from notika.workflow as c
-            where c.name = (spec).name || ':cancel' and c.unpublished_at is null
-         ) end;
+  select case
+    when notika._workflow_of((spec).name) is not null then notika._match_keys((spec).match)
+    else (
+      select notika._run_keys(c.match)
+        from notika.workflow as c
+       where c.name = (spec).name || ':cancel' and c.unpublished_at is null
+    )
+  end;
 $$;
 
 comment on function notika._compared(notika.workflow) is
@@ -1210,8 +1213,8 @@ begin
   delete from notika.guard_pending as p where p.workflow_id = v_after.workflow_id;
   update notika.guard_state as s set publications = s.publications + 1;
 
-  if v_after.name like '%:%' then
-    perform notika._refresh_capture(split_part(v_after.name, ':', 1));
+  if notika._workflow_of(v_after.name) is not null then
+    perform notika._refresh_capture(notika._workflow_of(v_after.name));
     if v_before.unpublished_at is not null or v_before.match is distinct from v_after.match then
       perform notika._resound(v_after.workflow_id);
     end if;
@@ -1252,10 +1255,10 @@ create or replace function notika._check_workflow_of(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_name text := split_part(spec.name, ':', 1);
+  v_name text := notika._workflow_of(spec.name);
   v_cancel notika.workflow;
 begin
-  if spec.name like '%:%' then
+  if v_name is not null then
     if not exists (
       select from notika.workflow as w where w.name = v_name and w.unpublished_at is null
     ) then
@@ -1358,7 +1361,8 @@ begin
   -- A source may have gone along with its workflow a moment ago.
   if exists (
     select from notika.workflow as w
-     where w.name = unpublish.workflow and w.name like '%:%' and w.unpublished_at is not null
+     where w.name = unpublish.workflow and notika._workflow_of(w.name) is not null
+       and w.unpublished_at is not null
   ) then
     return;
   end if;
@@ -1390,8 +1394,8 @@ begin
      set definition = '{}', options = w.options - 'schedule', broken_reason = null,
          unpublished_at = clock_timestamp()
    where w.workflow_id = v_workflow_id;
-  if v_workflow.name like '%:%' then
-    perform notika._refresh_capture(split_part(v_workflow.name, ':', 1));
+  if notika._workflow_of(v_workflow.name) is not null then
+    perform notika._refresh_capture(notika._workflow_of(v_workflow.name));
   end if;
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, v_workflow.table_name);

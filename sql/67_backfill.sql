@@ -155,11 +155,11 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Start a run by hand: select notika.emit(%L, ''{…}'');', spec.name);
   end if;
-  if strpos(spec.name, ':') > 0 then
+  if notika._workflow_of(spec.name) is not null then
     raise exception '"%" is a source, which starts no runs', spec.name
       using errcode = 'wrong_object_type',
             hint = format('Backfill its workflow: select notika.backfill(%L);',
-                          split_part(spec.name, ':', 1));
+                          notika._workflow_of(spec.name));
   end if;
   if spec.operations = '{delete}' then
     raise exception 'workflow "%" is published for deletes, of which a table has no rows', spec.name

@@ -1,1 +1,10 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
+--!include 10_schema.sql
+--!include 20_workflow.sql
+--!include 40_dispatch.sql
+--!include 47_signal.sql
+--!include 50_run.sql
+--!include 64_options.sql
+--!include 65_publish.sql
+--!include 67_backfill.sql
+--!include 90_grants.sql
