@@ -1,6 +1,7 @@
 // npm run bench: Notika and its peers, side by side on one server.
 import path from "node:path";
 import { parseArgs } from "node:util";
+import { describeMachine } from "../support/machine.ts";
 import { openArena } from "./arena.ts";
 import type { Bench } from "./bench.ts";
 import type { Findings } from "./measure.ts";
@@ -13,7 +14,7 @@ import { testKit } from "./parts/test_kit.ts";
 import { throughput } from "./parts/throughput.ts";
 import { findPgbench } from "./pgbench.ts";
 import { asText } from "./report.ts";
-import { describeMachine, describeServers, type Results, writeResults } from "./results.ts";
+import { describeServers, type Results, writeResults } from "./results.ts";
 
 const help = `npm run bench -- [part …] [options]
 

@@ -1,7 +1,5 @@
+import { aligned, piped, type Table } from "../support/table.ts";
 import { type Comparison, type Findings, type Goal, isReached, ratios, type Spread, spread } from "./measure.ts";
-
-/** A table for people: its head, and its rows. */
-type Table = string[][];
 
 /** What a part found, for a terminal. */
 export function asText({ comparisons, goals }: Findings): string {
@@ -58,21 +56,4 @@ function short(value: number): string {
   if (!Number.isFinite(value)) return "–";
   if (Math.abs(value) >= 100) return Math.round(value).toLocaleString("en");
   return value.toPrecision(3).replace(/\.?0+$/, "");
-}
-
-function aligned(table: Table): string {
-  const widths = (table[0] ?? []).map((_, column) => Math.max(...table.map((row) => row[column]?.length ?? 0)));
-  return table
-    .map((row) =>
-      row
-        .map((cell, column) => (column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0)))
-        .join("  "),
-    )
-    .map((line) => `  ${line.trimEnd()}`)
-    .join("\n");
-}
-
-function piped([head = [], ...rows]: Table): string {
-  const rule = head.map((_, column) => (column === 0 ? "---" : "---:"));
-  return [head, rule, ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
 }

@@ -1,7 +1,6 @@
-import { readFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
-import { arch, cpus, platform, release, totalmem } from "node:os";
 import path from "node:path";
+import { factList } from "../support/machine.ts";
 import { type Arena, peerFiles, peerSql } from "./arena.ts";
 import { drawChart } from "./chart.ts";
 import type { Findings } from "./measure.ts";
@@ -15,20 +14,6 @@ export interface Results {
   /** The settings of the servers. */
   servers: Record<string, Record<string, string>>;
   parts: Record<string, Findings>;
-}
-
-export function describeMachine(): Record<string, string> {
-  const dependency = (name: string) =>
-    JSON.parse(readFileSync(path.resolve(import.meta.dirname, `../../node_modules/${name}/package.json`), "utf8"))
-      .version;
-  return {
-    cpu: `${cpus().length} × ${cpus()[0]?.model.trim()}, ${arch()}`,
-    memory: `${Math.round(totalmem() / 2 ** 30)} GiB`,
-    system: `${platform()} ${release()}`,
-    node: process.versions.node,
-    "graphile-worker": dependency("graphile-worker"),
-    pglite: dependency("@electric-sql/pglite"),
-  };
 }
 
 export async function describeServers(arenas: Record<string, Arena>): Promise<Results["servers"]> {
@@ -58,7 +43,7 @@ rounds. Ratios travel; times are those of this machine.
 
 ![Bars: what capture adds, what is left of the throughput, what a held snapshot leaves of the hand-over](chart.svg)
 
-${list(machine)}
+${factList(machine)}
 ${Object.entries(servers)
   .map(
     ([name, settings]) =>
@@ -85,11 +70,6 @@ is left out as said.
 ${peerFiles.map((name) => `- [${name}](peers/${name}.sql): ${introduction(name)}`).join("\n")}
 `;
 }
-
-const list = (facts: Record<string, string>) =>
-  Object.entries(facts)
-    .map(([name, value]) => `- ${name}: ${value}`)
-    .join("\n");
 
 /** The comment that a peer's file opens with. */
 function introduction(name: string): string {

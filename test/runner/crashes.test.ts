@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { NonRetriable, sql, workflow } from "../../runner/index.ts";
 import type { Step } from "../../runner/steps.ts";
 import { createTestNotika, type TestNotika } from "../../runner/testing/index.ts";
+import { randomFrom } from "../support/random.ts";
 
 /** A workflow as data: made at random, and run once undisturbed and once with crashes. */
 type Program =
@@ -139,15 +140,4 @@ function program(random: () => number, depth: number): Program {
     default:
       return { kind, name };
   }
-}
-
-/** Numbers that look random and are the same for the same seed (mulberry32). */
-function randomFrom(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
-  };
 }

@@ -67,7 +67,7 @@ export async function openPooled({ server, pooler }: PooledServer) {
     },
 
     async run(...options: string[]) {
-      const runner = spawnRunner(pooledUrl, path.join(import.meta.dirname, "tasks"), ...options);
+      const runner = spawnRunner(pooledUrl, path.join(import.meta.dirname, "tasks"), options);
       runners.push(runner);
       await runner.says("running");
       return runner;

@@ -207,7 +207,7 @@ test("a paused workflow's runs are held, and go on when it is resumed", async ()
 });
 
 async function startRunner(...options: string[]) {
-  const runner = spawnRunner(url, path.join(import.meta.dirname, "tasks"), ...options);
+  const runner = spawnRunner(url, path.join(import.meta.dirname, "tasks"), options);
   runners.push(runner);
   await runner.says("running");
   return runner;

@@ -12,6 +12,8 @@ import { findBinaries, type Major, serverUser, systemFolder } from "./binaries.t
 export interface Postgres {
   url: string;
   port: number;
+  /** The folder with its data, which belongs to another user. */
+  data: string;
   /** Creates a database, as a copy of `template` when there is one, and gives its address. */
   createDatabase(name?: string, template?: string): Promise<string>;
   /** Ends the server and removes its data. */
@@ -52,6 +54,7 @@ export async function startPostgres({ settings, ...source }: PostgresOptions): P
   return {
     url,
     port,
+    data,
     async createDatabase(name = `test_${++databases}`, template = "template1") {
       const postgres = openDatabase({ connect: url, connections: 1 });
       await postgres.execute(raw(`create database "${name}" template "${template}"`)).finally(postgres.close);

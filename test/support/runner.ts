@@ -4,8 +4,8 @@ import path from "node:path";
 
 export interface RunnerProcess {
   child: ChildProcess;
-  /** What it has said, a JSON object a line. */
-  said: () => { message: string }[];
+  /** What it has said, a JSON object a line; a line that is none has no level. */
+  said: () => { message: string; level?: string; error?: string }[];
   /** Waits until it says something. */
   says(message: string): Promise<void>;
   /** Sends a signal, waits for the end and gives the exit code; null: a signal ended it. */
@@ -18,12 +18,17 @@ process.once("exit", () => {
 });
 
 /** Starts `notika run` as a process of its own. */
-export function spawnRunner(url: string, tasks: string, ...options: string[]): RunnerProcess {
+export function spawnRunner(
+  url: string,
+  tasks: string,
+  options: string[] = [],
+  env: Record<string, string> = {},
+): RunnerProcess {
   const root = path.resolve(import.meta.dirname, "../..");
   const child = spawn(
     process.execPath,
     ["--import", "tsx", path.join(root, "runner/cli.ts"), "run", "--json", "--tasks", tasks, ...options],
-    { cwd: root, env: { ...process.env, DATABASE_URL: url }, stdio: ["ignore", "ignore", "pipe"] },
+    { cwd: root, env: { ...process.env, DATABASE_URL: url, ...env }, stdio: ["ignore", "ignore", "pipe"] },
   );
   let text = "";
   child.stderr.on("data", (chunk) => {

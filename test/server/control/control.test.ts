@@ -153,7 +153,7 @@ async function publish(workflow: string, options: object) {
 
 async function startRunners(count: number) {
   const started = Array.from({ length: count }, () =>
-    spawnRunner(url, path.join(import.meta.dirname, "tasks"), "--concurrency", "8"),
+    spawnRunner(url, path.join(import.meta.dirname, "tasks"), ["--concurrency", "8"]),
   );
   runners.push(...started);
   await Promise.all(started.map((runner) => runner.says("running")));
