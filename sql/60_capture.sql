@@ -76,8 +76,8 @@ create or replace function notika._settings(types oid[])
   set plan_cache_mode = force_generic_plan -- to plan takes longer than to run
 as $$
 begin
-    -- Each setting costs every row a little, so only those that the types need; a type that is not
-    -- listed may hold any of the others.
+  -- Each setting costs every row a little, so only those that the types need; a type that is not
+  -- listed may hold any of the others.
   return (
     with plain (type) as (
       select unnest(

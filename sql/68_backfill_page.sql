@@ -119,8 +119,8 @@ begin
     ), live as materialized (
       select notika._short(notika._values(json_build_object('new', e.new), $4)) as key
         from notika._event as e
-       cross join (select q as p from notika.position as q order by q.position_id desc limit 1) as q
-       where e.event_id > notika._bound(q.p) and not notika._dispatched(e.event_id, e.xid, q.p)
+       cross join notika._position() as p
+       where e.event_id > notika._bound(p) and not notika._dispatched(e.event_id, e.xid, p)
          and e.workflow_id = $5 and e.operation in ('insert', 'update')
          and not pg_visible_in_snapshot(e.xid, $6)
     ), image as materialized (
