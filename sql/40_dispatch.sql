@@ -72,6 +72,17 @@ end;
 comment on function notika._payload(notika._event, text, text) is
   'The event as a task gets it.';
 
+create or replace function notika._captured_at(payload json)
+  returns timestamptz
+  language sql
+  stable
+begin atomic
+  -- Not with ->>, which refuses a payload that holds \u0000.
+  select substring(payload::text from '"at" : "([^"]+)"')::timestamptz;
+end;
+
+comment on function notika._captured_at(json) is 'When the event was captured that a task gets.';
+
 create or replace function notika._last_event_id()
   returns bigint
   language sql
@@ -296,7 +307,7 @@ begin
     select w.workflow_id, w.name,
            coalesce(notika._quoted(w.relation), w.table_name) as table_name,
            w.paused_at is not null or w.broken_reason is not null as is_held,
-           w.options ?| '{key,concurrency,order,debounce,digest}'::text[] as is_controlled,
+           w.options ? 'key' or notika._is_gated(w.options) as is_controlled,
            notika._workflow_of(w.name) is not null as is_source,
            notika._has_sources(w.name) as has_sources
       from notika.workflow as w

@@ -7,10 +7,9 @@ create or replace function notika._is_gated(options jsonb)
   returns boolean
   language sql
   immutable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select _is_gated.options ?| '{concurrency,order,debounce,digest}'::text[];
-$$;
+begin atomic
+  select options ?| '{concurrency,order,debounce,digest}'::text[];
+end;
 
 comment on function notika._is_gated(jsonb) is
   'Whether runs with these options must be admitted at the start of each attempt.';
@@ -192,7 +191,7 @@ begin
   insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
   select j.job_key::bigint, j.identifier, 'cancelled', 0, j.payload,
          format('run %s has the same key', v_doubles ->> j.job_key),
-         substring(j.payload::text from '"at" : "([^"]+)"')::timestamptz
+         notika._captured_at(j.payload)
     from unnest(_drop_doubles.jobs) as j
    where v_doubles ? j.job_key
   on conflict do nothing;

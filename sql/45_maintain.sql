@@ -183,7 +183,7 @@ begin
       (run_id, workflow, state, attempts, event, error, created_at, started_at)
     select d.run_id, d.workflow, 'failed', d.attempts, d.payload,
            coalesce(d.last_error, 'the runner died during the last attempt'),
-           substring(d.payload::text from '"at" : "([^"]+)"')::timestamptz, d.updated_at
+           notika._captured_at(d.payload), d.updated_at
       from dead as d
     on conflict do nothing
   )

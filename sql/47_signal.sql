@@ -286,7 +286,7 @@ begin
       (run_id, workflow, state, attempts, event, error, created_at, started_at)
     select d.run_id, t.identifier, 'cancelled', j.attempts, j.payload,
            format('cancelled by event %s of %s', d.event_id, w.name),
-           substring(j.payload::text from '"at" : "([^"]+)"')::timestamptz, j.locked_at
+           notika._captured_at(j.payload), j.locked_at
       from doomed as d
       join notika.workflow as w on w.workflow_id = d.source_id
       join notika_worker._private_jobs as j on j.key = d.run_id::text

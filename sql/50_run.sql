@@ -72,8 +72,7 @@ select j.key::bigint,
        j.attempts::integer,
        j.payload,
        j.last_error,
-       -- Not with ->>, which refuses a payload that holds \u0000.
-       substring(j.payload::text from '"at" : "([^"]+)"')::timestamptz,
+       notika._captured_at(j.payload),
        case when j.run_at > clock_timestamp() then j.run_at end,
        j.locked_at,
        null::timestamptz

@@ -88,6 +88,7 @@ as $$
         ('view', 'backfills', '{publisher,runner,reader}'),
         ('view', 'schedules', '{publisher,runner,reader}'),
         ('function', '_bound', '{reader}'),
+        ('function', '_captured_at', '{reader}'),
         ('function', '_dispatched', '{reader}'),
         ('function', '_payload', '{reader}'),
         ('function', '_segment', '{reader}'),

@@ -2,9 +2,14 @@
 --!include 10_schema.sql
 --!include 20_workflow.sql
 --!include 40_dispatch.sql
+--!include 41_control.sql
+--!include 45_maintain.sql
 --!include 47_signal.sql
 --!include 50_run.sql
+--!include 60_capture.sql
 --!include 64_options.sql
 --!include 65_publish.sql
 --!include 67_backfill.sql
+--!include 68_backfill_page.sql
+--!include 82_roles.sql
 --!include 90_grants.sql
