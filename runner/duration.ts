@@ -20,3 +20,8 @@ export function milliseconds(duration: Duration): number | undefined {
   }
   return sum;
 }
+
+/** A duration as a Postgres interval; of text Postgres says whether it is one. */
+export function interval(duration: Duration): string {
+  return typeof duration === "number" ? `${duration} milliseconds` : duration;
+}

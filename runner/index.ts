@@ -5,7 +5,7 @@ export type { Log } from "./log.ts";
 export type { Columns, Options, Schedule } from "./options.ts";
 export { createRunner, type Runner, type RunnerOptions } from "./runner.ts";
 export type { Cancellation, Change, Source, Sources, WaitOptions } from "./sources.ts";
-export type { Step, StepCall } from "./steps.ts";
+export type { Step, StepCall } from "./step.ts";
 export {
   type Context,
   type Definition,

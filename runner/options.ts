@@ -1,4 +1,4 @@
-import { type Duration, milliseconds } from "./duration.ts";
+import { type Duration, interval, milliseconds } from "./duration.ts";
 
 /** Keys of the event's `new`, of a delete's `old`: one, or several that count together. */
 export type Columns = string | readonly string[];
@@ -83,5 +83,3 @@ function areColumns(columns: Columns): boolean {
   const list = typeof columns === "string" ? [columns] : columns;
   return Array.isArray(list) && list.length > 0 && list.every((column) => typeof column === "string");
 }
-
-const interval = (time: Duration) => (typeof time === "number" ? `${time} milliseconds` : time);

@@ -1,7 +1,7 @@
 import type { Job } from "graphile-worker";
 import sql from "sql-template-tag";
 import type { Database } from "./database.ts";
-import { milliseconds } from "./duration.ts";
+import { interval, milliseconds } from "./duration.ts";
 import { NonRetriable } from "./errors.ts";
 import { type Log, withFields } from "./log.ts";
 import type { Memory, Remembered } from "./memory.ts";
@@ -186,7 +186,7 @@ function asRefusal(error: Error & { hint?: string }): NonRetriable {
 }
 
 function wakeAt(at: Date | number): object {
-  return at instanceof Date ? { at: at.toISOString() } : { for: `${at} milliseconds` };
+  return at instanceof Date ? { at: at.toISOString() } : { for: interval(at) };
 }
 
 // Capture reads the setting, so that a run's writes name it as their cause and a loop can be cut.

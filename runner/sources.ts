@@ -1,4 +1,4 @@
-import type { Duration } from "./duration.ts";
+import { type Duration, interval } from "./duration.ts";
 import { NonRetriable } from "./errors.ts";
 import type { Operation, Trigger } from "./workflow.ts";
 
@@ -94,7 +94,7 @@ export function waitFor(sources: Sources["waitsFor"] = {}, step: string, change:
   return {
     source: { name, ...source },
     match: Object.fromEntries(values),
-    ...(timeout !== undefined && { for: typeof timeout === "number" ? `${timeout} milliseconds` : timeout }),
+    ...(timeout !== undefined && { for: interval(timeout) }),
   };
 }
 

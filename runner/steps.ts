@@ -1,54 +1,11 @@
 import { setImmediate } from "node:timers";
-import type { Sql } from "sql-template-tag";
 import type { Database, Execute } from "./database.ts";
+import { interval } from "./duration.ts";
 import { NonRetriable, StepError } from "./errors.ts";
-import type { Kept } from "./json.ts";
 import type { Memory, NewStep, Remembered } from "./memory.ts";
-import { type Change, type Sources, type WaitOptions, waitFor } from "./sources.ts";
-import type { Event, Operation, Row } from "./workflow.ts";
-
-/** What the work of a step is given. */
-export interface StepCall {
-  /** The same at every attempt and for no other step: for services that take an `Idempotency-Key`. */
-  idempotencyKey: string;
-  /** Aborts when the attempt is over: the runner stops, or its time is up. */
-  signal: AbortSignal;
-}
-
-/** Named pieces of a run, each remembered when it is done: after a crash, a retry or a wait its result comes back. */
-export interface Step {
-  /** Does `work` once and remembers what it returns, as JSON.  An outside effect may happen twice when the runner dies in between. */
-  run<T>(name: string, work: (call: StepCall) => T | Promise<T>): Promise<Kept<T>>;
-  /** Runs a statement exactly once: it is remembered in its own transaction. */
-  query<Row extends object = Record<string, unknown>>(name: string, statement: Sql): Promise<Kept<Row>[]>;
-  /** Runs statements exactly once: they and the memory of them are one transaction. */
-  transaction<T>(name: string, work: (query: Execute) => Promise<T>): Promise<Kept<T>>;
-  /**
-   * Does `work` for each item, some at a time, and remembers each under its key.  An item that fails keeps none of the others
-   * from being done, and is tried again alone.
-   */
-  each<Item, T>(
-    name: string,
-    items: Iterable<Item>,
-    key: (item: Item) => string | number,
-    work: (item: Item, call: StepCall) => T | Promise<T>,
-    options?: { concurrency?: number },
-  ): Promise<Kept<T>[]>;
-  /** Waits for a Postgres interval, such as `"3 days"`, or milliseconds.  The run leaves memory, and survives restarts. */
-  sleep(name: string, duration: string | number): Promise<void>;
-  /** Waits until an instant, or, given a time of day such as `"09:00"`, until the next one. */
-  sleepUntil(name: string, until: Date | string, options?: { timeZone?: string }): Promise<void>;
-  /**
-   * Waits for a row to change, as one of the workflow's `waitsFor` declares it, and gives the event, or null when the time is
-   * up.  A change counts that was made after the one that started the run, also before the wait began; of several the first.
-   * A later wait gets the next one.
-   */
-  waitFor<R extends object = Row, const O extends Operation = Operation>(
-    name: string,
-    change: Change<O>,
-    options?: WaitOptions,
-  ): Promise<Event<R, O> | null>;
-}
+import { replay } from "./replay.ts";
+import { type Change, type Sources, waitFor } from "./sources.ts";
+import type { Step, StepCall } from "./step.ts";
 
 /** Why an attempt went no further, when it did not reach the end of the task. */
 export type Halt =
@@ -247,7 +204,7 @@ export function openSteps({ run, waitsFor, past, database, memory, signal, isLas
       return (taken.includes(undefined) ? never : taken.map((one) => one?.result)) as never;
     },
     async sleep(name, duration) {
-      await wait(name, () => ({ for: typeof duration === "number" ? `${duration} milliseconds` : duration }));
+      await wait(name, () => ({ for: interval(duration) }));
     },
     async sleepUntil(name, until, { timeZone } = {}) {
       await wait(name, () => ({
@@ -272,31 +229,6 @@ export function openSteps({ run, waitsFor, past, database, memory, signal, isLas
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
 const isName = /^(?!\s*$)(?!.*#\d+$)[^\x00-\x1f]+$/;
-
-/** Gives what steps gave before, in the order in which they ended, so that a race is won by the same one each time. */
-function replay(past: Remembered[], onCaughtUp: () => void) {
-  const places = new Map(past.map(({ name }, place) => [name, place]));
-  const asked: { place: number; resolve: (step: Remembered) => void }[] = [];
-
-  function deliver() {
-    asked.sort((a, b) => b.place - a.place);
-    const next = asked.pop();
-    next?.resolve(past[next.place] as Remembered);
-    // The task may ask for one that ended before those that it has asked for already.
-    if (asked.length > 0) setImmediate(deliver);
-    else onCaughtUp();
-  }
-
-  return {
-    recall(name: string): Promise<Remembered> | undefined {
-      const place = places.get(name);
-      if (place === undefined) return;
-      if (asked.length === 0) setImmediate(deliver);
-      return new Promise((resolve) => asked.push({ place, resolve }));
-    },
-    isBehind: () => asked.length > 0,
-  };
-}
 
 function asJson(name: string, value: unknown): string {
   let json: string;

@@ -3,7 +3,7 @@ import { type Duration, milliseconds } from "./duration.ts";
 import type { Log } from "./log.ts";
 import { checkOptions, type Options, optionsOf } from "./options.ts";
 import { checkSources, type Sources } from "./sources.ts";
-import type { Step } from "./steps.ts";
+import type { Step } from "./step.ts";
 
 /** A change of a row that wakes a workflow. */
 export type Operation = "insert" | "update" | "delete";

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NonRetriable, sql, workflow } from "../../runner/index.ts";
-import type { Step } from "../../runner/steps.ts";
+import type { Step } from "../../runner/step.ts";
 import { createTestNotika, type TestNotika } from "../../runner/testing/index.ts";
 import { randomFrom } from "../support/random.ts";
 
