@@ -24,7 +24,7 @@ export async function publish(execute: Execute, { name, on, options }: Publicati
   const [row] = await execute<{ outcome: string }>(
     on
       ? sql`select notika.publish(${specification(name, on, options)}) as outcome`
-      : sql`select notika._publish_by_time(${name}, ${JSON.stringify(options)}::text::jsonb) as outcome`,
+      : sql`select notika._publish_by_time(${name}, ${json(options)}) as outcome`,
   );
   return row?.outcome ?? "";
 }
@@ -34,16 +34,11 @@ export async function plan(
   execute: Execute,
   { name, on, options }: Publication,
 ): Promise<{ statement: string; lock: string | null }[]> {
-  if (on) return execute(sql`select statement, lock from notika.plan(${specification(name, on, options)})`);
-  return execute(sql`
-    select format('select notika.schedule(%L, %L, %L, %L);', g.name, g.cron, g.time_zone, g.missed) as statement,
-           null as lock
-      from (select ${name}::text as name, o.schedule ->> 'cron' as cron,
-                   coalesce(o.schedule ->> 'timeZone', 'UTC') as time_zone,
-                   coalesce(o.schedule ->> 'missed', 'skip') as missed
-              from json_to_record(${JSON.stringify(options)}::text::json) as o (schedule json)) as g
-     where (g.name, g.cron, g.time_zone, g.missed) not in (
-             select s.workflow, s.cron, s.time_zone, s.missed from notika.schedules as s)`);
+  return execute(
+    on
+      ? sql`select statement, lock from notika.plan(${specification(name, on, options)})`
+      : sql`select statement, lock from notika._plan_by_time(${name}, ${json(options)})`,
+  );
 }
 
 // What is not given is left out, so that the defaults are those of the database.
@@ -57,7 +52,7 @@ function specification(name: string, on: Source, options?: object): Sql {
     on.condition !== undefined && sql`condition => ${on.condition}::text`,
     on.guard && sql`guard => ${on.guard}::text`,
     on.onRename && sql`on_rename => ${on.onRename}::text`,
-    options && sql`options => ${JSON.stringify(options)}::text::jsonb`,
+    options && sql`options => ${json(options)}`,
     on.match && sql`match => ${array(on.match)}`,
   ];
   return join(given.filter((argument) => argument instanceof Object));
@@ -66,4 +61,8 @@ function specification(name: string, on: Source, options?: object): Sql {
 // Text with a cast inside means the same to every driver.
 function array(items: readonly string[]): Sql {
   return sql`array(select json_array_elements_text(${JSON.stringify(items)}::text::json))`;
+}
+
+function json(options: object = {}): Sql {
+  return sql`${JSON.stringify(options)}::text::jsonb`;
 }

@@ -126,6 +126,64 @@ $$;
 comment on function notika._set_schedule(integer, jsonb) is
   'Makes a checked {cron, timeZone, missed} the schedule of a workflow, null that it has none.';
 
+create or replace function notika._check_scheduled_name(workflow text)
+  returns void
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if _check_scheduled_name.workflow ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$' then
+    return;
+  end if;
+  raise exception 'workflow name "%" is not valid', coalesce(_check_scheduled_name.workflow, 'null')
+    using errcode = 'invalid_name',
+          detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
+                   'of which the first is a letter or _.',
+          hint = 'For instance: select notika.schedule(''nightly_report'', ''30 2 * * *'');';
+end;
+$$;
+
+comment on function notika._check_scheduled_name(text) is
+  'Refuses a name that a workflow cannot have, or that is a source''s, which has no schedule.';
+
+create or replace function notika._plan_by_time(workflow text, options jsonb)
+  returns table (statement text, lock text)
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+  v_before jsonb;
+  v_after jsonb;
+  v_schedule jsonb;
+begin
+  perform notika._check_scheduled_name(_plan_by_time.workflow);
+  select w.* into v_spec
+    from notika.workflow as w
+   where w.name = _plan_by_time.workflow and w.unpublished_at is null;
+  v_spec.name := _plan_by_time.workflow;
+  v_before := coalesce(v_spec.options, '{}');
+  v_after := notika._check_options(v_spec, coalesce(_plan_by_time.options, '{}'));
+  v_schedule := v_after -> 'schedule';
+
+  if v_schedule is distinct from v_before -> 'schedule' and v_schedule is not null then
+    return query
+      select format('select notika.schedule(%L, %L, %L, %L);', v_spec.name, v_schedule ->> 'cron',
+                    v_schedule ->> 'timeZone', v_schedule ->> 'missed'), null::text;
+    v_before := v_before || jsonb_build_object('schedule', v_schedule);
+  end if;
+  if v_after <> v_before then
+    return query select format('select notika.configure(%L, %L);', v_spec.name, v_after), null::text;
+  end if;
+end;
+$$;
+
+comment on function notika._plan_by_time(text, jsonb) is
+  'What _publish_by_time would do with the same arguments, as plan says it for publish.';
+
 create or replace function notika._publish_by_time(workflow text, options jsonb)
   returns text
   language plpgsql
@@ -137,15 +195,7 @@ as $$
 declare
   v_is_new boolean;
 begin
-  if _publish_by_time.workflow is null
-     or _publish_by_time.workflow !~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$'
-  then
-    raise exception 'workflow name "%" is not valid', coalesce(_publish_by_time.workflow, 'null')
-      using errcode = 'invalid_name',
-            detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
-                     'of which the first is a letter or _.',
-            hint = 'For instance: select notika.schedule(''nightly_report'', ''30 2 * * *'');';
-  end if;
+  perform notika._check_scheduled_name(_publish_by_time.workflow);
 
   -- One that is published on no table has a row all the same: it is paused, resumed, shown.
   insert into notika.workflow as w

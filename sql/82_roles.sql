@@ -43,6 +43,7 @@ as $$
         ('function', 'unpublish', '{publisher}'),
         ('function', 'schedule', '{publisher}'),
         ('function', 'unschedule', '{publisher}'),
+        ('function', '_plan_by_time', '{publisher}'),
         ('function', '_publish_by_time', '{publisher}'),
         ('function', 'check', '{publisher,runner}'),
         ('function', 'check_ddl', '{publisher}'),

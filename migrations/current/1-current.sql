@@ -4,6 +4,7 @@
 --!include 40_dispatch.sql
 --!include 41_control.sql
 --!include 45_maintain.sql
+--!include 46_schedule.sql
 --!include 47_signal.sql
 --!include 50_run.sql
 --!include 60_capture.sql

@@ -56,9 +56,18 @@ describe("a task with a schedule", () => {
 
     expect(await plan(execute, report)).toEqual([
       { statement: "select notika.schedule('report', '@daily', 'Asia/Tokyo', 'skip');", lock: null },
+      {
+        statement:
+          "select notika.configure('report', " +
+          `'{"schedule": {"cron": "@daily", "missed": "skip", "timeZone": "Asia/Tokyo"}, "concurrency": 2}');`,
+        lock: null,
+      },
     ]);
     expect([await publish(execute, report), await publish(execute, report)]).toEqual(["published", "unchanged"]);
     expect(await plan(execute, report)).toEqual([]);
+    expect(await plan(execute, { ...report, options: { ...report.options, concurrency: 3 } })).toEqual([
+      { statement: expect.stringMatching(/^select notika.configure\('report', .*"concurrency": 3\}'\);$/), lock: null },
+    ]);
     expect(await t.sql`select workflow, table_name, options from notika.workflows`).toEqual([
       {
         workflow: "report",

@@ -536,6 +536,30 @@ describe("a workflow that is scheduled", () => {
     expect(await db.query("select * from notika.schedules")).toEqual([]);
   });
 
+  test("is planned as it is published: by the statements that lead there, and with the same refusals", async ({
+    db,
+  }) => {
+    const plan = (workflow: string, options: object) =>
+      db.query<{ statement: string }>("select statement from notika._plan_by_time($1, $2::text::jsonb)", [
+        workflow,
+        JSON.stringify(options),
+      ]);
+    const optionsOf = (workflow: string) =>
+      db.query("select options from notika.workflows where workflow = $1 and table_name is null", [workflow]);
+    const daily = { schedule: { cron: "@daily" } };
+
+    for (const options of [daily, { ...daily, concurrency: 2 }, { schedule: { cron: "@hourly" } }, {}]) {
+      await db.query("select notika._publish_by_time('published', $1::text::jsonb)", [JSON.stringify(options)]);
+      for (const { statement } of await plan("planned", options)) await db.query(statement);
+
+      expect(await optionsOf("planned")).toEqual(await optionsOf("published"));
+      expect(await plan("published", options)).toEqual([]);
+    }
+
+    await expect(plan("report", { schedule: { cron: "@dayly" } })).rejects.toMatchObject({ code: "22023" });
+    await expect(plan("nightly report", daily)).rejects.toMatchObject({ code: "42602" });
+  });
+
   test("is due next when its time comes, or before that one of its runs", async ({ db }) => {
     const due = async () =>
       (
