@@ -102,3 +102,21 @@ $$;
 
 comment on function notika._know_caller() is
   'An error where _caller() would not be whose rights the calling code has.';
+
+create or replace function notika._dollar_quoted(body text, tag text)
+  returns text
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Names and strings of others in a body may look like its end.
+  while strpos(body, '$' || tag) > 0 loop
+    tag := tag || '_';
+  end loop;
+  return format('$%s$%s$%s$', tag, body, tag);
+end;
+$$;
+
+comment on function notika._dollar_quoted(text, text) is
+  'The body of a function as a literal, between this tag or one that the body does not have.';

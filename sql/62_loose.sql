@@ -104,19 +104,23 @@ create or replace function notika._passes_definition(workflow_id integer, condit
   immutable
   set search_path = pg_catalog, pg_temp
 as $body$
-  -- With the writer's rights, like the condition of a trigger.
+  -- With the writer's rights, like the condition of a trigger, and read as it was when it was
+  -- published.
   select format($template$create or replace function notika._passes_%s(new record, old record)
   returns boolean
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
-as $passes$
+  set standard_conforming_strings = on
+as %s$template$,
+    _passes_definition.workflow_id,
+    notika._dollar_quoted(format($passes$
 begin
   return %s;
 exception when others then
   return true; -- what it reads is not there any more: rather an event too many than one too few
 end;
-$passes$$template$, _passes_definition.workflow_id, _passes_definition.condition);
+$passes$, _passes_definition.condition), 'passes'));
 $body$;
 
 comment on function notika._passes_definition(integer, text) is

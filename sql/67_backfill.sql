@@ -135,6 +135,122 @@ $$;
 comment on function notika._sees_all_rows(regclass) is
   'Whether row security keeps no row of a table from its reader.';
 
+create or replace function notika._check_trust(spec notika.workflow, condition text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+declare
+  v_kind text;
+  v_name text;
+  v_flaw text;
+begin
+  if spec.condition is null and _check_trust.condition is null then
+    return;
+  end if;
+
+  -- The dispatcher evaluates conditions with the owner's rights, a trigger with the writer's.
+  begin
+    execute format(
+      'create function notika._condition_%s() returns boolean language sql '
+      'begin atomic select true from %2$s as new, %2$s as old where (%3$s) and (%4$s); end',
+      pg_backend_pid(), notika._quoted(spec.relation), coalesce(spec.condition, 'true'),
+      coalesce(_check_trust.condition, 'true'));
+    select d.kind, d.name, d.flaw
+      into v_kind, v_name, v_flaw
+      from notika._distrusted(
+             to_regprocedure(format('notika._condition_%s()', pg_backend_pid())),
+             spec.relation) as d;
+    raise exception 'undo' using errcode = 'NKUND';
+  exception when sqlstate 'NKUND' then
+    null;
+  end;
+  if v_name is null then
+    return;
+  end if;
+  raise exception 'a backfill of workflow "%" would execute % % with the rights of "%"',
+    spec.name, case v_kind when 'type' then 'what belongs to type' else v_kind end, v_name,
+    current_user
+    using errcode = 'insufficient_privilege',
+          detail = 'The dispatcher evaluates the condition as the owner of Notika.'
+                   || case v_kind when 'type' then ' The checks of a domain and the casts of a type '
+                                                   'are functions of its owner.' else '' end,
+          hint = case
+            when v_flaw is not null then format('Write the condition without it: it %s.', v_flaw)
+            else format('If you trust it: alter %s %s owner to %I;', v_kind, v_name, current_user)
+          end;
+end;
+$$;
+
+comment on function notika._check_trust(notika.workflow, text) is
+  'Refuses conditions that would execute code of somebody else with the rights of the owner.';
+
+create or replace function notika._distrusted(judged regprocedure, relation regclass)
+  returns table (kind text, name text, flaw text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with trusted (role) as (
+    select r.oid from pg_roles as r where r.rolsuper or r.rolname = current_user
+  ), called (function) as (
+    select c.function::oid from notika._called('pg_proc'::regclass, _distrusted.judged) as c (function)
+    union
+    -- Postgres' own leave no trace in pg_depend.
+    select m[1]::oid
+      from pg_proc as f
+     cross join regexp_matches(f.prosqlbody::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') as m
+     where f.oid = _distrusted.judged
+  ), used (type) as (
+    -- A conversion to a domain calls its checks.
+    select d.refobjid
+      from pg_depend as d
+     where d.classid = 'pg_proc'::regclass and d.objid = _distrusted.judged
+       and d.refclassid = 'pg_type'::regclass
+    union
+    -- What makes json of any value calls the cast of its type.
+    select l.type
+      from pg_attribute as a
+     cross join lateral notika._leaf_types(a.atttypid) as l (type)
+     where a.attrelid = _distrusted.relation and a.attnum > 0 and not a.attisdropped
+       and (
+         exists (
+           select from called as c
+             join pg_proc as p on p.oid = c.function
+            where p.oid < 16384 and p.provolatile <> 'i'
+              and p.prorettype in ('json'::regtype, 'jsonb'::regtype)
+         )
+         or (select f.prosqlbody::text ~ '\{JSON' from pg_proc as f where f.oid = _distrusted.judged)
+       )
+  )
+  (
+    select 'function', p.oid::regprocedure::text,
+           case when p.proowner not in (select t.role from trusted as t) then null
+                when p.provolatile = 'v' then 'is volatile'
+                else 'reads tables' end
+      from called as c
+      join pg_proc as p on p.oid = c.function
+     where p.proowner not in (select t.role from trusted as t)
+        or p.provolatile = 'v'
+        or p.oid < 16384 and p.proname ~ '^(table|schema|database)_to_xml'
+     union all
+    select 'type', t.oid::regtype::text, null
+      from used as u
+      join pg_type as a on a.oid = u.type
+      join pg_type as t on t.oid = case when a.typcategory = 'A' and a.typelem <> 0 then a.typelem
+                                        else a.oid end
+     where t.typowner not in (select o.role from trusted as o)
+  )
+   order by 1, 2
+   limit 1;
+$$;
+
+comment on function notika._distrusted(regprocedure, regclass) is
+  'A function or type that the owner should not let a condition use: it is not the owner''s, nor a '
+  'superuser''s, or it does more than compute.';
+
 create or replace function notika._check_backfill(spec notika.workflow, condition text)
   returns void
   language plpgsql
@@ -147,8 +263,6 @@ declare
   v_missing text[];
   v_extra notika.workflow := _check_backfill.spec;
   v_corrected notika.workflow := _check_backfill.spec;
-  v_foreign text;
-  v_owner name;
 begin
   if spec.relation is null then
     raise exception 'workflow "%" is not published on a table', spec.name
@@ -211,44 +325,7 @@ begin
     perform notika._check_condition(v_extra);
   end if;
 
-  -- The dispatcher evaluates conditions with the owner's rights, a trigger with the writer's.
-  begin
-    execute format(
-      'create function notika._condition_%s() returns boolean language sql '
-      'begin atomic select true from %2$s as new, %2$s as old where (%3$s) and (%4$s); end',
-      pg_backend_pid(), notika._quoted(spec.relation), coalesce(spec.condition, 'true'),
-      coalesce(_check_backfill.condition, 'true'));
-    select c.function::text, r.rolname into v_foreign, v_owner
-      from notika._called('pg_proc'::regclass,
-             to_regprocedure(format('notika._condition_%s()', pg_backend_pid()))) as c (function)
-      join pg_proc as p on p.oid = c.function
-      join pg_roles as r on r.oid = p.proowner
-     where p.oid >= 16384 and not r.rolsuper and r.rolname <> current_user
-     order by 1
-     limit 1;
-    if not found then
-      select p.oid::regprocedure::text into v_foreign
-        from pg_proc as f
-       cross join regexp_matches(f.prosqlbody::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') as m
-        join pg_proc as p on p.oid = m[1]::oid
-       where f.oid = to_regprocedure(format('notika._condition_%s()', pg_backend_pid()))
-         and p.oid < 16384 and p.provolatile = 'v'
-       limit 1;
-    end if;
-    raise exception 'undo' using errcode = 'NKUND';
-  exception when sqlstate 'NKUND' then
-    null;
-  end;
-  if v_foreign is not null then
-    raise exception 'a backfill of workflow "%" would execute function % with the rights of "%"',
-      spec.name, v_foreign, current_user
-      using errcode = 'insufficient_privilege',
-            detail = 'The dispatcher evaluates the condition as the owner of Notika.',
-            hint = case
-              when v_owner is null then 'Write the condition without it: it is volatile.'
-              else format('If you trust it: alter function %s owner to %I;', v_foreign, current_user)
-            end;
-  end if;
+  perform notika._check_trust(spec, _check_backfill.condition);
 end;
 $$;
 

@@ -76,6 +76,7 @@ create or replace function notika._page(
   set extra_float_digits = '1'
   set lc_monetary = 'C'
   set quote_all_identifiers = off
+  set standard_conforming_strings = on
 as $$
 declare
   v_limit constant integer := (select s.payload_bytes from notika.setting as s);
@@ -189,6 +190,8 @@ begin
     return 0;
   end if;
 
+  -- Both may have been changed since it was started.
+  perform notika._check_trust(spec, backfill.condition);
   backfill.last_runs := '{}';
   loop
     if backfill.part is null then

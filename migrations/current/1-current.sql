@@ -8,6 +8,7 @@
 --!include 47_signal.sql
 --!include 50_run.sql
 --!include 60_capture.sql
+--!include 62_loose.sql
 --!include 64_options.sql
 --!include 65_publish.sql
 --!include 67_backfill.sql

@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { type TestDatabase, test } from "../support/database.ts";
-import { asRole, captured, inTransaction, undone } from "./support.ts";
+import { asRole, captured, inTransaction, noEventTriggers, undone } from "./support.ts";
 
 /** A schema with a twin of nearly every function and operator of Postgres; each fails when it is called. */
 const shadows = `
@@ -175,6 +175,24 @@ describe("a publisher", () => {
 
     expect(await db.query("select distinct name from app.ran_as")).toEqual([{ name: "eve" }]);
     expect(owned).not.toBe("eve");
+  });
+
+  test("ends no body of a function with a name or a string", async ({ db }) => {
+    const bomb = "$passes$; alter role eve superuser; select $x$";
+    await db.script(`${scene} ${noEventTriggers}
+      select notika.grant_publisher('eve');
+      grant select, trigger, insert on app.users to eve;`);
+
+    await inTransaction(
+      db,
+      "set local session authorization eve",
+      "set local check_function_bodies = off",
+      `select notika.publish('w', 'app.users', guard => 'warn', condition => 'new.email is distinct from ''${bomb}''')`,
+      `insert into app.users (id, email) values (1, '${bomb}'), (2, 'x')`,
+    );
+
+    expect(await captured(db)).toMatchObject([{ id: 2 }]);
+    expect(await db.query("select rolsuper from pg_roles where rolname = 'eve'")).toEqual([{ rolsuper: false }]);
   });
 
   test("cannot make a trigger of a function of Notika, nor a partition or child of a published table", async ({

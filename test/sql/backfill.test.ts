@@ -273,6 +273,70 @@ describe("backfill", () => {
       message: expect.stringContaining("set_config(text,text,boolean)"),
       hint: "Write the condition without it: it is volatile.",
     });
+    expect(
+      await refusal(db, `notika.backfill('work', 'table_to_xml(''public.item'', true, true, '''') is null')`),
+    ).toMatchObject({ code: "42501", hint: "Write the condition without it: it reads tables." });
+  });
+
+  test("executes no check of a domain and no cast of a type of others with the owner's rights", async ({ db }) => {
+    await db.script(`
+      create role visitor;
+      grant create on schema public to visitor;
+      create table public.item (id int primary key, n int);
+      select notika.publish('work', 'public.item');
+      set role visitor;
+      create type public.trap as enum ('shut');
+      create function public.spring(public.trap) returns json language plpgsql as
+        $$ begin raise exception 'called as %', current_user; end $$;
+      create cast (public.trap as json) with function public.spring(public.trap) as implicit;
+      create function public.check_it(int) returns boolean language plpgsql as
+        $$ begin raise exception 'called as %', current_user; end $$;
+      create domain public.checked as int check (public.check_it(value));
+      create domain public.all_checked as public.checked[];
+      create type public.letter as (n public.checked);
+      reset role;`);
+    const ours = "select notika.backfill('work', 'to_jsonb(new) <> to_jsonb(old) is not true')";
+
+    for (const [condition, type] of [
+      ["to_json(''shut''::public.trap) is not null", "trap"],
+      ["jsonb_build_array(array[''shut''::public.trap]) is not null", "trap"],
+      ["new.n::public.checked > 0", "checked"],
+      ["array[new.n]::public.all_checked is not null", "all_checked"],
+      ["(json_populate_record(null::public.letter, ''{}'')).n is null", "letter"],
+    ]) {
+      expect(await refusal(db, `notika.backfill('work', '${condition}')`), condition).toMatchObject({
+        code: "42501",
+        message: expect.stringMatching(
+          `^a backfill of workflow "work" would execute what belongs to type public.${type} with the rights of "\\w+"$`,
+        ),
+        detail: expect.stringContaining("The checks of a domain and the casts of a type are functions of its owner."),
+        hint: expect.stringMatching(/^If you trust it: alter type public\.\w+ owner to \w+;$/),
+      });
+    }
+    await undone(db, ours);
+    await db.script("alter table public.item add column kind public.trap");
+    await expect(db.query(ours)).rejects.toMatchObject({ code: "42501" });
+  });
+
+  test("stops when the workflow is published with a function of others while it goes on", async ({ db }) => {
+    await db.script(`
+      create role visitor;
+      create table public.item (id int primary key, n int);
+      create function public.trick(int) returns boolean language plpgsql as
+        $$ begin raise exception 'called as %', current_user; end $$;
+      alter function public.trick owner to visitor;
+      insert into public.item values (1);
+      select notika.publish('work', 'public.item');
+      select notika.backfill('work');
+      select notika.publish('work', 'public.item', condition => 'public.trick(new.id)');
+      select notika.dispatch()`);
+
+    expect(await db.query("select state, error from notika.backfills")).toEqual([
+      {
+        state: "failed",
+        error: expect.stringContaining("would execute function public.trick(integer) with the rights of"),
+      },
+    ]);
   });
 
   test("asks for the rights that the owner has not", async ({ db }) => {
