@@ -17,7 +17,8 @@ test("each time of a schedule starts one run, however many dispatchers there are
         await dispatcher.query("begin");
         const events = await dispatcher.value<number | null>("select notika.dispatch(50)");
         await dispatcher.query(Math.random() < 0.2 ? "rollback" : "commit");
-        if (events === null) await new Promise((go) => setTimeout(go, 1)); // another dispatcher is at it
+        if (events === null)
+          await new Promise((go) => setTimeout(go, 1)); // another dispatcher is at it
         else idle = events === 0 ? idle + 1 : 0;
       }
     }),
