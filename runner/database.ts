@@ -4,7 +4,7 @@ import type { Client, Pool, PoolConfig } from "pg";
 import sql, { type Sql as Statement } from "sql-template-tag";
 import { openConnector } from "./connection/connector.ts";
 import { PgClient, PgPool } from "./connection/pg.ts";
-import { openLending } from "./lending.ts";
+import { type Lending, openLending } from "./lending.ts";
 import { type Listener, type Listening, openListener } from "./listener.ts";
 import { query, transact } from "./statements.ts";
 
@@ -28,6 +28,8 @@ export interface Database extends Statements {
   listen(listening: Listening): Listener;
   /** The connections of all the others, and of graphile-worker. */
   readonly pool: Pool;
+  /** One of them, for whoever has to have a connection. */
+  borrow: Lending["borrow"];
   close(): Promise<void>;
 }
 
@@ -45,10 +47,11 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
   const access = typeof connect === "string" ? toServer(connect) : toProcess(connect);
   const toListen = direct === undefined ? access : toServer(direct);
   const pool = openPool(access, connections, onNotice);
-  const lend = openLending(pool);
+  const { lend, borrow } = openLending(pool);
   const within = (milliseconds?: number): Statements => ({
     execute: (statement) => lend((client) => query(client, statement), milliseconds) as never,
-    transaction: (work) => lend((client) => transact(client, work), milliseconds),
+    transaction: (work) =>
+      lend((client) => transact(client, work, milliseconds === undefined ? within(10_000) : undefined), milliseconds),
   });
 
   const listeners = new Set<Listener>();
@@ -57,6 +60,7 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
     ...within(),
     within,
     pool,
+    borrow,
     async script(text) {
       await lend((client) => client.query(text));
     },

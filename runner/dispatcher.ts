@@ -1,6 +1,7 @@
-import sql, { raw } from "sql-template-tag";
+import sql from "sql-template-tag";
 import type { Database, Statements } from "./database.ts";
 import type { Log } from "./log.ts";
+import { atOnce } from "./statements.ts";
 
 export interface Dispatcher {
   /** Looks for events now: somebody has notified. */
@@ -28,7 +29,7 @@ const pause = {
   longest: 1000,
   failed: 100,
   failedLongest: 10_000,
-  answer: 30_000,
+  answer: 10_000,
 }; // milliseconds
 
 /**
@@ -87,14 +88,9 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
 
 /** How many events were handed over; null: somebody else is at it. */
 async function dispatch({ execute }: Statements): Promise<number | null> {
-  const [row] = await execute<{ events: number | null }>(oneTransaction);
+  const [row] = await execute<{ events: number | null }>(atOnce(`select notika.dispatch(${batch}) as events`));
   return row?.events ?? null;
 }
-
-// In one message, and so in one transaction, which is READ COMMITTED whatever the database's default is.
-const oneTransaction = raw(
-  `set transaction isolation level read committed; select notika.dispatch(${batch}) as events`,
-);
 
 /** Whether from now on every writer notifies. */
 async function doze({ execute }: Statements): Promise<boolean> {

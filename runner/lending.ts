@@ -1,41 +1,106 @@
 // Those of the globals may be fakes of a test.
 import { clearTimeout, setTimeout } from "node:timers";
-import type { Pool, PoolClient } from "pg";
+import type { Pool, PoolClient, QueryResult } from "pg";
 import { NotikaError } from "./errors.ts";
 
-/** Gives `work` a connection, for so many milliseconds if they are given. */
-export type Lend = <T>(work: (client: PoolClient) => Promise<T>, milliseconds?: number) => Promise<T>;
-
 /** Lends the connections of a pool, and takes each back whatever happens. */
-export function openLending(pool: Pool): Lend {
-  return async (work, milliseconds) => {
-    let client: PoolClient | undefined;
-    let late: NotikaError | undefined;
+export interface Lending {
+  /** Gives `work` a connection, for so many milliseconds if they are given. */
+  lend<T>(work: (client: PoolClient) => Promise<T>, milliseconds?: number): Promise<T>;
+  /** A connection until it is released; it, and each query, has to be there within so many milliseconds. */
+  borrow(milliseconds: number): Promise<Loan>;
+}
 
-    async function borrow() {
-      const borrowed = await pool.connect();
-      if (late) borrowed.release();
-      if (late) throw late;
-      client = borrowed;
-      try {
-        return await work(client);
-      } finally {
-        client?.release();
-        client = undefined;
-      }
+export interface Loan {
+  query(...given: unknown[]): Promise<QueryResult>;
+  release(): void;
+}
+
+export function openLending(pool: Pool): Lending {
+  const answeredAt = new WeakMap<PoolClient, number>();
+  // Where one connection hangs those that were silent as long may hang too, and each would cost a deadline.
+  let doubtedUntil = 0;
+
+  async function take(): Promise<PoolClient> {
+    for (;;) {
+      const client = await pool.connect();
+      if ((answeredAt.get(client) ?? Number.POSITIVE_INFINITY) > doubtedUntil) return client;
+      client.release(true);
     }
-    if (milliseconds === undefined) return borrow();
+  }
 
-    let timer: NodeJS.Timeout | undefined;
-    const deadline = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        late = new NotikaError("NOTIKA_NO_ANSWER", `the database did not answer within ${milliseconds} ms`);
-        // A connection with an error is closed, and what waits for an answer on it fails.
-        client?.release(late);
+  function takeBack(client: PoolClient) {
+    answeredAt.set(client, performance.now());
+    client.release();
+  }
+
+  /** Closes a connection; what waits for an answer on it fails. */
+  function giveUp(client: PoolClient, since: number, why: Error) {
+    doubtedUntil = Math.max(doubtedUntil, since);
+    client.release(why);
+  }
+
+  return {
+    async lend(work, milliseconds) {
+      let client: PoolClient | undefined;
+      let late: NotikaError | undefined;
+      let since = 0;
+
+      async function use() {
+        const taken = await take();
+        if (late) takeBack(taken);
+        if (late) throw late;
+        client = taken;
+        since = performance.now();
+        try {
+          return await work(client);
+        } finally {
+          if (client) takeBack(client);
+          client = undefined;
+        }
+      }
+      if (milliseconds === undefined) return use();
+
+      return inTime(use(), milliseconds, (error) => {
+        late = error;
+        if (client) giveUp(client, since, error);
         client = undefined;
-        reject(late);
-      }, milliseconds);
-    });
-    return Promise.race([borrow(), deadline]).finally(() => clearTimeout(timer));
+      });
+    },
+
+    async borrow(milliseconds) {
+      const taking = take();
+      let client: PoolClient | undefined = await inTime(taking, milliseconds, () => {
+        taking.then(takeBack, () => {});
+      });
+      return {
+        async query(...given) {
+          if (!client) throw new Error("this connection has been closed");
+          const since = performance.now();
+          const answer = (client.query as (...given: unknown[]) => Promise<QueryResult>)(...given);
+          return inTime(answer, milliseconds, (error) => {
+            if (client) giveUp(client, since, error);
+            client = undefined;
+          });
+        },
+        release() {
+          if (client) takeBack(client);
+          client = undefined;
+        },
+      };
+    },
   };
+}
+
+/** Fails when `work` takes longer than so many milliseconds, and says so first. */
+async function inTime<T>(work: Promise<T>, milliseconds: number, onLate: (error: NotikaError) => void): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const deadline = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      const error = new NotikaError("NOTIKA_NO_ANSWER", `the database did not answer within ${milliseconds} ms`);
+      onLate(error);
+      reject(error);
+    }, milliseconds);
+  });
+  return Promise.race([work, deadline]).finally(() => clearTimeout(timer));
 }

@@ -26,7 +26,7 @@ export interface ListenerSetting extends Listening {
   notify: (channel: string) => Promise<unknown>;
 }
 
-const pause = { answer: 10_000, first: 100, longest: 10_000, unheard: 60_000, useless: 600_000 }; // milliseconds
+const pause = { answer: 10_000, ask: 10_000, first: 100, longest: 10_000, unheard: 60_000, useless: 600_000 }; // milliseconds
 
 /** Begins to listen, and goes on through lost connections until it is closed. */
 export function openListener({ channels, onChange, connect, notify }: ListenerSetting): Listener {
@@ -76,7 +76,11 @@ export function openListener({ channels, onChange, connect, notify }: ListenerSe
     }
     await client.query(`unlisten "${probe}"`);
     change(true);
-    change(false, await ended);
+    // A connection that hangs says nothing, and so is asked.
+    const silent = new AbortController();
+    const asked = askNowAndThen(client, silent.signal).catch((error: Error) => error.message);
+    change(false, await Promise.race([ended, asked]));
+    silent.abort();
     return 0;
   }
 
@@ -120,5 +124,13 @@ async function retract(client: Client, place: number) {
   for (let tries = 0; tries < 100; tries++) {
     if ((await backendOf(client, "unlisten *;")) === place) return;
     await sleep(10);
+  }
+}
+
+/** Fails when the database does not answer any more. */
+async function askNowAndThen(client: Client, signal: AbortSignal): Promise<never> {
+  for (;;) {
+    await sleep(pause.ask, undefined, { signal, ref: false });
+    await client.query("select 1");
   }
 }

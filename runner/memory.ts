@@ -28,7 +28,8 @@ export type Memory = ReturnType<typeof openMemory>;
 
 /** The steps of runs, kept in `notika.step`: those of one moment in one statement.  The first outcome of a step stands. */
 export function openMemory(database: Database) {
-  const keep = batched((steps: NewStep[]) => write(database.execute, steps));
+  const { execute } = database.within(10_000);
+  const keep = batched((steps: NewStep[]) => write(execute, steps));
   return {
     async keep(step: NewStep, thrown?: Error): Promise<Remembered> {
       return { ...(await keep(step)), thrown };

@@ -9,6 +9,7 @@ import { openMemory } from "./memory.ts";
 import { openOutcomes } from "./outcomes.ts";
 import { makeTask, type RunObserver } from "./run.ts";
 import { type Source, sourcesOf } from "./sources.ts";
+import { atOnce } from "./statements.ts";
 import { type Tasks, toTasks } from "./tasks.ts";
 import { version } from "./version.ts";
 import { startWorker } from "./worker.ts";
@@ -98,7 +99,7 @@ export async function startRunner({
     },
   });
   const dispatcher = startDispatcher({ database, log, hears: () => listener.hears, onDispatch: worker.nudge });
-  const { execute, transaction } = database.within(60_000);
+  const { execute } = database.within(60_000);
   const heartbeat = openHeartbeat(async () => {
     const names = JSON.stringify(Object.keys(tasks));
     for (const id of worker.ids()) {
@@ -106,15 +107,13 @@ export async function startRunner({
         select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
                  array(select json_array_elements_text(${names}::text::json)))`);
     }
-    const done = await transaction((execute) => execute<{ did: string }>(sql`select notika.maintain() as did`));
+    const done = await execute<{ did: string }>(atOnce("select notika.maintain() as did"));
     for (const { did } of done) log.info(did);
     await check();
   }, log);
   const check = atMostEvery(60_000, async () => {
-    const found = await transaction((execute) =>
-      execute<{ detail: string }>(
-        sql`select finding, workflow, detail, remedy from notika.check() where severity = 'error'`,
-      ),
+    const found = await execute<{ detail: string }>(
+      atOnce("select finding, workflow, detail, remedy from notika.check() where severity = 'error'"),
     );
     for (const { detail, ...fields } of found) log.error(detail, fields);
   });

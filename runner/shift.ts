@@ -2,6 +2,7 @@ import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Logger, type Runner, run, type TaskList, type WorkerEvents, type WorkerPool } from "graphile-worker";
 import type { Pool } from "pg";
+import type { Database } from "./database.ts";
 import type { Log } from "./log.ts";
 
 /** One start of graphile-worker, which runs jobs until it takes no more. */
@@ -12,14 +13,14 @@ export interface Shift {
   nudge(jobs: number): void;
   /** Asks it to take no more jobs. */
   end(): void;
-  /** Resolves when it takes no more: it was asked to, or a connection was lost, and with it, maybe, jobs on their way. */
-  over: Promise<unknown>;
+  /** Resolves when it takes no more: it was asked to, or because of an error, which may have cost jobs on their way. */
+  over: Promise<Error | undefined>;
   /** Resolves when what it was running has ended. */
   done: Promise<void>;
 }
 
 interface Setting {
-  pool: Pool;
+  database: Database;
   taskList: TaskList;
   concurrency: number;
   log: Log;
@@ -42,10 +43,11 @@ export function workerPreset(concurrency: number) {
   };
 }
 
-export async function startShift({ pool, taskList, concurrency, log }: Setting): Promise<Shift> {
+export async function startShift({ database, taskList, concurrency, log }: Setting): Promise<Shift> {
   const events: WorkerEvents = new EventEmitter();
   const created = once(events, "pool:create");
-  const over = once(events, "pool:gracefulShutdown");
+  let failure: Error | undefined;
+  const over = once(events, "pool:gracefulShutdown").then(() => failure);
   const tasks = counted(taskList);
   let runner: Runner | undefined;
   let isEnding = false;
@@ -58,7 +60,14 @@ export async function startShift({ pool, taskList, concurrency, log }: Setting):
   }
 
   runner = await run({
-    pgPool: guarded(pool, { isEnding: () => isEnding, end }),
+    pgPool: guarded(database, {
+      isEnding: () => isEnding,
+      canFail: () => runner === undefined,
+      fail(error) {
+        failure ??= error;
+        end();
+      },
+    }),
     taskList: tasks.list,
     events,
     logger: quiet(log),
@@ -106,27 +115,26 @@ function counted(taskList: TaskList) {
 /**
  * The pool as graphile-worker gets it.  It is never given the connection that it would LISTEN on, which it asks for with a
  * callback: the runner listens itself, and through a transaction-mode pooler that LISTEN would stay on a server connection
- * of others.  And a lost connection ends the shift: the answer may have been about jobs that are ours now, unknown to us.
+ * of others.  And an error ends the shift, unless the statement is tried again: the answer may have been about jobs that are
+ * ours now, unknown to us, and on a server that takes no writes it would ask without a pause and then never again.
  * Graphile-worker does not hear of it, because it would leave a rejection unhandled; whatever it could not say of its jobs,
  * they are freed when the shift is over.
  */
-function guarded(pool: Pool, { isEnding, end }: { isEnding: () => boolean; end: () => void }): Pool {
+function guarded({ pool, borrow }: Database, { isEnding, canFail, fail }: Guard): Pool {
   const nothing = { rows: [], rowCount: 0 };
-  function lose(error: { code?: string }) {
-    if (!isLoss(error)) throw error;
-    end();
+  function lose(error: Error & { code?: string }) {
+    if (!isEnding() && (isTriedAgain(error) || (canFail() && isOfTheServer(error)))) throw error;
+    fail(error);
     return nothing;
   }
   async function lend() {
-    const client = await pool.connect().catch((error) => {
-      if (!isEnding()) throw error;
+    const loan = await borrow(patience).catch((error) => {
+      if (!isEnding() && canFail()) throw error;
+      fail(error);
     });
     return {
-      async query(...given: unknown[]) {
-        if (!client) return nothing;
-        return (client.query as (...given: unknown[]) => Promise<unknown>)(...given).catch(lose);
-      },
-      release: () => client?.release(),
+      query: async (...given: unknown[]) => loan?.query(...given).catch(lose) ?? nothing,
+      release: () => loan?.release(),
     };
   }
   const connect = (callback?: unknown) => (callback ? undefined : lend());
@@ -138,10 +146,21 @@ function guarded(pool: Pool, { isEnding, end }: { isEnding: () => boolean; end: 
   });
 }
 
-/** Of the classes of lost connections and of servers that go away; or, from this side, with no code of Postgres. */
-function isLoss({ code = "" }: { code?: string }): boolean {
-  return !/^(?!08|57P)[0-9A-Z]{5}$/.test(code);
+const patience = 10_000; // milliseconds; graphile-worker's statements are short
+
+interface Guard {
+  isEnding: () => boolean;
+  /** Whether somebody waits for the start, who is told that it failed. */
+  canFail: () => boolean;
+  fail: (error: Error) => void;
 }
+
+/** By graphile-worker itself: serialization failures and deadlocks. */
+const isTriedAgain = ({ code = "" }: { code?: string }) => /^40(001|P01)$/.test(code);
+
+/** And not of the way to it. */
+const isOfTheServer = (error: { code?: string; severity?: string }) =>
+  error.severity !== undefined && !/^(08|57P)/.test(error.code ?? "");
 
 // What becomes of runs is said by the runner itself.
 function quiet(log: Log): Logger {

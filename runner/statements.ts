@@ -1,7 +1,8 @@
 import type { Client, PoolClient, QueryResult } from "pg";
-import type { Sql as Statement } from "sql-template-tag";
-import type { Execute } from "./database.ts";
+import { raw, type Sql as Statement } from "sql-template-tag";
+import type { Execute, Statements } from "./database.ts";
 import { NotikaError } from "./errors.ts";
+import { expectAnswer, type Place } from "./watch.ts";
 
 /** Runs a statement and gives its rows; of several statements those of the last. */
 export async function query<Row extends object>(
@@ -24,24 +25,45 @@ export async function query<Row extends object>(
   return (Array.isArray(result) ? result.at(-1) : result)?.rows ?? [];
 }
 
-/** Runs `work` in a transaction. */
-export async function transact<T>(client: Client | PoolClient, work: (execute: Execute) => Promise<T>): Promise<T> {
+/** Runs `work` in a transaction; with `others` at hand it is noticed when an answer got lost on the way. */
+export async function transact<T>(
+  client: Client | PoolClient,
+  work: (execute: Execute) => Promise<T>,
+  others?: Statements,
+): Promise<T> {
   let failure: { error: unknown } | undefined;
+  let place: Place | undefined;
+  const expected = <Answer>(answer: Promise<Answer>): Promise<Answer> =>
+    others ? expectAnswer(answer, { client: client as Client, place, others }) : answer;
   const execute: Execute = (statement) =>
-    query(client, statement).catch((error) => {
+    expected(query(client, statement)).catch((error) => {
       failure ??= { error };
       throw error;
     }) as never;
 
-  await client.query("begin isolation level read committed");
+  [place] = await expected(query<Place>(client, begin));
   try {
     const result = await work(execute);
-    const { command } = await client.query("commit");
+    const { command } = await expected(client.query("commit"));
     if (command !== "COMMIT") throw failure?.error;
     return result;
   } catch (error) {
     // A session whose transaction does not end is of no use to anybody else.
-    await client.query("rollback").catch(() => (client as Client).end());
+    await expected(client.query("rollback")).catch(() => (client as Client).end());
     throw error;
   }
 }
+
+// What is left open by a process that is gone would keep its locks for as long as the server believes in it: hours.
+const begin = raw(`
+  begin isolation level read committed;
+  select set_config('idle_in_transaction_session_timeout', '5min', true)
+   where current_setting('idle_in_transaction_session_timeout') = '0';
+  select pg_backend_pid() as pid, extract(epoch from now())::text as began`);
+
+/**
+ * A statement without values in a READ COMMITTED transaction of its own, whatever the database's default is: in one
+ * message, so that no lost connection leaves it open.
+ */
+export const atOnce = (statement: string): Statement =>
+  raw(`set transaction isolation level read committed; ${statement}`);

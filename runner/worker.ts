@@ -49,13 +49,13 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
     for (let delay = 100; !stopping; delay = Math.min(delay * 2, 10_000)) {
       const started = Date.now();
       try {
-        shift = await startShift({ pool: database.pool, taskList, concurrency, log });
+        shift = await startShift({ database, taskList, concurrency, log });
         const { id, done } = shift;
         ids.add(id);
         onStart();
         if (stopping) shift.end();
-        await shift.over;
-        if (!stopping) log.warn("a connection was lost: graphile-worker starts again");
+        const error = await shift.over;
+        if (!stopping) log.warn("graphile-worker starts again", { error: describe(error ?? "it has ended") });
         leaving.push(done.then(() => leave(id)));
       } catch (error) {
         log.warn("graphile-worker cannot start, trying again", { error: describe(error) });

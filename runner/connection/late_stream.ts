@@ -48,6 +48,8 @@ export class LateStream extends Duplex {
 
   override _final(done: () => void) {
     this.#inner?.end();
+    // Who has been forgotten on the way would wait for ever for the other side to hang up too.
+    setTimeout(() => this.destroy(), 5000).unref();
     done();
   }
 

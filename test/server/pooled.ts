@@ -134,7 +134,8 @@ async function leaks(pooled: Database): Promise<{ pid: number; what: string }[]>
               union all select 'setting ' || name from pg_settings
                 where source = 'session'
                   -- What PgBouncer keeps for each client, and begin.
-                  and name not in ('application_name', 'client_encoding', 'transaction_isolation')
+                  and name not in ('application_name', 'client_encoding', 'transaction_isolation',
+                                   'idle_in_transaction_session_timeout')
             ) as found`);
         seen.set(row?.pid as number, found);
         if (seen.size === connections) meet();

@@ -1,4 +1,5 @@
-import type { Major } from "../../../support/binaries.ts";
+import { chownSync, writeFileSync } from "node:fs";
+import { type Major, serverUser } from "../../../support/binaries.ts";
 import { type Postgres, startPostgres } from "../../../support/postgres.ts";
 
 /** A server that keeps what it has committed, and finds nothing in an archive, for which it takes its time. */
@@ -13,4 +14,11 @@ export function startServer(major: Major): Promise<Postgres> {
       restore_command: "sleep 1; false",
     },
   });
+}
+
+/** Writes an empty file into the server's own folder. */
+export function giveToServer(file: string) {
+  writeFileSync(file, "");
+  const { uid, gid } = serverUser();
+  if (uid !== undefined && gid !== undefined) chownSync(file, uid, gid);
 }

@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
 import { type Database, openDatabase } from "../../../../runner/database.ts";
 import { install } from "../../../../runner/install.ts";
@@ -35,6 +36,8 @@ export interface Stage {
   random: () => number;
   /** Whether this is the short form, which does not wait for what takes minutes. */
   isShort: boolean;
+  /** Resolves when the server takes writes. */
+  primary(): Promise<void>;
   /** Notes something that must not be. */
   object(objection: string): void;
 }
@@ -99,6 +102,15 @@ export async function openStage({ server, fault, seed, random, isShort }: StageO
     async end(runner, signal) {
       runners.splice(runners.indexOf(runner), 1);
       return runner.end(signal);
+    },
+    async primary() {
+      for (;;) {
+        const [row] = await database
+          .execute<{ recovers: boolean }>(sql`select pg_is_in_recovery() as recovers`)
+          .catch(() => []);
+        if (row?.recovers === false) return;
+        await sleep(50);
+      }
     },
     object: (objection) => void stage.objections.push(objection),
     startWriters() {

@@ -77,7 +77,7 @@ async function reached({ journal, runners }: OpenStage, change: string, within: 
       const said = runners.map(({ said }) =>
         said()
           .slice(-10)
-          .map(({ message, error = "" }) => `${message} ${error}`),
+          .map(({ message, error = "" }) => `${message} ${error}`.slice(0, 300)),
       );
       throw new Error(
         `${change} has not run within ${within} ms; the runners said ${JSON.stringify(said, undefined, 1)}`,
