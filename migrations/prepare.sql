@@ -29,6 +29,67 @@ begin
 end;
 $$;
 
+-- A dump without data leaves tables, triggers and functions, but no ledger and nothing that says
+-- what the triggers are for.  All of it goes, and comes again as a new installation.
+do $$
+declare
+  v_dependents text;
+  v_statement text;
+begin
+  if to_regclass('notika.setting') is null then
+    return;
+  end if;
+  if exists (select from notika.setting) then -- has a row wherever Notika is whole
+    return;
+  end if;
+  if exists (select from notika.workflow) then
+    raise exception 'the settings of Notika are missing'
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Put them back: insert into notika.setting default values;';
+  end if;
+
+  if to_regprocedure('notika._outside_dependents()') is not null then
+    select string_agg(o.name, ', ') into v_dependents from notika._outside_dependents() as o (name);
+    if v_dependents is not null then
+      raise exception 'cannot install over a copy of Notika without its data: % depends on it', v_dependents
+        using errcode = 'dependent_objects_still_exist',
+              hint = 'Drop what depends on it, install, and make it again.';
+    end if;
+  end if;
+  for v_statement in
+    select o.statement
+      from (
+        -- The guard before what it would judge.
+        select case when p.proname ~ '^_guard_' then 0 else 1 end as place,
+               format('drop routine if exists %s cascade', p.oid::regprocedure) as statement
+          from pg_proc as p
+         where p.pronamespace in ('notika'::regnamespace, to_regnamespace('notika_worker'))
+        union all
+        select case c.relkind when 'v' then 2 when 'r' then 3 else 4 end,
+               format('drop %s if exists %s cascade',
+                      case c.relkind when 'v' then 'view' when 'r' then 'table' else 'sequence' end,
+                      c.oid::regclass)
+          from pg_class as c
+         where c.relnamespace in ('notika'::regnamespace, to_regnamespace('notika_worker'))
+           and c.relkind in ('v', 'r', 'S')
+        union all
+        select 5, format('drop type if exists %s cascade', t.oid::regtype)
+          from pg_type as t
+         where t.typnamespace in ('notika'::regnamespace, to_regnamespace('notika_worker'))
+           and t.typtype in ('c', 'd', 'e') and t.typelem = 0
+           and not exists (
+             select from pg_class as c where c.oid = t.typrelid and c.relkind in ('r', 'v')
+           )
+      ) as o
+     order by o.place
+  loop
+    execute v_statement;
+  end loop;
+  raise warning 'notika: this was a copy without data; it was installed anew and nothing is published'
+    using hint = 'Publish the workflows again: npx notika publish, or select notika.publish(…).';
+end;
+$$;
+
 create table if not exists notika.migration (
   name text not null,
   hash text not null,

@@ -197,6 +197,7 @@ create table if not exists notika.runner (
   tasks text[] not null,
   started_at timestamptz not null default clock_timestamp(),
   seen_at timestamptz not null default clock_timestamp(),
+  suspected_at timestamptz,
   constraint runner_pkey primary key (runner_id)
 ) with (fillfactor = 50);
 
@@ -208,3 +209,8 @@ comment on column notika.runner.pid is 'Its process on that machine.';
 comment on column notika.runner.tasks is 'The workflows it has a task for.';
 comment on column notika.runner.started_at is 'When it started.';
 comment on column notika.runner.seen_at is 'When it was last heard of.';
+comment on column notika.runner.suspected_at is
+  'Since when it is taken for dead if it stays silent; null: it is not.';
+
+-- What has no primary key can be updated all the same where a publication FOR ALL TABLES has it.
+alter table notika.run_log replica identity full;

@@ -144,14 +144,17 @@ create or replace function notika._move(here notika.position)
   set search_path = pg_catalog, pg_temp
 as $$
   insert into notika.position (
-    system_identifier, snapshot, high, low, pending_xids, pending_lows,
+    position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
     window_snapshot, window_low, window_high, window_at, horizon
   )
-  values (
+  overriding system value
+  select
+    -- In a copy whose sequences were left behind it would come before the position that it follows.
+    greatest(nextval('notika.position_position_id_seq'),
+             (select max(p.position_id) + 1 from notika.position as p)),
     (here).system_identifier, (here).snapshot, (here).high, (here).low,
     (here).pending_xids, (here).pending_lows,
-    (here).window_snapshot, (here).window_low, (here).window_high, (here).window_at, (here).horizon
-  );
+    (here).window_snapshot, (here).window_low, (here).window_high, (here).window_at, (here).horizon;
 $$;
 
 comment on function notika._move(notika.position) is 'Appends a position.';
@@ -390,6 +393,29 @@ $$;
 comment on function notika._is_foreign(notika.position) is
   'Whether a position speaks of the transactions of another cluster: this is a restored copy.';
 
+create or replace function notika._allow_updates(segment regclass)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- A publication FOR ALL TABLES refuses updates of what has no key.  The lock is not waited for:
+  -- writers would wait behind.
+  if exists (
+    select from pg_publication_tables as t
+      join pg_class as c on c.oid = _allow_updates.segment and c.relreplident <> 'f'
+     where t.schemaname = 'notika' and t.tablename = c.relname
+  ) then
+    execute format('lock table %s in access exclusive mode nowait', segment);
+    execute format('alter table %s replica identity full', segment);
+  end if;
+end;
+$$;
+
+comment on function notika._allow_updates(regclass) is
+  'Makes a segment one that can be updated, which it is only in a copy.';
+
 create or replace function notika._rebase(here notika.position)
   returns void
   language plpgsql
@@ -399,10 +425,15 @@ as $$
 declare
   v_next notika.position;
   v_waiting bigint;
+  v_low bigint;
 begin
+  perform notika._allow_updates(s::regclass)
+     from unnest('{notika.event_log_0,notika.event_log_1,notika.event_log_2}'::text[]) as s;
+  perform notika._forget_load();
+  perform notika._advance_sequences();
   -- The xids of the copied events mean nothing here.  What was handed over gets one that the new
   -- snapshot sees; what was not gets this transaction's, and so does what was committed here since,
-  -- which is not handed over either.  The only update the log ever gets.
+  -- which is not handed over either.
   for v_segment in 0..2 loop
     execute format(
       'update notika.event_log_%s as e
@@ -411,14 +442,17 @@ begin
       v_segment)
       using _rebase.here;
   end loop;
-  select count(*) into v_waiting from notika._event as e where e.xid = pg_current_xact_id();
+  select count(*), min(e.event_id) - 1 into v_waiting, v_low
+    from notika._event as e
+   where e.xid = pg_current_xact_id();
   update notika.listener as l set xid = null, snapshot = null;
   update notika.signal as s set xid = '3';
 
   select c.system_identifier into v_next.system_identifier from pg_control_system() as c;
   v_next.snapshot := '4:4:'; -- no transaction of this cluster
   v_next.high := greatest(here.high, here.window_high);
-  v_next.low := notika._bound(here);
+  -- Below the bound are those that were captured here before the sequence was advanced.
+  v_next.low := least(notika._bound(here), v_low);
   v_next.pending_xids := '{}';
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
@@ -494,7 +528,7 @@ begin
   if v_here.snapshot is null then
     raise exception 'notika is not installed completely: the cursor has no position'
       using errcode = 'object_not_in_prerequisite_state',
-            hint = 'Run: select * from notika.install();';
+            hint = 'Run: npx notika install, or: select * from notika.install();';
   end if;
   if notika._is_foreign(v_here) then
     perform notika._rebase(v_here);

@@ -125,9 +125,14 @@ declare
   v_silent text[];
 begin
   -- Runners beat and look here every ten seconds: within a minute of its death its jobs are free.
+  -- Two looks, because all seem silent when the clock was set or the server was away, and whoever
+  -- is alive is heard before the second.
+  update notika.runner as r
+     set suspected_at = clock_timestamp()
+   where r.seen_at < clock_timestamp() - interval '25 seconds' and r.suspected_at is null;
   with gone as (
     delete from notika.runner as r
-     where r.seen_at < clock_timestamp() - interval '45 seconds'
+     where r.suspected_at < clock_timestamp() - interval '15 seconds'
     returning r.runner_id
   )
   select array_agg(s.runner_id) into v_silent

@@ -141,27 +141,32 @@ select waiting.events as events_waiting,
       and not notika._dispatched(e.event_id, e.xid, p)
  ) as waiting
  cross join lateral (
-   select array_agg(
-            format('pid %s (%s): %s', a.pid, coalesce(nullif(a.application_name, ''), a.usename),
-                   b.holds)
-            order by a.pid
-          ) as sessions
-     from pg_catalog.pg_stat_activity as a
-    cross join lateral (
-      select 'uncommitted writes since ' || a.xact_start as holds
-       where a.backend_xid::text::bigint in (
-               -- backend_xid has 32 bits
-               select x.xid::text::bigint & 4294967295 from unnest((p).pending_xids) as x (xid)
-             )
-         and a.datname = pg_catalog.current_database()
-      union all
-      select format('a lock on %s since %s', k.relation::pg_catalog.regclass, a.xact_start)
-        from pg_catalog.pg_locks as k
-       where k.pid = a.pid
-         and k.relation = pg_catalog.to_regclass(
-               format('notika.event_log_%s', notika._segment(1)))
-    ) as b
-    where a.pid <> pg_catalog.pg_backend_pid()
+   select array_agg(h.holder order by h.holder) as sessions
+     from (
+       select format('pid %s (%s): %s', a.pid,
+                     coalesce(nullif(a.application_name, ''), a.usename), b.holds) as holder
+         from pg_catalog.pg_stat_activity as a
+        cross join lateral (
+          select 'uncommitted writes since ' || a.xact_start as holds
+           where a.backend_xid::text::bigint in (
+                   -- backend_xid has 32 bits
+                   select x.xid::text::bigint & 4294967295
+                     from unnest((p).pending_xids) as x (xid)
+                 )
+             and a.datname = pg_catalog.current_database()
+          union all
+          select format('a lock on %s since %s', k.relation::pg_catalog.regclass, a.xact_start)
+            from pg_catalog.pg_locks as k
+           where k.pid = a.pid
+             and k.relation = pg_catalog.to_regclass(
+                   format('notika.event_log_%s', notika._segment(1)))
+        ) as b
+        where a.pid <> pg_catalog.pg_backend_pid()
+       union all
+       select format('prepared transaction %L of %s since %s', x.gid, x.owner, x.prepared)
+         from pg_catalog.pg_prepared_xacts as x
+        where x.database = pg_catalog.current_database()
+     ) as h
  ) as blocker;
 
 comment on view notika.lag is 'How far the hand-over is behind, and what holds it or the ring up.';
@@ -170,7 +175,7 @@ comment on column notika.lag.oldest_waiting is 'When the oldest of them was capt
 comment on column notika.lag.ring_bytes is 'The size of the three segments, in bytes.';
 comment on column notika.lag.blocked_by is
   'Sessions with uncommitted writes, which may hold events, or with a lock on the oldest segment, '
-  'which keeps the ring from turning; null: none.';
+  'which keeps the ring from turning, and prepared transactions, which may do both; null: none.';
 comment on column notika.lag.dispatcher_seen_at is 'When a runner was last heard of.';
 
 create or replace function notika.emit(workflow text, payload jsonb default '{}')
@@ -505,7 +510,7 @@ as $$
   insert into notika.runner as r (runner_id, host, pid, tasks)
   values (_beat.runner_id, _beat.host, _beat.pid, _beat.tasks)
   on conflict (runner_id) do update
-    set seen_at = clock_timestamp(), tasks = excluded.tasks;
+    set seen_at = clock_timestamp(), tasks = excluded.tasks, suspected_at = null;
 $$;
 
 comment on function notika._beat(text, text, integer, text[]) is

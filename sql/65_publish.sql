@@ -1024,6 +1024,52 @@ $$;
 comment on function notika._steps(notika.workflow, notika.workflow, boolean) is
   'The statements that lead from one definition of a workflow to another; none if they are equal.';
 
+create or replace function notika._always_enabled(workflow_id integer)
+  returns text[]
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select format('%I on %s', t.name, notika._quoted(t.relation))
+      from notika._triggers(_always_enabled.workflow_id) as t
+      join pg_trigger as g on g.tgrelid = t.relation and g.tgname = t.name and g.tgenabled = 'A'
+  );
+end;
+$$;
+
+comment on function notika._always_enabled(integer) is
+  'Which triggers of a workflow somebody has enabled for changes that replication brings, too.';
+
+create or replace function notika._enable_always(workflow_id integer, triggers text[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_statement text;
+begin
+  for v_statement in
+    select format('alter table %s enable always trigger %I', notika._quoted(t.relation), t.name)
+      from notika._triggers(_enable_always.workflow_id) as t
+     where format('%I on %s', t.name, notika._quoted(t.relation)) = any (_enable_always.triggers)
+       and format('%I on %s', t.name, notika._quoted(t.relation))
+           <> all (notika._always_enabled(_enable_always.workflow_id))
+  loop
+    execute v_statement;
+  end loop;
+exception when insufficient_privilege then
+  -- That takes the owner of the table.
+  raise warning 'changes that replication brings do not wake a workflow any more: its trigger was made anew'
+    using hint = format('Run, as the owner of the table: %s;', v_statement);
+end;
+$$;
+
+comment on function notika._enable_always(integer, text[]) is
+  'Enables triggers of a workflow again as they were before they were made anew.';
+
 create or replace function notika._apply(before notika.workflow, after notika.workflow)
   returns integer
   language plpgsql
@@ -1033,6 +1079,7 @@ create or replace function notika._apply(before notika.workflow, after notika.wo
   set client_min_messages = warning -- what is dropped along is what was meant
 as $$
 declare
+  v_always text[] := notika._always_enabled(after.workflow_id);
   v_statement text;
   v_count integer := 0;
   v_message text;
@@ -1043,6 +1090,9 @@ begin
     execute v_statement;
     v_count := v_count + 1;
   end loop;
+  if v_always <> '{}' and v_count > 0 then
+    perform notika._enable_always(after.workflow_id, v_always);
+  end if;
   return v_count;
 exception
   when lock_not_available or deadlock_detected then

@@ -994,3 +994,6 @@ $$;
 comment on function
   notika._record(notika.workflow, text, text, text, text, text, text) is
   'Writes down in guard_log what the guard saw or did.';
+
+-- It has no primary key, and a publication FOR ALL TABLES would refuse to delete from it.
+alter table notika.guard_busy replica identity full;

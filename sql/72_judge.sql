@@ -702,6 +702,23 @@ $$;
 comment on function notika._break(integer, text) is
   'Marks a workflow as broken: its runs are held. What captures its changes goes on.';
 
+create or replace function notika._judges_always()
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pg_trigger as t
+     where t.tgrelid = 'notika.guard_pending'::regclass and t.tgname = 'guard_at_commit'
+       and t.tgenabled = 'A'
+  );
+$$;
+
+comment on function notika._judges_always() is
+  'Whether the verdict at commit is passed under session_replication_role = replica, too; after '
+  'pg_restore --disable-triggers it is not.';
+
 drop trigger if exists guard_at_commit on notika.guard_pending;
 create constraint trigger guard_at_commit
   after insert on notika.guard_pending

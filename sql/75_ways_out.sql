@@ -311,7 +311,11 @@ create or replace function notika._health()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if notika._has_event_triggers() then
+  if not notika._judges_always() then
+    return query select 'guard', 'warning', null::text,
+      'what judges at commit sleeps under session_replication_role = replica, as pg_restore '
+      '--disable-triggers leaves it', 'select * from notika.install();';
+  elsif notika._has_event_triggers() then
     return query select 'guard', 'ok', null::text, 'judges migrations when they commit', null::text;
   else
     return query select 'guard', 'warning', null::text,
@@ -336,6 +340,7 @@ begin
       from notika._suspects() as s (workflow_id)
       join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
      cross join lateral notika._findings(w) as f;
+  return query select * from notika._copy_health();
   return query select * from notika._missing_rights();
   return query select * from notika._surplus_rights();
   return query

@@ -20,6 +20,12 @@ begin
   step := 'guard';
   outcome := 'ok';
   detail := 'judges migrations when they commit';
+  if not notika._judges_always() then
+    perform notika._set_busy(true);
+    alter table notika.guard_pending enable always trigger guard_at_commit;
+    perform notika._set_busy(false);
+    outcome := 'repaired';
+  end if;
   if notika._has_event_triggers() and 2 = (
     select count(*)
       from pg_event_trigger as e
@@ -79,26 +85,40 @@ declare
   v_workflow notika.workflow;
   v_after notika.workflow;
   v_statement text;
-  v_count integer;
+  v_count bigint;
 begin
   return query select 'version', 'ok', format('notika %s on PostgreSQL %s', notika.version(),
                                                current_setting('server_version'));
 
-  -- A dump without data restores sequences that were never used, and show their first value as last.
+  if not exists (select from notika.setting) then
+    raise exception 'this is a copy of Notika without its data'
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Install it anew: npx notika install, or psql with what npx notika sql prints.';
+  end if;
+  -- Of tables without their sequences: those show their first value as their last.
   if pg_sequence_last_value('notika.event_id_seq') is null then
     perform setval('notika.event_id_seq', 0);
   end if;
   if pg_sequence_last_value('notika.control_seq') is null then
     perform setval('notika.control_seq', 0);
   end if;
+  v_count := notika._advance_sequences();
+  if v_count > 0 then
+    return query select 'sequences', 'repaired', format('%s were behind', v_count);
+  end if;
 
   step := 'cursor';
   if not exists (select from notika.position) then
-    insert into notika.position (system_identifier, snapshot, low, horizon)
-    select c.system_identifier, notika._snapshot(), notika._last_event_id(), 0
+    insert into notika.position (system_identifier, snapshot, high, low, horizon)
+    select c.system_identifier, notika._snapshot(), notika._last_event_id(),
+           notika._last_event_id(), 0
       from pg_control_system() as c;
     outcome := 'created';
     detail := 'events are handed over from now on';
+  elsif notika._is_foreign(notika._position()) and notika._lock_dispatch() then
+    perform notika._rebase(notika._position());
+    outcome := 'rebased';
+    detail := 'this is a copy from another cluster: what waited there waits here';
   else
     outcome := 'ok';
     detail := format('%s events wait', (select l.events_waiting from notika.lag as l));

@@ -400,6 +400,34 @@ $$;
 comment on function notika._rebind_grantees() is
   'Finds the roles of a restored copy by their names, and forgets those that are not there.';
 
+create or replace function notika._close()
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_function regprocedure;
+  v_is_open boolean := false;
+begin
+  -- A dump that was restored without its rights leaves every function to everybody.
+  for v_function in
+    select p.oid
+      from pg_proc as p
+     cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+     where p.pronamespace = 'notika'::regnamespace and a.grantee = 0
+       and p.proname !~ '^_passes_[0-9]+$' -- evaluated as whoever writes
+  loop
+    execute format('revoke execute on function %s from public', v_function);
+    v_is_open := true;
+  end loop;
+  return v_is_open;
+end;
+$$;
+
+comment on function notika._close() is
+  'Takes from everybody what nobody granted, and says whether there was anything.';
+
 create or replace function notika._install_rights()
   returns table (step text, outcome text, detail text)
   language plpgsql
@@ -409,6 +437,10 @@ as $$
 declare
   v_grantee record;
 begin
+  step := 'rights';
+  outcome := case when notika._close() then 'repaired' else 'ok' end;
+  detail := 'nobody has one that was not granted';
+  return next;
   -- `drop owned` takes a role's rights away, and then the role can be dropped.
   delete from notika.grantee as g
    where not exists (select from pg_roles as r where r.oid = g.role_id);

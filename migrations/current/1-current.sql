@@ -1,4 +1,6 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
+-- pgls-ignore lint/safety/lockTimeoutWarning: nobody holds it for long
+alter table notika.runner add column if not exists suspected_at timestamptz;
 --!include 10_schema.sql
 --!include 20_workflow.sql
 --!include 40_dispatch.sql
@@ -13,5 +15,10 @@
 --!include 65_publish.sql
 --!include 67_backfill.sql
 --!include 68_backfill_page.sql
+--!include 70_guard.sql
+--!include 72_judge.sql
+--!include 75_ways_out.sql
+--!include 78_copy.sql
+--!include 80_install.sql
 --!include 82_roles.sql
 --!include 90_grants.sql

@@ -80,6 +80,8 @@ async function unfinished(): Promise<number> {
 
 /** As far as the silence of dead runners goes. */
 async function aMinutePasses() {
-  await database.execute(sql`update notika.runner set seen_at = seen_at - interval '61 seconds'`);
+  await database.execute(
+    sql`update notika.runner set seen_at = seen_at - interval '61 seconds', suspected_at = seen_at - interval '30 seconds'`,
+  );
   await database.execute(sql`update notika_worker._private_jobs set locked_at = locked_at - interval '61 seconds'`);
 }

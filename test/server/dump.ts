@@ -1,4 +1,7 @@
 import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { type Major, majors } from "../support/binaries.ts";
 import { findProgram } from "../support/postgres.ts";
 
@@ -23,8 +26,16 @@ export function findDumpTools(): DumpTools | string {
   return {
     major,
     dump: (url, ...options) => execFileSync(pg_dump, ["--dbname", url, ...options], { maxBuffer: 1e8 }),
-    restore: (input, url, ...options) =>
-      void execFileSync(pg_restore, ["--dbname", url, ...options], { input, stdio: "pipe" }),
+    restore(dump, url, ...options) {
+      const folder = mkdtempSync(path.join(tmpdir(), "notika-dump-"));
+      const file = path.join(folder, "dump"); // several jobs cannot read one pipe
+      try {
+        writeFileSync(file, dump);
+        execFileSync(pg_restore, ["--dbname", url, ...options, file], { stdio: "pipe" });
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
+    },
     psql: (input, url) =>
       void execFileSync(psql, ["--dbname", url, "--quiet", "--set", "ON_ERROR_STOP=1"], { input, stdio: "pipe" }),
   };

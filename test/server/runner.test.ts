@@ -81,7 +81,7 @@ test("the jobs of a runner that was killed are freed by another, a minute after 
 
   // A minute passes.
   await database.script(`
-    update notika.runner set seen_at = seen_at - interval '61 seconds';
+    update notika.runner set seen_at = seen_at - interval '61 seconds', suspected_at = seen_at - interval '30 seconds';
     update notika_worker._private_jobs set locked_at = locked_at - interval '61 seconds'`);
   await database.script("update public.work set ms = 1");
   await startRunner();

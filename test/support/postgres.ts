@@ -27,18 +27,23 @@ export interface Postgres {
 type PostgresOptions = ({ major: Major } | { /** The folder with its programs. */ bin: string }) & {
   /** What postgresql.conf would say. */
   settings?: Record<string, string>;
+  /** Fills the data folder, which exists and is empty; default: a new cluster. */
+  fill?(data: string): unknown;
+  /** What else the server finds in its environment. */
+  env?: Record<string, string>;
 };
 
-/** Starts a real server, with a new data folder, on a free port of this machine.  It does not outlive this process. */
-export async function startPostgres({ settings, ...source }: PostgresOptions): Promise<Postgres> {
+/** Starts a real server, with a data folder of its own, on a free port of this machine.  It does not outlive this process. */
+export async function startPostgres({ settings, fill, env, ...source }: PostgresOptions): Promise<Postgres> {
   const bin = "bin" in source ? source.bin : await findBinaries(source.major);
   const data = mkdtempSync(path.join(tmpdir(), "notika-postgres-"));
   const undertaker = hireUndertaker(data);
-  initialise(bin, data);
+  if (fill) await fill(data);
+  else initialise(bin, data);
   const port = await freePort();
   const url = `postgres://postgres@127.0.0.1:${port}/postgres`;
   const start = async () => {
-    const server = await startServer(bin, data, port, { ...defaults, ...settings });
+    const server = await startServer({ bin, data, port, settings: { ...defaults, ...settings }, env });
     undertaker.stdin.write(`${server.pid}\n`);
     server.once("exit", () => undertaker.stdin.write("\n"));
     return server;
@@ -89,7 +94,8 @@ const defaults = {
   full_page_writes: "off",
 };
 
-function initialise(bin: string, data: string) {
+/** Makes a new cluster in an empty folder. */
+export function initialise(bin: string, data: string) {
   const user = serverUser();
   if (user.uid !== undefined && user.gid !== undefined) chownSync(data, user.uid, user.gid);
 
@@ -101,11 +107,21 @@ function initialise(bin: string, data: string) {
   if (status !== 0) throw new Error(`initdb failed: ${stderr}`, { cause: error });
 }
 
-async function startServer(bin: string, data: string, port: number, settings: Record<string, string>) {
+interface ServerOptions {
+  bin: string;
+  data: string;
+  port: number;
+  settings: Record<string, string>;
+  env: Record<string, string> | undefined;
+}
+
+async function startServer(options: ServerOptions) {
+  const { bin, data, port, settings, env } = options;
   const flags = Object.entries({ ...settings, port }).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
   // Detached, so that Ctrl-C reaches the tests first.
   const server = spawn(path.join(bin, "postgres"), ["-D", data, ...flags], {
     ...serverUser(),
+    env: { ...process.env, ...env },
     detached: true,
     stdio: ["ignore", "ignore", "pipe"],
   });
@@ -119,7 +135,7 @@ async function startServer(bin: string, data: string, port: number, settings: Re
   }
   if (!said.includes("pre-existing shared memory")) throw new Error(`PostgreSQL did not start: ${said}`);
   await sleep(100); // sessions of a server that was killed notice it one by one
-  return startServer(bin, data, port, settings);
+  return startServer(options);
 }
 
 /**

@@ -164,7 +164,7 @@ async function killOne() {
   const runner = runners.shift();
   await runner?.end("SIGKILL");
   await database.script(`
-    update notika.runner set seen_at = seen_at - interval '61 seconds' where pid = ${runner?.child.pid};
+    update notika.runner set seen_at = seen_at - interval '61 seconds', suspected_at = seen_at - interval '30 seconds' where pid = ${runner?.child.pid};
     update notika_worker._private_jobs set locked_at = locked_at - interval '61 seconds'
      where locked_by in (select runner_id from notika.runner where pid = ${runner?.child.pid});
     select notika.maintain()`);

@@ -59,7 +59,7 @@ describe.skipIf(typeof found === "string")("a restored copy", () => {
 
     await expect(db.query("alter table shop.kept drop column note")).rejects.toMatchObject({ code: "NK001" });
     await db.query("alter table shop.kept add column more int");
-    expect(await db.query("select finding, workflow from notika.check()")).toEqual([]);
+    expect(await db.query("select finding, workflow from notika.check() where finding <> 'copy'")).toEqual([]);
     await db.query("insert into shop.kept values (2, 'good', 'y'), (3, 'bad', 'z')");
 
     expect(new Set(db.notices)).toEqual(new Set([copied]));
@@ -86,7 +86,7 @@ describe.skipIf(typeof found === "string")("a restored copy", () => {
         alter event trigger notika_guard_end enable always;`,
     });
 
-    expect(await db.query("select finding, workflow from notika.check()")).toEqual([]);
+    expect(await db.query("select finding, workflow from notika.check() where finding <> 'copy'")).toEqual([]);
 
     expect(
       await db.query("select table_name from notika.workflows where workflow in ('kept', 'lost') order by 1"),
@@ -175,7 +175,7 @@ describe.skipIf(typeof found === "string")("a restored copy", () => {
 
     tools.restore(db.file, db.url, "--clean", "--if-exists", "--exit-on-error");
 
-    expect(await db.query("select finding, workflow from notika.check()")).toEqual([]);
+    expect(await db.query("select finding, workflow from notika.check() where finding <> 'copy'")).toEqual([]);
     await expect(db.query("alter table shop.kept drop column note")).rejects.toMatchObject({ code: "NK001" });
     expect(await db.query("select * from notika.guard_log")).toEqual([]);
     await db.close();

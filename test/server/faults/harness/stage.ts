@@ -142,7 +142,8 @@ export async function openStage({ server, fault, seed, random, isShort }: StageO
       await database
         .execute(sql`
           with dead as (
-            update notika.runner as r set seen_at = r.seen_at - interval '1 minute'
+            update notika.runner as r
+               set seen_at = r.seen_at - interval '1 minute', suspected_at = r.seen_at - interval '30 seconds'
              where r.pid <> all (array(select json_array_elements_text(${alive}::text::json)::int))
             returning r.runner_id
           ), waiting as (
