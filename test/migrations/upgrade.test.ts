@@ -1,9 +1,8 @@
-import { runMigrations } from "graphile-worker";
-import sql, { raw } from "sql-template-tag";
+import sql from "sql-template-tag";
 import { expect, test } from "vitest";
-import type { Database } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
-import { committedMigrations, type Migration, readText } from "../../runner/migrations.ts";
+import { committedMigrations } from "../../runner/migrations.ts";
+import { installRelease } from "../support/release.ts";
 import { catalog } from "./catalog.ts";
 import { openEmpty } from "./empty.ts";
 
@@ -56,14 +55,3 @@ test.each(releases)(
   },
   90_000,
 );
-
-/** What installing these releases one after the other left in a database. */
-async function installRelease(database: Database, migrations: Migration[]) {
-  await runMigrations({ pgPool: database.pool, schema: "notika_worker" });
-  await database.script(await readText("migrations/prepare.sql"));
-  for (const { name, hash, text } of migrations) {
-    await database.transaction((execute) => execute(raw(text)));
-    await database.execute(sql`insert into notika.migration (name, hash) values (${name}, ${hash})`);
-  }
-  await database.execute(sql`select * from notika.install()`);
-}

@@ -1,19 +1,23 @@
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { describeMachine, factList } from "../../../support/machine.ts";
 import { piped, type Table } from "../../../support/table.ts";
+import type { Soak } from "./soak.ts";
 import type { Result } from "./trial.ts";
 
-/** All that one run of the suite found. */
-export interface Results {
-  at: Date;
-  /** What it was called with. */
+/** One run of the suite. */
+export interface Call {
+  at: string;
   command: string;
   seed: number;
   /** Of the server, such as 18.4. */
   postgres: string;
-  faults: { title: string; result: Result }[];
-  soak?: Table | undefined;
+}
+
+/** What is known, each part from the last run that found it. */
+export interface Results {
+  faults?: Call & { found: { title: string; result: Result }[] };
+  soak?: Call & Soak;
 }
 
 /** Adds up what came of the same fault several times. */
@@ -32,10 +36,10 @@ export function together(results: Result[]): Result {
   };
 }
 
-export function faultTable(faults: Results["faults"]): Table {
+export function faultTable(found: { title: string; result: Result }[]): Table {
   return [
     ["fault", "times", "load", "events written", "events run", "duplicates", "worst pause", "worst recovery", ""],
-    ...faults.map(({ title, result }) => [
+    ...found.map(({ title, result }) => [
       title,
       count(result.strikes),
       `${Math.round(result.rate)} tx/s`,
@@ -52,29 +56,55 @@ export function faultTable(faults: Results["faults"]): Table {
 const count = (number: number) => number.toLocaleString("en");
 const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`;
 
-/** Writes RESULTS.md. */
-export async function writeResults(folder: string, results: Results): Promise<void> {
+/** Writes RESULTS.md, and results.json, from which the parts come that this run has not found. */
+export async function writeResults(folder: string, found: Results): Promise<void> {
+  const file = path.join(folder, "results.json");
+  const before = await readFile(file, "utf8").catch(() => "{}");
+  const results: Results = { ...JSON.parse(before), ...found };
   await mkdir(folder, { recursive: true });
+  await writeFile(file, `${JSON.stringify(results, undefined, 1)}\n`);
   await writeFile(path.join(folder, "RESULTS.md"), page(results));
 }
 
-function page({ at, command, seed, postgres, faults, soak }: Results): string {
+function page({ faults, soak }: Results): string {
   return `# What Notika survives
 
-Written by \`${command}\` on ${at.toISOString().slice(0, 10)}, seed ${seed}.
-
 Four sessions insert, update and delete rows in transactions of up to three changes, some of which they undo, and enter
-each change into a ledger in the same transaction. Each change starts a run, which notes it in the database, in a step, and
-in a file. Then every change in the ledger has to stand in the file, and nothing else, and in the database exactly once.
+each change into a ledger in the same transaction. Each change starts a run, which notes it in the database, in a step,
+and in a file. In the end every change of the ledger has to stand in the file, nothing else may, and in the database each
+has to stand exactly once.
 
-- **duplicates**: changes that stand in the file more than once. Of an effect outside of the database each run gives at
-  least one; what a step does in the database is done exactly once, also for these.
-- **worst pause**: the longest time between a change and its run, the fault's own time included.
-- **worst recovery**: the longest time from the end of a fault to the run of what was written then.
-
-${factList({ ...describeMachine(), postgres: `${postgres}, fsync on` })}
-
-${faults.length > 0 ? piped(faultTable(faults)) : ""}
-${faults.flatMap(({ title, result }) => result.objections.map((objection) => `\n- ${title}: ${objection}`)).join("")}
-${soak ? `## Steady load\n\n${piped(soak)}\n` : ""}`;
+${factList(describeMachine())}
+${faults ? faultSection(faults) : ""}${soak ? soakSection(soak) : ""}`;
 }
+
+function faultSection({ found, ...call }: NonNullable<Results["faults"]>): string {
+  return `
+## Faults
+
+${origin(call)}
+
+- **duplicates**: changes that stand in the file more than once. An effect outside of the database takes place at least
+  once; what a step does in the database takes place once, for these too.
+- **worst pause**: the longest time between a change and its run, with the fault in between. A runner that was killed is
+  given up after 45 seconds.
+- **worst recovery**: the longest time from the end of a fault to the next run.
+
+${piped(faultTable(found))}
+${asList(found.flatMap(({ title, result }) => result.objections.map((objection) => `${title}: ${objection}`)))}`;
+}
+
+function soakSection({ table, objections, ...call }: NonNullable<Results["soak"]>): string {
+  return `
+## A steady load
+
+${origin(call)} The ring turns every minute.
+
+${piped(table)}
+${asList(objections)}`;
+}
+
+const origin = ({ at, command, seed, postgres }: Call) =>
+  `Written by \`${command}\` on ${at.slice(0, 10)}, seed ${seed}, PostgreSQL ${postgres}, fsync on.`;
+
+const asList = (lines: string[]) => lines.map((line) => `\n- **failed** ${line}\n`).join("");

@@ -8,6 +8,7 @@ create table public.ledger (
   change text primary key,
   at timestamptz not null default clock_timestamp()
 );
+create index on public.ledger (at);
 -- What runs have written in a step, which each ought to do once.
 create table public.noted (
   change text not null

@@ -27,7 +27,7 @@ export interface Stage {
   relay: Relay;
   /** Those that have not been ended. */
   runners: RunnerProcess[];
-  startRunner(options?: { tasks?: string; options?: string[]; env?: Record<string, string> }): Promise<RunnerProcess>;
+  startRunner(options?: RunnerOptions): Promise<RunnerProcess>;
   /** Ends a runner by a signal. */
   end(runner: RunnerProcess, signal: NodeJS.Signals): Promise<number | null>;
   writers: Writers;
@@ -40,6 +40,12 @@ export interface Stage {
   primary(): Promise<void>;
   /** Notes something that must not be. */
   object(objection: string): void;
+}
+
+export interface RunnerOptions {
+  /** The folder of its tasks. */
+  tasks?: string;
+  env?: Record<string, string>;
 }
 
 export interface OpenStage extends Stage {
@@ -93,8 +99,9 @@ export async function openStage({ server, fault, seed, random, isShort }: StageO
     get writers() {
       return given(writers, "writers");
     },
-    async startRunner({ tasks: folder = tasks, options = [], env = {} } = {}) {
-      const runner = spawnRunner(runnerUrl, folder, options, { NOTIKA_JOURNAL: journal.file, ...env });
+    async startRunner(options) {
+      const { tasks: folder = tasks, env } = { ...fault.runner?.(stage), ...options };
+      const runner = spawnRunner(runnerUrl, folder, [], { NOTIKA_JOURNAL: journal.file, ...env });
       runners.push(runner);
       await runner.says("running");
       return runner;
@@ -115,7 +122,7 @@ export async function openStage({ server, fault, seed, random, isShort }: StageO
     object: (objection) => void stage.objections.push(objection),
     startWriters() {
       const urls = Array.from({ length: sessions }, (_, index) => (index % 2 ? runnerUrl : url));
-      writers = startWriters({ urls, rate: fault.rate ?? 100, seed });
+      writers = startWriters({ urls, rate: isShort ? 20 : (fault.rate ?? 50), undone: fault.undone ?? 0.1, seed });
     },
     async account() {
       try {
@@ -169,8 +176,12 @@ export async function openStage({ server, fault, seed, random, isShort }: StageO
 let number = 0;
 
 /** Notika as it is now, and the tables that the proof needs. */
-export async function installStage({ database }: Pick<Stage, "database">): Promise<void> {
-  await install(database);
+export async function installStage(stage: Stage): Promise<void> {
+  await install(stage.database);
+  await prepareTables(stage);
+}
+
+export async function prepareTables({ database }: Stage): Promise<void> {
   await database.script(readFileSync(path.join(import.meta.dirname, "schema.sql"), "utf8"));
 }
 

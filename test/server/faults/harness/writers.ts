@@ -24,12 +24,14 @@ interface WritersOptions {
   urls: string[];
   /** Transactions a second, of all sessions together. */
   rate: number;
+  /** What part of the changes is undone; default 0.1. */
+  undone?: number;
   seed: number;
 }
 
 const patience = 3000; // milliseconds; a connection that hangs longer is given up
 
-export function startWriters({ urls, rate, seed }: WritersOptions): Writers {
+export function startWriters({ urls, rate, undone: undonePart = 0.1, seed }: WritersOptions): Writers {
   const acknowledged = new Set<string>();
   const refused = new Set<string>();
   const failures: string[] = [];
@@ -57,11 +59,11 @@ export function startWriters({ urls, rate, seed }: WritersOptions): Writers {
         await client.query("begin");
         for (let count = 1 + Math.floor(random() * 3); count > 0; count--) {
           const change = draw();
-          const isUndone = random() < 0.1;
+          const isUndone = random() < undonePart;
           (isUndone ? undone : kept).push(change);
           await client.query(isUndone ? `savepoint undone; ${change.sql}; rollback to undone` : change.sql);
         }
-        if (random() < 0.05) {
+        if (random() < undonePart / 2) {
           undone.push(...kept.splice(0));
           await client.query("rollback");
         } else {
