@@ -32,6 +32,7 @@ create or replace function notika._cron_values(
   language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 declare
   v_item text;
@@ -120,6 +121,7 @@ create or replace function notika._cron(
   language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 declare
   v_fields text[] := regexp_split_to_array(btrim(coalesce(_cron.cron, ''), E' \t'), '[ \t]+');

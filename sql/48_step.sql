@@ -219,6 +219,7 @@ create or replace function notika._wake_at(wait json)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set timezone = 'UTC'
   set datestyle = 'ISO, YMD'
 as $$

@@ -50,6 +50,16 @@ declare
   v_runs bigint[];
   v_needle text;
 begin
+  if history.max_runs is null or history.max_runs < 0 then
+    raise exception 'max_runs is not a number of runs: %', coalesce(history.max_runs::text, 'null')
+      using errcode = 'invalid_parameter_value',
+            hint = 'For instance: select * from notika.history(max_runs => 100);';
+  end if;
+  if jsonb_typeof(history.key) <> 'object' then
+    raise exception 'key is not an object: %', history.key
+      using errcode = 'invalid_parameter_value',
+            hint = 'For instance: select * from notika.history(key => ''{"id": 7}'');';
+  end if;
   if history.table_name is not null then
     v_workflows := array(
       select w.name

@@ -592,12 +592,15 @@ $$, _capture_definition.workflow_id);
     _capture_definition.workflow_id,
     case when keeps_snapshot then ', pg_current_snapshot()' end);
 
-  return format($template$create or replace function notika._capture_%1$s()
+  return format($template$create or replace function notika._capture_%s()
   returns trigger
   language plpgsql
   security definer
-  set search_path = pg_catalog, pg_temp%2$s
-as $capture$
+  set search_path = pg_catalog, pg_temp%s
+as %s$template$,
+    _capture_definition.workflow_id,
+    v_settings,
+    notika._dollar_quoted(format($capture$
 declare
   v_new json;
   v_old json;
@@ -620,17 +623,17 @@ begin
     v_cause_id := split_part(v_run, '/', 1);
     v_depth := coalesce(split_part(v_run, '/', 2)::smallint + 1, 0);
   end if;
-%8$s
-  if tg_op <> 'DELETE' then%3$s
+%6$s
+  if tg_op <> 'DELETE' then%1$s
   end if;
-  if tg_op <> 'INSERT' then%4$s
+  if tg_op <> 'INSERT' then%2$s
   end if;
 
   -- The row that was written gave the transaction its xid before this is read.
   v_segment := (pg_sequence_last_value('notika.control_seq') >> 1) %% 3;
-  if v_segment = 0 then%5$s
-  elsif v_segment = 1 then%6$s
-  else%7$s
+  if v_segment = 0 then%3$s
+  elsif v_segment = 1 then%4$s
+  else%5$s
   end if;
 
   -- After the insert: before it, a dispatcher could fall asleep in between.
@@ -639,15 +642,14 @@ begin
   end if;
   return null; -- an after trigger; the result is ignored
 end;
-$capture$$template$,
-    _capture_definition.workflow_id,
-    v_settings,
-    format(v_image, 'new'),
-    format(v_image, 'old'),
-    format(v_append, 0),
-    format(v_append, 1),
-    format(v_append, 2),
-    v_filter
+$capture$,
+      format(v_image, 'new'),
+      format(v_image, 'old'),
+      format(v_append, 0),
+      format(v_append, 1),
+      format(v_append, 2),
+      v_filter
+    ), 'capture')
   );
 end;
 $body$;

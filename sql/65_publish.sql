@@ -385,9 +385,8 @@ begin
                   )
                   when '42702' then 'Write new.<column> or old.<column>.'
                   when '42804' then 'Compare with something, as in: new.<column> = ''x''.'
-                  else 'Write one expression over new and old, for instance: '
-                       || 'new.<column> is not null.'
-                end
+                end,
+                'Write one expression over new and old, for instance: new.<column> is not null.'
               );
     end if;
   end loop;
@@ -507,6 +506,7 @@ create or replace function notika._check_match(spec notika.workflow, match text[
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 declare
   v_corrected notika.workflow := _check_match.spec;

@@ -222,7 +222,7 @@ as $$
             where p.oid < 16384 and p.provolatile <> 'i'
               and p.prorettype in ('json'::regtype, 'jsonb'::regtype)
          )
-         or (select f.prosqlbody::text ~ '\{JSON' from pg_proc as f where f.oid = _distrusted.judged)
+         or (select f.prosqlbody::text ~ '[{]JSON' from pg_proc as f where f.oid = _distrusted.judged)
        )
   )
   (

@@ -296,6 +296,7 @@ create or replace function notika._rename_in(condition text, old_name text, new_
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   -- Strings stay as they are; new.name and old.name do not, quoted or not.
   select string_agg(

@@ -8,6 +8,7 @@ create or replace function notika._split(script text)
   language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
 declare
   v_token text;
@@ -106,6 +107,7 @@ create or replace function notika._current_command(query text, context text)
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
 declare
   v_function text[] := regexp_match(context, E'^SQL function "([^\n]*)" statement ([0-9]+)(?:\n|$)');
@@ -169,6 +171,7 @@ create or replace function notika._named_tables(command text, path text)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
 declare
   v_name constant text := $re$(?:"(?:[^"]|"")+"|[[:alpha:]_][\w$]*)$re$;
@@ -249,6 +252,7 @@ create or replace function notika._named_schemas(command text)
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
   select notika._names(
     substring(_named_schemas.command from '(?i)^drop\s+schema\s+(?:if\s+exists\s+)?(.*)\mcascade$'));
@@ -261,6 +265,7 @@ create or replace function notika._named_owners(command text)
   language sql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
   select case n when 'current_user' then notika._caller() when 'current_role' then notika._caller()
                 when 'session_user' then session_user else n end

@@ -77,6 +77,7 @@ create or replace function notika._may_alter(relation regclass, context text)
   language sql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   select exists (
     select from pg_class as c
@@ -138,6 +139,7 @@ create or replace function notika._let_through(tag text, context text, path text
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set client_min_messages = warning -- what is dropped along is not what the caller did
 as $$
 declare

@@ -37,6 +37,7 @@ create or replace function notika._check_reason(reason text)
   language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 begin
   if reason is null or reason !~ '\S' then

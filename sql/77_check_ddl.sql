@@ -5,6 +5,7 @@ create or replace function notika._undoable(statement text)
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   select case
            when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
@@ -124,7 +125,8 @@ begin
   begin
     perform notika._foresee_pinned(sql, path);
     for v_statement in select s.line, s.statement from notika._split(_try_ddl.sql) as s loop
-      continue when v_statement.statement ~* '^(begin|start\s+transaction|commit|end)\s*(work|transaction)?$';
+      continue when v_statement.statement
+        ~* '^(begin|start[[:space:]]+transaction|commit|end)[[:space:]]*(work|transaction)?$';
       v_lines := v_lines || v_statement.line;
       v_texts := v_texts || v_statement.statement;
       v_reason := notika._undoable(v_statement.statement);

@@ -5,10 +5,13 @@ alter table notika.runner add column if not exists suspected_at timestamptz;
 --!include 20_workflow.sql
 --!include 40_dispatch.sql
 --!include 41_control.sql
+--!include 44_cron.sql
 --!include 45_maintain.sql
 --!include 46_schedule.sql
 --!include 47_signal.sql
+--!include 48_step.sql
 --!include 50_run.sql
+--!include 52_history.sql
 --!include 60_capture.sql
 --!include 62_loose.sql
 --!include 64_options.sql
@@ -16,8 +19,10 @@ alter table notika.runner add column if not exists suspected_at timestamptz;
 --!include 67_backfill.sql
 --!include 68_backfill_page.sql
 --!include 70_guard.sql
+--!include 71_command.sql
 --!include 72_judge.sql
 --!include 75_ways_out.sql
+--!include 77_check_ddl.sql
 --!include 78_copy.sql
 --!include 80_install.sql
 --!include 82_roles.sql

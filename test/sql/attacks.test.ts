@@ -178,9 +178,11 @@ describe("a publisher", () => {
   });
 
   test("ends no body of a function with a name or a string", async ({ db }) => {
+    const column = "$capture$; alter role eve superuser; select $x$";
     const bomb = "$passes$; alter role eve superuser; select $x$";
     await db.script(`${scene} ${noEventTriggers}
       select notika.grant_publisher('eve');
+      alter table app.users add column "${column}" int;
       grant select, trigger, insert on app.users to eve;`);
 
     await inTransaction(
@@ -188,6 +190,7 @@ describe("a publisher", () => {
       "set local session authorization eve",
       "set local check_function_bodies = off",
       `select notika.publish('w', 'app.users', guard => 'warn', condition => 'new.email is distinct from ''${bomb}''')`,
+      `select notika.publish('w:x', 'app.users', columns => '{id,"${column}"}', match => '{"${column}"}')`,
       `insert into app.users (id, email) values (1, '${bomb}'), (2, 'x')`,
     );
 

@@ -46,6 +46,28 @@ describe("in schema notika", () => {
     ).toEqual([]);
   });
 
+  test("no function means something else where standard_conforming_strings is off", async ({ db }) => {
+    const functions = await db.query<{ definition: string }>(`
+      select pg_get_functiondef(oid) as definition from pg_proc
+       where pronamespace = 'notika'::regnamespace and prokind = 'f' and prosqlbody is null`);
+    const client = await db.database.pool.connect();
+    const warnings: unknown[] = [];
+    client.on("notice", (notice) => warnings.push(notice.message));
+    try {
+      // A language's function is looked through when it is made.
+      await client.query("begin; set local standard_conforming_strings = off; set local client_min_messages = warning");
+      for (const { definition } of functions) {
+        await client.query(definition);
+        if (warnings.length > 0) warnings.push(definition.slice(0, 80));
+        expect(warnings).toEqual([]);
+      }
+    } finally {
+      client.removeAllListeners("notice");
+      await client.query("rollback");
+      client.release();
+    }
+  });
+
   test("every function pins its search_path, also those that publish makes", async ({ db }) => {
     await db.script(published);
 
