@@ -27,12 +27,15 @@ type End = Halt | { kind: "done" } | { kind: "throws"; error: Error };
 
 const longestTimer = 2_147_483_647; // milliseconds: Node would fire a longer one at once
 
-/** Makes of a workflow what runs one attempt: it throws when the run is to be tried again. */
+/**
+ * Makes of a workflow what runs one attempt: it throws when the run is to be tried again, and calls `leave` when the work
+ * is done and only its outcome has to be kept.
+ */
 export function makeTask(workflow: Workflow, { database, memory, finish, log, observe, observeStep }: Setting) {
   const timeout = workflow.timeout === undefined ? undefined : milliseconds(workflow.timeout);
   const expires = workflow.expires === undefined ? undefined : milliseconds(workflow.expires);
 
-  return async (payload: unknown, job: RunJob, stop: AbortSignal): Promise<void> => {
+  return async (payload: unknown, job: RunJob, stop: AbortSignal, leave = () => {}): Promise<void> => {
     const event = payload as Event;
     const started = new Date();
     const isNew = !job.flags?.resumed;
@@ -59,6 +62,7 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
     const end = await attempt();
     switch (end.kind) {
       case "done":
+        leave();
         await finish({ ...outcome, state: "done" });
         return ended();
       case "waits":

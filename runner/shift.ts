@@ -1,8 +1,10 @@
 import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Logger, type Runner, run, type TaskList, type WorkerEvents, type WorkerPool } from "graphile-worker";
-import type { Pool } from "pg";
+import { type Job, Logger, type Runner, run, type TaskList, type WorkerEvents, type WorkerPool } from "graphile-worker";
 import type { Database } from "./database.ts";
+import { openGate, unwritten } from "./gate.ts";
+import { guardPool } from "./guarded_pool.ts";
+import type { Loan } from "./lending.ts";
 import type { Log } from "./log.ts";
 
 /** One start of graphile-worker, which runs jobs until it takes no more. */
@@ -19,20 +21,24 @@ export interface Shift {
   done: Promise<void>;
 }
 
+/** Does what a job asks for; calls `leave` when all that is left is to write down what came of it. */
+export type ShiftTask = (payload: unknown, job: Job, leave: () => void) => Promise<void>;
+
 interface Setting {
   database: Database;
-  taskList: TaskList;
+  tasks: Record<string, ShiftTask>;
   concurrency: number;
   log: Log;
 }
 
 /** How graphile-worker is used here, in the runner and in tests. */
-export function workerPreset(concurrency: number) {
+export function workerPreset(slots: number) {
   return {
     worker: {
       schema: "notika_worker",
-      concurrentJobs: concurrency,
-      localQueue: { size: concurrency + 1 },
+      concurrentJobs: slots,
+      // What was fetched and cannot begin goes back to where other runners find it.
+      localQueue: { size: slots + 1, ttl: 1000 },
       pollInterval: 1000,
       // A transaction-mode pooler hands each statement to another server connection.
       preparedStatements: false,
@@ -43,62 +49,95 @@ export function workerPreset(concurrency: number) {
   };
 }
 
-export async function startShift({ database, taskList, concurrency, log }: Setting): Promise<Shift> {
+export async function startShift({ database, tasks, concurrency, log }: Setting): Promise<Shift> {
   const events: WorkerEvents = new EventEmitter();
-  const created = once(events, "pool:create");
   let failure: Error | undefined;
   const over = once(events, "pool:gracefulShutdown").then(() => failure);
-  const tasks = counted(taskList);
+  const gate = openGate(concurrency, () => mayBeMore && nudge(1));
+  const { list, running, none } = counted(tasks, gate);
+  let workers: WorkerPool | undefined;
   let runner: Runner | undefined;
+  let mayBeMore = false;
   let isEnding = false;
+  events.on("pool:create", ({ workerPool }) => {
+    workers = workerPool;
+  });
+  events.on("worker:getJob:empty", gate.giveUp);
+  events.on("worker:getJob:error", gate.giveUp);
   events.on("pool:gracefulShutdown", () => {
     isEnding = true;
+    gate.open();
   });
+  const nudge = (jobs: number) => workers?.nudge(jobs);
   function end() {
     if (!isEnding) runner?.stop().catch(() => {});
     isEnding = true;
   }
 
+  async function claim(loan: Loan, id: string, taskIds: number[]) {
+    const wanted = gate.wanted();
+    mayBeMore = true;
+    if (wanted === 0) return { rows: [], rowCount: 0 };
+    const claimed = await loan.query("select * from notika._claim($1::text, $2::integer[], $3::integer)", [
+      id,
+      taskIds,
+      wanted,
+    ]);
+    mayBeMore = claimed.rows.length === wanted;
+    if (mayBeMore) nudge(1); // it would not ask again, because this is less than its local queue can take
+    return claimed;
+  }
+
   runner = await run({
-    pgPool: guarded(database, {
+    pgPool: guardPool(database, {
       isEnding: () => isEnding,
       canFail: () => runner === undefined,
       fail(error) {
         failure ??= error;
         end();
       },
+      claim,
     }),
-    taskList: tasks.list,
+    taskList: list,
     events,
     logger: quiet(log),
     noHandleSignals: true,
-    preset: workerPreset(concurrency),
+    // It asks for them before it asks for a job, and waits for the answer.
+    forbiddenFlags: () => gate.enter().then(() => null),
+    preset: workerPreset(concurrency + unwritten),
   });
-  const [{ workerPool }] = (await created) as [{ workerPool: WorkerPool }];
+  const { id } = workers as unknown as WorkerPool; // it was there before the runner
   const ended = runner.promise.catch(() => {});
   if (isEnding) runner.stop().catch(() => {}); // before it was there
 
   async function finish() {
     await over;
     // After a lost connection graphile-worker may never say that it has ended.
-    do await Promise.race([ended, tasks.none().then(() => sleep(1000))]);
-    while (tasks.running() > 0);
+    do await Promise.race([ended, none().then(() => sleep(1000))]);
+    while (running() > 0);
   }
 
-  return { id: workerPool.id, nudge: (jobs) => workerPool.nudge(jobs), end, over, done: finish() };
+  return { id, nudge, end, over, done: finish() };
 }
 
-function counted(taskList: TaskList) {
+function counted(tasks: Setting["tasks"], gate: ReturnType<typeof openGate>) {
   let running = 0;
   const changes = new EventEmitter();
   const list = Object.fromEntries(
-    Object.entries(taskList).map(([name, task]): [string, TaskList[string]] => [
+    Object.entries(tasks).map(([name, task]): [string, TaskList[string]] => [
       name,
-      async (...given) => {
+      async (payload, { job }) => {
+        let isInside = true;
+        const leave = () => {
+          if (isInside) gate.leave();
+          isInside = false;
+        };
         running++;
+        gate.begin();
         try {
-          return await task?.(...given);
+          await task(payload, job, leave);
         } finally {
+          leave();
           running--;
           if (running === 0) changes.emit("none");
         }
@@ -111,56 +150,6 @@ function counted(taskList: TaskList) {
     none: async () => void (running > 0 && (await once(changes, "none"))),
   };
 }
-
-/**
- * The pool as graphile-worker gets it.  It is never given the connection that it would LISTEN on, which it asks for with a
- * callback: the runner listens itself, and through a transaction-mode pooler that LISTEN would stay on a server connection
- * of others.  And an error ends the shift, unless the statement is tried again: the answer may have been about jobs that are
- * ours now, unknown to us, and on a server that takes no writes it would ask without a pause and then never again.
- * Graphile-worker does not hear of it, because it would leave a rejection unhandled; whatever it could not say of its jobs,
- * they are freed when the shift is over.
- */
-function guarded({ pool, borrow }: Database, { isEnding, canFail, fail }: Guard): Pool {
-  const nothing = { rows: [], rowCount: 0 };
-  function lose(error: Error & { code?: string }) {
-    if (!isEnding() && (isTriedAgain(error) || (canFail() && isOfTheServer(error)))) throw error;
-    fail(error);
-    return nothing;
-  }
-  async function lend() {
-    const loan = await borrow(patience).catch((error) => {
-      if (!isEnding() && canFail()) throw error;
-      fail(error);
-    });
-    return {
-      query: async (...given: unknown[]) => loan?.query(...given).catch(lose) ?? nothing,
-      release: () => loan?.release(),
-    };
-  }
-  const connect = (callback?: unknown) => (callback ? undefined : lend());
-  return new Proxy(pool, {
-    get(_, name) {
-      const value = Reflect.get(pool, name);
-      return name === "connect" ? connect : typeof value === "function" ? value.bind(pool) : value;
-    },
-  });
-}
-
-const patience = 10_000; // milliseconds; graphile-worker's statements are short
-
-interface Guard {
-  isEnding: () => boolean;
-  /** Whether somebody waits for the start, who is told that it failed. */
-  canFail: () => boolean;
-  fail: (error: Error) => void;
-}
-
-/** By graphile-worker itself: serialization failures and deadlocks. */
-const isTriedAgain = ({ code = "" }: { code?: string }) => /^40(001|P01)$/.test(code);
-
-/** And not of the way to it. */
-const isOfTheServer = (error: { code?: string; severity?: string }) =>
-  error.severity !== undefined && !/^(08|57P)/.test(error.code ?? "");
 
 // What becomes of runs is said by the runner itself.
 function quiet(log: Log): Logger {

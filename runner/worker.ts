@@ -1,11 +1,10 @@
 import { setMaxListeners } from "node:events";
 import { setTimeout } from "node:timers/promises";
-import type { Task } from "graphile-worker";
 import sql from "sql-template-tag";
 import type { Database } from "./database.ts";
 import type { Log } from "./log.ts";
 import type { makeTask } from "./run.ts";
-import { type Shift, startShift } from "./shift.ts";
+import { type Shift, type ShiftTask, startShift } from "./shift.ts";
 
 export interface Worker {
   /** By which its jobs are locked: more than one while what an earlier shift began still runs. */
@@ -33,11 +32,11 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
   // graphile-worker's own signal aborts five seconds after the stop, whatever the deadline.
   const abort = new AbortController();
   setMaxListeners(0, abort.signal); // one a run
-  const taskList = Object.fromEntries(
-    Object.entries(tasks).map(([name, task]): [string, Task] => [
+  const shiftTasks = Object.fromEntries(
+    Object.entries(tasks).map(([name, task]): [string, ShiftTask] => [
       name,
-      async (payload, { job }) => {
-        await task(payload, job, abort.signal);
+      async (payload, job, leave) => {
+        await task(payload, job, abort.signal, leave);
         // The next in its line may go now, which where there is no LISTEN nobody else says.
         if (job.flags?.gated) shift?.nudge(1);
       },
@@ -49,7 +48,7 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
     for (let delay = 100; !stopping; delay = Math.min(delay * 2, 10_000)) {
       const started = Date.now();
       try {
-        shift = await startShift({ database, taskList, concurrency, log });
+        shift = await startShift({ database, tasks: shiftTasks, concurrency, log });
         const { id, done } = shift;
         ids.add(id);
         onStart();

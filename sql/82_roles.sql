@@ -69,6 +69,7 @@ as $$
         ('function', 'dispatch', '{runner}'),
         ('function', 'maintain', '{runner}'),
         ('function', '_beat', '{runner}'),
+        ('function', '_claim', '{runner}'),
         ('function', '_doze', '{runner}'),
         ('function', '_enter', '{runner}'),
         ('function', '_remember', '{runner}'),

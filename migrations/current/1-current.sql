@@ -12,6 +12,7 @@ alter table notika.runner add column if not exists suspected_at timestamptz;
 --!include 48_step.sql
 --!include 50_run.sql
 --!include 52_history.sql
+--!include 51_claim.sql
 --!include 60_capture.sql
 --!include 62_loose.sql
 --!include 64_options.sql
