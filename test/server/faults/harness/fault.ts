@@ -13,7 +13,7 @@ export interface Fault {
   runner?(stage: Stage): RunnerOptions;
   /** What stands between runners and server, and between half of the writers and the server; default nothing. */
   way?: "pooler" | "relay";
-  /** Transactions a second, in the long form; default 50. */
+  /** Transactions a second, in the long form; default 30. */
   rate?: number;
   /** What part of the changes writers undo; default 0.1. */
   undone?: number;

@@ -87,7 +87,7 @@ ${origin(call)}
 - **duplicates**: changes that stand in the file more than once. An effect outside of the database takes place at least
   once; what a step does in the database takes place once, for these too.
 - **worst pause**: the longest time between a change and its run, with the fault in between. A runner that was killed is
-  given up after 45 seconds.
+  given up within a minute.
 - **worst recovery**: the longest time from the end of a fault to the next run.
 
 ${piped(faultTable(found))}

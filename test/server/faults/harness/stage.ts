@@ -122,7 +122,7 @@ export async function openStage({ server, fault, seed, random, isShort }: StageO
     object: (objection) => void stage.objections.push(objection),
     startWriters() {
       const urls = Array.from({ length: sessions }, (_, index) => (index % 2 ? runnerUrl : url));
-      writers = startWriters({ urls, rate: isShort ? 20 : (fault.rate ?? 50), undone: fault.undone ?? 0.1, seed });
+      writers = startWriters({ urls, rate: isShort ? 20 : (fault.rate ?? 30), undone: fault.undone ?? 0.1, seed });
     },
     async account() {
       try {
