@@ -11,7 +11,7 @@ export interface Lending {
   borrow(milliseconds: number): Promise<Loan>;
 }
 
-interface Loan {
+export interface Loan {
   query(...given: unknown[]): Promise<QueryResult>;
   release(): void;
 }

@@ -11,8 +11,8 @@ alter table notika.runner add column if not exists suspected_at timestamptz;
 --!include 47_signal.sql
 --!include 48_step.sql
 --!include 50_run.sql
---!include 52_history.sql
 --!include 51_claim.sql
+--!include 52_history.sql
 --!include 60_capture.sql
 --!include 62_loose.sql
 --!include 64_options.sql
