@@ -90,22 +90,6 @@ test("the jobs of a runner that was killed are freed by another, a minute after 
   expect(await runs()).toEqual([{ state: "running", attempts: 2, locked: true }]);
 });
 
-test("a runner goes on after the server was restarted, and after it crashed", async () => {
-  const runner = await startRunner();
-  await add({ ms: 1, kind: "polite" });
-  await until("done");
-
-  await server.restart();
-  await add({ ms: 1, kind: "polite" });
-  await until("done", 1, 2);
-  await server.kill("SIGKILL");
-  await server.restart();
-  await add({ ms: 1, kind: "polite" });
-  await until("done", 1, 3);
-
-  expect(runner.child.exitCode).toBe(null);
-});
-
 test("a task that throws is tried again with back-off; the error, the attempts and the event are kept", async () => {
   await database.script("update notika.setting set max_attempts = 2");
   await startRunner();

@@ -6,7 +6,7 @@ export default {
   way: "relay",
   async strike(stage) {
     stage.relay.hang();
-    await away(stage, stage.isShort ? 3000 : 20_000 * stage.random());
+    await away(stage, stage.isShort ? 3000 : 20_000 * stage.random(), { isKnown: false });
     stage.relay.cut("reset");
     stage.relay.flow();
   },

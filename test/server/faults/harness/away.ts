@@ -4,8 +4,15 @@ import type { Stage } from "./stage.ts";
 
 const limit = { cpu: 0.25, lines: 5 };
 
-/** Waits while the database is away, and objects to a runner that meanwhile is busy, or tells it again and again. */
-export async function away({ runners, object }: Stage, milliseconds: number): Promise<void> {
+/**
+ * Waits while the database is away, and objects to a runner that meanwhile is busy, or tells it again and again, or not
+ * at all; what hangs is not known to be away before some seconds have passed.
+ */
+export async function away(
+  { runners, object }: Stage,
+  milliseconds: number,
+  { isKnown = true }: { isKnown?: boolean } = {},
+): Promise<void> {
   await sleep(500); // what it was at ends with errors
   const before = runners.map(({ child, said }) => ({ cpu: cpuSeconds(child.pid), lines: said().length }));
   await sleep(Math.max(0, milliseconds - 500));
@@ -13,6 +20,8 @@ export async function away({ runners, object }: Stage, milliseconds: number): Pr
   if (seconds < 0.5) return;
   for (const [index, { child, said }] of runners.entries()) {
     const { cpu = 0, lines = 0 } = before[index] ?? {};
+    const hasTold = said().some(({ message }) => message === "cannot dispatch, trying again");
+    if (isKnown && !hasTold) object("a runner did not say that it cannot dispatch");
     const used = (cpuSeconds(child.pid) - cpu) / seconds;
     const told = (said().length - lines) / seconds;
     if (used > limit.cpu)
