@@ -1,4 +1,3 @@
-import { raw } from "sql-template-tag";
 import type { TestDatabase } from "../../support/database.ts";
 
 export const guards = ["block", "warn", "off"] as const;
@@ -88,8 +87,7 @@ export async function migrate(
   try {
     if (shape === "one text") await db.script(statements.join(";\n"));
     else {
-      const level = shape === "repeatable read" ? ["set transaction isolation level repeatable read"] : [];
-      await inTransaction(db, [...level, ...statements]);
+      await inTransaction(db, statements, shape === "repeatable read" ? shape : "read committed");
     }
     outcome = "";
   } catch (error) {
@@ -128,10 +126,18 @@ async function after(db: TestDatabase, workflow: string): Promise<string> {
   return row?.outcome ?? "";
 }
 
-async function inTransaction({ database }: TestDatabase, statements: string[]) {
-  await database.transaction(async (execute) => {
-    for (const statement of statements) await execute(raw(statement));
-  });
+async function inTransaction({ database }: TestDatabase, statements: string[], isolation = "read committed") {
+  const session = await database.borrow(60_000);
+  try {
+    for (const statement of [`begin isolation level ${isolation}`, ...statements, "commit"]) {
+      await session.query(statement);
+    }
+  } catch (error) {
+    await session.query("rollback");
+    throw error;
+  } finally {
+    session.release();
+  }
 }
 
 /** Leaves only the pins: Notika belongs to a role without superuser, which cannot create event triggers. */
