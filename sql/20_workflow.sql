@@ -1,6 +1,21 @@
 -- Workflows, what became of their runs, and the runners that are alive.
 -- A workflow keeps its row, and with it its id, when it is unpublished: events and runs name it.
 
+create or replace function notika._relation(schema_name text, name text)
+  returns oid
+  language sql
+  stable
+begin atomic
+  -- In two steps: a join may begin with all that has the name, once in each tenant's schema.
+  select c.oid
+    from pg_class as c
+   where c.relnamespace = (select n.oid from pg_namespace as n where n.nspname = schema_name)
+     and c.relname = name;
+end;
+
+comment on function notika._relation(text, text) is
+  'What pg_class has under that name in that schema; null: nothing.';
+
 create or replace function notika._table(name text)
   returns regclass
   language sql
@@ -9,9 +24,7 @@ create or replace function notika._table(name text)
 as $$
   select c.oid
     from pg_class as c
-    join pg_namespace as n on n.oid = c.relnamespace
-   where n.nspname = (parse_ident(_table.name))[1]::name
-     and c.relname = (parse_ident(_table.name))[2]::name
+   where c.oid = notika._relation((parse_ident(_table.name))[1], (parse_ident(_table.name))[2])
      and c.relkind in ('r', 'p');
 $$;
 

@@ -62,8 +62,7 @@ begin
   if cardinality(v_parts) = 2 then
     select c.* into v_class
       from pg_class as c
-      join pg_namespace as n on n.oid = c.relnamespace
-     where n.nspname = v_parts[1] and c.relname = v_parts[2];
+     where c.oid = notika._relation(v_parts[1], v_parts[2]);
   end if;
 
   if v_class.oid is null then

@@ -190,18 +190,12 @@ begin
     v_relation := null;
     if cardinality(v_parts) = 1 then
       foreach v_schema in array notika._schemas(path) loop
-        select c.oid into v_relation
-          from pg_class as c
-          join pg_namespace as n on n.oid = c.relnamespace
-         where n.nspname = v_schema and c.relname = v_parts[1];
+        v_relation := notika._relation(v_schema, v_parts[1]);
         exit when v_relation is not null;
       end loop;
     else
-      select c.oid into v_relation
-        from pg_class as c
-        join pg_namespace as n on n.oid = c.relnamespace
-       where n.nspname = v_parts[cardinality(v_parts) - 1]
-         and c.relname = v_parts[cardinality(v_parts)];
+      v_relation := notika._relation(
+        v_parts[cardinality(v_parts) - 1], v_parts[cardinality(v_parts)]);
     end if;
     if v_relation is not null then
       return next v_relation;

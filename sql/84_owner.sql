@@ -42,8 +42,7 @@ begin
     end if;
     select c.oid into v_relation
       from pg_class as c
-      join pg_namespace as n on n.oid = c.relnamespace
-     where n.nspname = v_parts[1] and c.relname = v_parts[2] and cardinality(v_parts) = 2
+     where c.oid = notika._relation(v_parts[1], v_parts[2]) and cardinality(v_parts) = 2
        and c.relkind in ('r', 'p');
     if v_relation is null then
       raise exception 'table "%" does not exist', v_name

@@ -27,4 +27,5 @@ alter table notika.runner add column if not exists suspected_at timestamptz;
 --!include 78_copy.sql
 --!include 80_install.sql
 --!include 82_roles.sql
+--!include 84_owner.sql
 --!include 90_grants.sql
