@@ -59,7 +59,7 @@ create table if not exists notika.workflow (
   constraint workflow_name_check check (
     name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}(:[A-Za-z_][A-Za-z0-9_-]{0,62})?$'
   ),
-  constraint workflow_capture_check check (capture in ('row')),
+  constraint workflow_capture_check check (capture in ('row', 'statement')),
   constraint workflow_guard_check check (guard in ('block', 'warn', 'off')),
   constraint workflow_on_rename_check check (on_rename in ('follow', 'block'))
 );
@@ -85,7 +85,8 @@ comment on column notika.workflow.column_names is
 comment on column notika.workflow.watch is
   'An update counts only when one of these columns changes; null: any update.';
 comment on column notika.workflow.condition is 'SQL over new and old, the triggers'' WHEN.';
-comment on column notika.workflow.capture is 'The form of the triggers: row.';
+comment on column notika.workflow.capture is
+  'The form of its triggers, which publish chooses: row, or statement where that sees the same.';
 comment on column notika.workflow.guard is 'What DDL against the contract meets: block, warn, off.';
 comment on column notika.workflow.on_rename is 'What a rename meets: follow, block.';
 comment on column notika.workflow.definition is
@@ -151,7 +152,10 @@ comment on column notika.workflows.operations is 'Any of insert, update, delete.
 comment on column notika.workflows.columns is 'What an event carries; null: the whole row.';
 comment on column notika.workflows.watch is 'Columns of which one must change in an update.';
 comment on column notika.workflows.condition is 'SQL over new and old.';
-comment on column notika.workflows.capture is 'The form of its triggers: row.';
+comment on column notika.workflows.capture is
+  'The form of its triggers, chosen for it: row, one call for each row; or statement, one for all rows '
+  'of a statement: the whole of an insert or delete, where neither parts of the table nor others'' '
+  'triggers come in between.';
 comment on column notika.workflows.guard is 'block, warn or off.';
 comment on column notika.workflows.on_rename is 'follow or block.';
 comment on column notika.workflows.state is

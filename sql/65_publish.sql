@@ -661,7 +661,6 @@ begin
   v_spec.condition := nullif(btrim(_specify.condition), '');
   v_spec.guard := _specify.guard;
   v_spec.on_rename := _specify.on_rename;
-  v_spec.capture := 'row';
   select array_agg(k.name order by k.place) into v_spec.columns
     from (
       select u.name, min(u.place) as place
@@ -763,21 +762,6 @@ $$;
 comment on function notika._compared(notika.workflow) is
   'The columns that every event of a workflow or source has to carry, because waits compare them.';
 
-create or replace function notika._capture_statement(spec notika.workflow)
-  returns text
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select notika._capture_definition(
-    (spec).workflow_id, (spec).relation, (spec).column_names, (spec).watch, (spec).is_pinned,
-    notika._has_sources((spec).name), nullif(notika._compared(spec), '{}')
-  );
-$$;
-
-comment on function notika._capture_statement(notika.workflow) is
-  'The statement that makes the trigger function of a workflow, as its sources ask for.';
-
 create or replace function notika._statements(spec notika.workflow)
   returns table (statement text, lock text)
   language plpgsql
@@ -809,7 +793,7 @@ begin
          where (spec).columns is not null and (spec).is_pinned
         union all
         select 3, null,
-               notika._capture_statement(spec),
+               notika._capture_definition(spec),
                null
         union all
         select 4, null,
@@ -823,8 +807,7 @@ begin
          where (spec).condition is not null and not (spec).is_pinned
         union all
         select 6, f.name || o.name,
-               notika._trigger_definition((spec).workflow_id, f.relation, o.name, (spec).columns,
-                                          (spec).watch, (spec).condition, (spec).is_pinned),
+               notika._trigger_definition(spec, f.relation, o.name),
                'share row exclusive on ' || f.name
           from family as f
          cross join unnest((spec).operations) as o (name)
@@ -954,7 +937,7 @@ declare
   v_trigger record;
 begin
   if before.relation = after.relation and before.definition = after.definition
-     and notika._captures(before)
+     and notika._captures(before) and notika._is_complete(after)
   then
     return;
   end if;
@@ -977,8 +960,7 @@ begin
     select t.relation, t.name, c.relowner
       from notika._triggers(after.workflow_id) as t
       join pg_class as c on c.oid = t.relation
-     where t.relation <> all (v_left)
-       and (t.relation, t.name) not in (
+     where (t.relation, t.name) not in (
          select f.relation, format('notika_%s_%s', after.workflow_id, o.name)
            from notika._family(after.relation) as f (relation)
           cross join unnest(after.operations) as o (name)
@@ -995,7 +977,10 @@ begin
          where g.function = to_regprocedure(format('notika._capture_%s()', after.workflow_id));
       exit;
     end if;
-    statement := format('drop trigger %I on %s', v_trigger.name, notika._quoted(v_trigger.relation));
+    -- It may go along with the payload function.
+    statement := format('drop trigger %s%I on %s',
+                        case when v_trigger.relation = any (v_left) then 'if exists ' end,
+                        v_trigger.name, notika._quoted(v_trigger.relation));
     lock := 'access exclusive on ' || notika._quoted(v_trigger.relation);
     return next;
   end loop;
@@ -1059,8 +1044,8 @@ begin
   loop
     execute v_statement;
   end loop;
-exception when insufficient_privilege then
-  -- That takes the owner of the table.
+exception when insufficient_privilege or object_in_use then
+  -- That takes the owner of the table, and that nothing waits for the end of the transaction.
   raise warning 'changes that replication brings do not wake a workflow any more: its trigger was made anew'
     using hint = format('Run, as the owner of the table: %s;', v_statement);
 end;
@@ -1166,6 +1151,7 @@ begin
     coalesce(pg_sequence_last_value(
       pg_get_serial_sequence('notika.workflow', 'workflow_id')::regclass), 0) + 1
   );
+  v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   v_after.options := notika._check_options(
     v_after, coalesce(plan.options, v_before.options, '{}'));
@@ -1224,6 +1210,7 @@ begin
   on conflict (name) do nothing;
   select w.* into v_before from notika.workflow as w where w.name = publish.workflow for update;
   v_after.workflow_id := v_before.workflow_id;
+  v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   v_after.options := notika._check_options(v_after, coalesce(publish.options, v_before.options));
   perform notika._set_busy(true);
@@ -1237,6 +1224,7 @@ begin
          column_names = v_after.column_names,
          watch = v_after.watch,
          condition = v_after.condition,
+         capture = v_after.capture,
          guard = v_after.guard,
          on_rename = v_after.on_rename,
          definition = v_after.definition,
@@ -1351,7 +1339,7 @@ begin
     return;
   end if;
 
-  v_statement := notika._capture_statement(v_workflow);
+  v_statement := notika._capture_definition(v_workflow);
   if v_statement <> all (v_workflow.definition) then
     perform notika._set_busy(true);
     execute v_statement; -- the function alone: it takes no lock on the table

@@ -422,19 +422,32 @@ create or replace function notika._is_as_published(
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  select type = 1 + case operation when 'insert' then 4 when 'delete' then 8 else 16 end
+  select type = case (spec).capture when 'row' then 1 else 0 end
+                + case operation when 'insert' then 4 when 'delete' then 8 else 16 end
      and column_count = 0
-     and is_unfiltered = not (
-       (spec).condition is not null
-       or (spec).is_pinned
-          and ((spec).columns is not null or operation = 'update' and (spec).watch is not null)
+     and is_unfiltered = not exists (
+       select from unnest((spec).definition) as d (statement)
+        where d.statement like format(E'create or replace trigger notika\\_%s\\_%s\n%%\n  when (%%',
+                                      (spec).workflow_id, operation)
      );
 $$;
 
 comment on function
   notika._is_as_published(smallint, integer, boolean, notika.workflow, text) is
-  'Whether a trigger fires when that of a workflow for this operation does: after each row, for any '
-  'column, with a WHEN or without.';
+  'Whether a trigger fires when that of a workflow for this operation does: after each row or '
+  'statement, for any column, with a WHEN or without.';
+
+create or replace function notika._is_outdated(spec notika.workflow)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select (spec).capture = 'statement' and notika._form(spec) = 'row';
+$$;
+
+comment on function notika._is_outdated(notika.workflow) is
+  'Whether its triggers may miss changes by now, which event triggers would have noticed.';
 
 create or replace function notika._findings(spec notika.workflow)
   returns table (kind text, object text, expected text, actual text)
@@ -534,15 +547,14 @@ begin
              and case
                    when not spec.is_pinned then
                      d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
-                   when spec.columns is not null then
+                   when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then
                      d.refclassid = 'pg_proc'::regclass
                      and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
                    else
                      d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
                      -- It may read no column at all.
-                     or not exists (
-                       select from notika.contract as c where c.workflow_id = spec.workflow_id
-                     )
+                     or spec.watch is null
+                        and spec.condition !~* $re$\m(new|old)\s*\)?\s*\.\s*[^*[:space:]]$re$
                  end
         );
 
@@ -575,6 +587,11 @@ begin
           and t.tgfoid = to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
           and (t.tgtype & case o.name when 'insert' then 4 when 'delete' then 8 else 16 end) > 0
      );
+
+  if notika._is_outdated(spec) then
+    return query
+      select 'form_outdated', spec.table_name, 'a trigger for each row', 'one for each statement';
+  end if;
 
   return query
     select 'rule', format('%I on %s', r.rulename, spec.table_name), 'no rule instead of writes',
@@ -633,6 +650,10 @@ as $$
       or c.relation <> w.relation and not exists (
         select from pg_inherits as i where i.inhrelid = c.relation
       )
+  union
+  select w.workflow_id
+    from published as w
+   where notika._is_outdated(w.spec)
   union
   -- A part that is new.
   select c.workflow_id
@@ -754,12 +775,13 @@ as $$
 declare
   v_after notika.workflow := _bring_into_form.after;
 begin
+  v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   perform notika._set_busy(true);
   perform notika._apply(before, v_after);
   perform notika._set_busy(false);
   update notika.workflow as w
-     set definition = v_after.definition, is_pinned = v_after.is_pinned
+     set definition = v_after.definition, is_pinned = v_after.is_pinned, capture = v_after.capture
    where w.workflow_id = v_after.workflow_id;
 end;
 $$;
@@ -894,7 +916,8 @@ begin
                               else v_spec.is_pinned end;
     -- Only what is missing: a trigger that somebody disabled stays disabled.
     if may_alter
-       and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned)
+       and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
+            or notika._form(v_after) <> v_spec.capture)
     then
       perform notika._bring_into_form(v_spec, v_after);
     elsif v_after.is_pinned and (v_after.column_names, v_after.watch, v_after.condition)

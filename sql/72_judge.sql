@@ -305,7 +305,13 @@ begin
            and n.name ~ '^notika_[0-9]{1,9}_(insert|update|delete)$'
         union all
         select substring(d.address_names[2] from '[0-9]+')::integer,
-               case when d.original then d.object_identity end
+               -- A payload function that is still called is put back.
+               case when d.original and not exists (
+                 select from pg_proc as p
+                  where p.pronamespace = 'notika'::regnamespace
+                    and p.proname = '_capture_' || substring(d.address_names[2] from '[0-9]+$')
+                    and strpos(p.prosrc, format('notika.%s(', d.address_names[2])) > 0
+               ) then d.object_identity end
           from pg_event_trigger_dropped_objects() as d
          where d.classid = 'pg_proc'::regclass and d.address_names[1] = 'notika'
            and d.address_names[2] ~ '^(_capture|_passes|payload)_[0-9]{1,9}$'
@@ -391,6 +397,17 @@ begin
         from pg_inherits as i
         join notika.contract_table as c on c.relation = i.inhparent
        where i.inhrelid = any (v_relations)
+      union all
+      -- A published table that was attached, or that another one refers to.
+      select c.workflow_id
+        from pg_inherits as i
+        join notika.contract_table as c on c.relation = i.inhrelid
+       where i.inhparent = any (v_relations)
+      union all
+      select c.workflow_id
+        from pg_constraint as k
+        join notika.contract_table as c on c.relation = k.confrelid
+       where k.conrelid = any (v_relations) and k.contype = 'f'
       union all
       -- A table that takes a published name.
       select w.workflow_id from notika.workflow as w where w.table_name = any (v_names)

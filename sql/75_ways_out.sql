@@ -334,6 +334,7 @@ begin
              when 'trigger_disabled' then format('alter table %s enable trigger %s;',
                split_part(f.object, ' on ', 2), split_part(f.object, ' on ', 1))
              when 'part_not_captured' then 'select * from notika.install();'
+             when 'form_outdated' then 'select * from notika.install();'
              when 'function_replaced' then 'select * from notika.install();'
              when 'trigger_replaced' then 'select * from notika.install();'
              else notika._call(notika._mended(w))

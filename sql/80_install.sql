@@ -12,9 +12,10 @@ declare
   ];
   v_end_tags constant text[] := array[
     'ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER SCHEMA', 'ALTER TABLE', 'ALTER TRIGGER', 'ALTER TYPE',
-    'CREATE FUNCTION', 'CREATE RULE', 'CREATE TABLE', 'CREATE TABLE AS', 'CREATE TRIGGER',
-    'DROP DOMAIN', 'DROP EXTENSION', 'DROP FUNCTION', 'DROP OWNED', 'DROP SCHEMA', 'DROP TABLE',
-    'DROP TRIGGER', 'DROP TYPE', 'SELECT INTO'
+    'CREATE FOREIGN TABLE', 'CREATE FUNCTION', 'CREATE RULE', 'CREATE TABLE', 'CREATE TABLE AS',
+    'CREATE TRIGGER', 'DROP CAST', 'DROP COLLATION', 'DROP DOMAIN', 'DROP EXTENSION',
+    'DROP FUNCTION', 'DROP OWNED', 'DROP ROUTINE', 'DROP SCHEMA', 'DROP TABLE', 'DROP TRIGGER',
+    'DROP TYPE', 'SELECT INTO'
   ];
 begin
   step := 'guard';
@@ -143,6 +144,7 @@ begin
       v_after := v_workflow;
       v_after.is_pinned := notika._has_all_it_needs(v_workflow)
                            and notika._wants_pins(v_workflow.guard);
+      v_after.capture := notika._form(v_after);
       v_after.definition := notika._definition(v_after);
       if exists (
         select from notika._findings(v_workflow) as f
@@ -155,7 +157,8 @@ begin
       v_count := notika._apply(v_workflow, v_after);
       perform notika._set_busy(false);
       update notika.workflow as w
-         set definition = v_after.definition, is_pinned = v_after.is_pinned
+         set definition = v_after.definition, is_pinned = v_after.is_pinned,
+             capture = v_after.capture
        where w.workflow_id = v_workflow.workflow_id and v_count > 0;
       outcome := case when v_count > 0 then 'repaired' else 'ok' end;
       detail := format('captures on %s', notika._quoted(v_workflow.relation));

@@ -1,6 +1,15 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
+drop function if exists notika._capture_definition(integer, regclass, text[], text[], boolean, boolean, text[]);
+drop function if exists notika._trigger_definition(integer, regclass, text, text[], text[], text, boolean);
+drop function if exists notika._capture_statement(notika.workflow);
 -- pgls-ignore lint/safety/lockTimeoutWarning: nobody holds it for long
 alter table notika.runner add column if not exists suspected_at timestamptz;
+-- pgls-ignore lint/safety/lockTimeoutWarning: nobody holds it for long
+-- pgls-ignore lint/safety/avoidWideLockWindow: both are small
+-- pgls-ignore lint/safety/runningStatementWhileHoldingAccessExclusive: both are small
+alter table notika.workflow
+  drop constraint if exists workflow_capture_check,
+  add constraint workflow_capture_check check (capture in ('row', 'statement'));
 --!include 10_schema.sql
 --!include 20_workflow.sql
 --!include 40_dispatch.sql
@@ -14,6 +23,7 @@ alter table notika.runner add column if not exists suspected_at timestamptz;
 --!include 51_claim.sql
 --!include 52_history.sql
 --!include 60_capture.sql
+--!include 61_trigger.sql
 --!include 62_loose.sql
 --!include 64_options.sql
 --!include 65_publish.sql
@@ -29,3 +39,4 @@ alter table notika.runner add column if not exists suspected_at timestamptz;
 --!include 82_roles.sql
 --!include 84_owner.sql
 --!include 90_grants.sql
+--!include what changed in sql/.

@@ -737,12 +737,7 @@ export const migrations: Record<string, Migration> = {
     ddl: ["drop function notika._capture_$n() cascade"],
   },
   "drop payload function": {
-    judged: {
-      block:
-        'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id,email,status}',
-      warn: "broken -: warned trigger_dropped, warned trigger_dropped, warned trigger_dropped",
-      off: "broken -: ignored trigger_dropped, ignored trigger_dropped, ignored trigger_dropped",
-    },
+    judged: "published {id,email,status}",
     pinned: {
       block: "published -, later broken -: broken trigger_dropped, broken trigger_dropped, broken trigger_dropped",
       others: "refused 42883: function notika.payload_n(s.users) does not exist, still published {id,email,status}",
