@@ -72,12 +72,14 @@ comment on function notika._form(notika.workflow) is
 
 create or replace function notika._is_held(spec notika.workflow)
   returns boolean
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select (spec).is_pinned and (spec).columns is not null
-     and ((spec).capture = 'statement' or not notika._has_event_triggers());
+begin
+  return spec.is_pinned and spec.columns is not null
+     and (spec.capture = 'statement' or not notika._has_event_triggers());
+end;
 $$;
 
 comment on function notika._is_held(notika.workflow) is
