@@ -158,6 +158,8 @@ select waiting.events as events_waiting,
           select format('a lock on %s since %s', k.relation::pg_catalog.regclass, a.xact_start)
             from pg_catalog.pg_locks as k
            where k.pid = a.pid
+             -- Databases made from one template share their oids.
+             and a.datname = pg_catalog.current_database()
              and k.relation = pg_catalog.to_regclass(
                    format('notika.event_log_%s', notika._segment(1)))
         ) as b

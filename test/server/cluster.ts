@@ -37,9 +37,14 @@ export const test = base
   });
 
 /** A server with a database to copy for each test. */
-export async function startCluster(settings: Record<string, string> = {}, version = major): Promise<Postgres> {
+export async function startCluster(
+  settings: Record<string, string> = {},
+  version = major,
+  env: Record<string, string> = {},
+): Promise<Postgres> {
   const postgres = await startPostgres({
     major: version,
+    env,
     settings: { max_connections: "60", deadlock_timeout: "50ms", lock_timeout: "10s", ...settings },
   });
   const model = openDatabase({ connect: await postgres.createDatabase("model"), connections: 1 });

@@ -1,9 +1,11 @@
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDatabase } from "../../../runner/database.ts";
 import { install } from "../../../runner/install.ts";
-import type { Postgres } from "../../support/postgres.ts";
-import { drain, openSession, type Session, startCluster, stopCluster } from "../cluster.ts";
+import { findProgram, type Postgres } from "../../support/postgres.ts";
+import { drain, openArena, openSession, type Session, startCluster, stopCluster } from "../cluster.ts";
 import { type DumpTools, findDumpTools } from "../dump.ts";
 
 const found = findDumpTools();
@@ -321,6 +323,44 @@ describe.skipIf(typeof found === "string")("a database that was dumped and resto
         expect(await db.query("select * from notika.maintain()")).toHaveLength(1);
       }
     });
+  });
+
+  test("can be dumped while its ring turns, and nobody's write waits for the dump", async () => {
+    const db = await openArena(original);
+    open.push(db);
+    await db.query("update notika.setting set segment_age = '1 microsecond'");
+    let isDumping = true;
+    const [waited, turns]: [number[], string[]] = [[], []];
+    const writer = await db.connect();
+    const writing = (async () => {
+      for (let id = 1; isDumping; id++) {
+        const start = performance.now();
+        await writer.query(`insert into item values (${id})`);
+        waited.push(performance.now() - start);
+      }
+    })();
+    const turning = (async () => {
+      while (isDumping) {
+        await drain(db);
+        turns.push(await db.value("select string_agg(said, '; ') from notika.maintain() as said"));
+      }
+    })();
+
+    for (let dump = 0; dump < 3; dump++) {
+      await promisify(execFile)(findProgram("pg_dump") as string, ["--dbname", db.url, "--file", "/dev/null"]);
+    }
+    isDumping = false;
+    await Promise.all([writing, turning]);
+    await drain(db);
+
+    expect(turns.filter((said) => said?.includes("turned")).length).toBeGreaterThan(3);
+    expect(turns.filter((said) => said?.includes("in use")).length).toBeGreaterThan(0);
+    expect(Math.max(...waited)).toBeLessThan(5000);
+    expect(
+      await db.query(
+        "select count(*)::int as jobs, count(distinct key)::int as events from notika_worker._private_jobs",
+      ),
+    ).toEqual([{ jobs: waited.length, events: waited.length }]);
   });
 
   test("gives nobody rights that he had not, when it was restored without them and installed", async () => {
