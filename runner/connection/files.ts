@@ -17,7 +17,10 @@ export function readService(name: string, environment: NodeJS.ProcessEnv, file?:
     const found = sections(readIfThere(file) ?? "").get(name);
     if (found) return found;
   }
-  throw new NotikaError("NOTIKA_URL", `there is no service "${name}" in ${files.join(" or ")}`, {
+  // What is no plain name may be a piece of a password.
+  const which = /^[\w.-]{1,63}$/.test(name) ? `service "${name}"` : "such service";
+  const where = file === undefined ? files.join(" or ") : "its file";
+  throw new NotikaError("NOTIKA_URL", `there is no ${which} in ${where}`, {
     hint: "Services are sections there, such as [my_service], with lines name=value. PGSERVICEFILE names another file.",
   });
 }

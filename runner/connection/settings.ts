@@ -93,7 +93,7 @@ export function namedDatabase(given: string | undefined, environment = process.e
 /** The settings as a URL that can be shown: without the password. */
 export function shown({ places, user, database, tls, session }: Settings): string {
   const hosts = places.map(({ host, port }) => {
-    const name = host.startsWith("/") ? encodeURIComponent(host) : host.includes(":") ? `[${host}]` : host;
+    const name = /^[\da-f:.]*:[\da-f:.]*$/i.test(host) ? `[${host}]` : encodeURIComponent(host);
     return `${name}:${port}`;
   });
   const mode = `?sslmode=${tls.mode}${session === "any" ? "" : `&target_session_attrs=${session}`}`;
@@ -165,7 +165,7 @@ function withDefaults(given: Given, environment: NodeJS.ProcessEnv): Given {
     ...given,
   };
   for (const [name, value = ""] of Object.entries(all)) {
-    if (!(name in variables) && !others.includes(name)) throw unknown(name);
+    if (!Object.hasOwn(variables, name) && !others.includes(name)) throw unknown(name);
     if (refusals[name]?.test(value)) {
       throw unreadable(`the setting ${name} is not supported with this value`, `Leave ${name} away.`);
     }

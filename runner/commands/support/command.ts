@@ -74,7 +74,7 @@ async function explainRefusal(error: Error & { code?: string; hint?: string }, {
 
 function parse({ options, takesArguments = false, bare = {} }: Command, given: string[]) {
   const args = given.map((arg, index) => {
-    const meant = arg.startsWith("--") ? bare[arg.slice(2)] : undefined;
+    const meant = arg.startsWith("--") && Object.hasOwn(bare, arg.slice(2)) ? bare[arg.slice(2)] : undefined;
     return meant !== undefined && (given[index + 1] ?? "-").startsWith("-") ? `${arg}=${meant}` : arg;
   });
   try {

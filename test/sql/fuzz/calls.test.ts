@@ -1,8 +1,8 @@
 import type { PoolClient } from "pg";
 import { expect } from "vitest";
 import { type TestDatabase, test } from "../../support/database.ts";
+import { fuzzing, type Random, randomOf } from "../../support/fuzzing.ts";
 import { type Call, oddColumn, randomCall, tables } from "./calls.ts";
-import { fuzzing, type Random, randomOf } from "./random.ts";
 
 const { cases, seed } = fuzzing(300);
 

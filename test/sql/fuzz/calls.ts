@@ -1,4 +1,4 @@
-import { hostileStrings, hostileTexts, type Random } from "./random.ts";
+import { hostileStrings, hostileTexts, type Random } from "../../support/fuzzing.ts";
 
 /** A call of a public function, as a client makes it. */
 export interface Call {

@@ -1,4 +1,4 @@
-import { randomFrom } from "../../support/random.ts";
+import { randomFrom } from "./random.ts";
 
 /** Values that look random and are the same for the same seed. */
 export interface Random {
