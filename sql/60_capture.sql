@@ -335,6 +335,36 @@ $$;
 comment on function notika._pick(anyelement, regclass, smallint[]) is
   'Some columns of a row as json, or all: slow, and right whatever they hold.';
 
+create or replace function notika._key_expression(
+  path text,
+  relation regclass,
+  also text[] default '{}'
+)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select notika._object_expression(
+           array_agg(a.attname::text order by array_position(k.columns, a.attnum), a.attnum),
+           array_agg(
+             notika._json_expression(format('%s.%I', _key_expression.path, a.attname), a.atttypid)
+             order by array_position(k.columns, a.attnum), a.attnum
+           )
+         )
+    from (
+      select coalesce(notika._key_columns(_key_expression.relation), '{}')
+    ) as k (columns)
+    join pg_attribute as a
+      on a.attrelid = _key_expression.relation and a.attnum > 0 and not a.attisdropped
+     and (a.attnum = any (k.columns) or a.attname = any (_key_expression.also))
+   having count(a.attnum) > 0;
+$$;
+
+comment on function notika._key_expression(text, regclass, text[]) is
+  'An SQL expression for the json that _key makes of a row, from its columns one by one; null: it has '
+  'no key.';
+
 create or replace function notika._key(
   changed anyelement,
   relation regclass,

@@ -85,6 +85,39 @@ $$;
 comment on function notika._is_held(notika.workflow) is
   'Whether its triggers go with the payload function; otherwise they do without it.';
 
+create or replace function notika._key_code(spec notika.workflow, changed text)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $body$
+declare
+  v_compared text[] := coalesce(notika._compared(spec), '{}');
+  v_expression text := notika._key_expression(changed, spec.relation, v_compared);
+  v_key text := format(
+    'notika._key(%s, tg_relid%s)', changed, ', ' || quote_literal(nullif(v_compared, '{}')::text));
+begin
+  if v_expression is null then
+    return format('      v_%1$s := %2$s;', changed, v_key);
+  end if;
+  -- A row that is passed on takes all along that is kept outside of it: time, memory, and from a
+  -- gigabyte on an error.
+  return format($$      begin
+        v_%1$s := case when notika._key_names(tg_relid) = %2$L::text[] then
+          %3$s
+        end;
+      exception when undefined_column then
+        v_%1$s := null;
+      end;
+      if v_%1$s is null then
+        v_%1$s := %4$s;
+      end if;$$, changed, notika._key_names(spec.relation), v_expression, v_key);
+end;
+$body$;
+
+comment on function notika._key_code(notika.workflow, text) is
+  'What a trigger for each row does to have the key of new or old as json.';
+
 create or replace function notika._image_code(spec notika.workflow, changed text)
   returns text
   language plpgsql
@@ -114,10 +147,9 @@ begin
     end;$$, changed, spec.workflow_id)
     end || format($$
     if v_%1$s is null or octet_length(v_%1$s::text) > %2$s then
-      v_%1$s := notika._key(%1$s, tg_relid%3$s);
       v_truncated := true;
-    end if;$$, changed, v_limit,
-      ', ' || quote_literal(nullif(notika._compared(spec), '{}')::text));
+%3$s
+    end if;$$, changed, v_limit, notika._key_code(spec, changed));
 end;
 $body$;
 
@@ -244,15 +276,15 @@ $$, format(v_append, 0, '', ''), format(v_append, 1, '', ''), format(v_append, 2
   || format($$
   if current_setting('notika.set_aside', true) = 'on' then
     perform set_config('notika.set_aside', '', true);
-    -- The table by the name that it has now, which makes rows of records.
     execute format(
       'insert into notika.event_log_%%s
          (workflow_id, operation, %1$s, truncated, cause_id, depth%2$s)
-       select $1, $2, notika._key(r.*::%%s, $3, $4), true, $5, $6%3$s
+       select $1, $2, %%s, true, $3, $4%3$s
          from changed as r
         where (octet_length(notika.payload_%4$s(r.*)::text) <= %5$s) is not true',
-      v_segment, notika._quoted(tg_relid))
-      using %4$s, %6$L::text, tg_relid::regclass, %7$L::text[], v_cause_id, v_depth;
+      v_segment,
+      coalesce(notika._key_expression('r', tg_relid::regclass, %7$L::text[]), '''{}''::json'))
+      using %4$s, %6$L::text, v_cause_id, v_depth;
   end if;
 $$, v_image,
     case when v_has_snapshot then ', snapshot' end,
@@ -280,7 +312,9 @@ begin
     v_types := array(
       select a.atttypid
         from pg_attribute as a
-       where a.attrelid = spec.relation and a.attname = any (spec.column_names)
+       where a.attrelid = spec.relation
+         and (a.attname = any (spec.column_names)
+              or a.attnum = any (notika._key_columns(spec.relation))) -- what is left of a big row
     );
   else
     v_types := array['point'::regtype]; -- any type may be added later

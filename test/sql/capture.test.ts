@@ -288,6 +288,30 @@ test("a row that is too big is written all the same; its event has the key and s
   }
 });
 
+test("values that are too big for an event are not even read", async ({ db }) => {
+  await db.script(`
+    create schema app;
+    create table app.documents (id int primary key, n int, one text, two text, three jsonb);
+    alter table app.documents alter one set storage external, alter two set storage external;
+    insert into app.documents select 1, 1, repeat('x', 3000000), repeat('x', 3000000),
+      (select jsonb_agg(md5(i::text)) from generate_series(1, 100000) as i);`);
+  const blocksRead = async () => {
+    await db.query("select pg_stat_force_next_flush()");
+    const [table] = await db.query<{ blocks: string }>(`
+      select toast_blks_read + toast_blks_hit as blocks from pg_statio_user_tables where relname = 'documents'`);
+    return Number(table?.blocks);
+  };
+  await db.query("select notika.publish('some', 'app.documents', '{update}', '{id,n,one,two,three}')");
+  const before = await blocksRead();
+
+  await db.query("update app.documents set n = 2");
+
+  expect((await blocksRead()) - before).toBe(0);
+  expect(await db.query("select old, new, truncated from notika.event_log")).toEqual([
+    { old: { id: 1 }, new: { id: 1 }, truncated: true },
+  ]);
+});
+
 test("rows just under the limit are whole; the limit is a setting, in force at the next publish", async ({ db }) => {
   await db.script(`
     create schema app;
