@@ -28,7 +28,7 @@ const pause = {
   lively: 10_000,
   longest: 1000,
   failed: 100,
-  failedLongest: 10_000,
+  failedLongest: 5000,
   answer: 10_000,
 }; // milliseconds
 
@@ -50,20 +50,19 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
     while (!stopping) {
       try {
         const events = await dispatch(statements);
+        if (events) onDispatch(events);
+        asleep &&= !events && hears();
+        // A server that takes no writes lets us look, but not doze.
+        const begins: boolean = events === 0 && hears() && !asleep && (await doze(statements));
+        asleep ||= begins;
         if (failures > 0) log.info("the database is back");
         failures = 0;
         if (events) {
-          onDispatch(events);
           idle = pause.first;
           livelyUntil = Date.now() + pause.lively;
-          asleep = false;
           if (events < batch) await bell.wait(pause.few);
-        } else {
-          asleep &&= hears();
-          if (events === 0 && hears() && !asleep) {
-            asleep = await doze(statements);
-            if (asleep) continue; // look once more: somebody may have written in between, unseen
-          }
+        } else if (!begins) {
+          // Who begins to doze looks once more: somebody may have written in between, unseen.
           await bell.wait(idle);
           if (hears() || Date.now() > livelyUntil) idle = Math.min(idle * 2, pause.longest);
         }

@@ -26,7 +26,7 @@ export interface ListenerSetting extends Listening {
   notify: (channel: string) => Promise<unknown>;
 }
 
-const pause = { answer: 10_000, ask: 10_000, first: 100, longest: 10_000, unheard: 60_000, useless: 600_000 }; // milliseconds
+const pause = { answer: 10_000, ask: 10_000, first: 100, longest: 5000, unheard: 60_000, useless: 600_000 }; // milliseconds
 
 /** Begins to listen, and goes on through lost connections until it is closed. */
 export function openListener({ channels, onChange, connect, notify }: ListenerSetting): Listener {

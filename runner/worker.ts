@@ -45,7 +45,7 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
 
   async function supervise() {
     const leaving: Promise<void>[] = [];
-    for (let delay = 100; !stopping; delay = Math.min(delay * 2, 10_000)) {
+    for (let delay = 100; !stopping; delay = Math.min(delay * 2, 5000)) {
       const started = Date.now();
       try {
         shift = await startShift({ database, tasks: shiftTasks, concurrency, log });

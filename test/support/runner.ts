@@ -5,7 +5,7 @@ import path from "node:path";
 export interface RunnerProcess {
   child: ChildProcess;
   /** What it has said, a JSON object a line; a line that is none has no level. */
-  said: () => { message: string; level?: string; error?: string }[];
+  said: () => { message: string; level?: string; error?: string; run?: string }[];
   /** Waits until it says something. */
   says(message: string): Promise<void>;
   /** Sends a signal, waits for the end and gives the exit code; null: a signal ended it. */

@@ -41,6 +41,8 @@ const isSoak = positionals.length === 1 && positionals[0] === "soak";
 const unknown = positionals.find((name) => !isSoak && !faultNames.includes(name));
 if (values.help || unknown || !majors.includes(major)) misuse(unknown && `there is no fault ${unknown}`);
 
+const faultOptions = ["--minutes", minutes, "--seconds", seconds];
+const soakOptions = ["--minutes", minutes, "--rate", rate];
 const started = Date.now();
 const chosen = positionals.length > 0 ? positionals : faultNames;
 const out = values.out ?? (isSoak || positionals.length === 0 ? import.meta.dirname : undefined);
@@ -50,7 +52,7 @@ try {
   say(`seed ${seed}`);
   const call: Call = {
     at: new Date(started).toISOString(),
-    command: `npm run test:faults -- ${process.argv.slice(2).join(" ")}`.trim(),
+    command: ["npm run test:faults --", ...positionals, ...(isSoak ? soakOptions : faultOptions)].join(" "),
     seed,
     postgres: await serverVersion(),
   };

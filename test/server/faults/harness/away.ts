@@ -1,6 +1,10 @@
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { RunnerProcess } from "../../../support/runner.ts";
 import type { Stage } from "./stage.ts";
+
+// What becomes of each run is said once.
+const linesOf = (runner: RunnerProcess) => runner.said().filter(({ run }) => run === undefined);
 
 const limit = { cpu: 0.25, lines: 5 };
 
@@ -14,19 +18,24 @@ export async function away(
   { isKnown = true }: { isKnown?: boolean } = {},
 ): Promise<void> {
   await sleep(500); // what it was at ends with errors
-  const before = runners.map(({ child, said }) => ({ cpu: cpuSeconds(child.pid), lines: said().length }));
+  const before = runners.map((runner) => ({ cpu: cpuSeconds(runner.child.pid), lines: linesOf(runner).length }));
   await sleep(Math.max(0, milliseconds - 500));
   const seconds = Math.max(0, milliseconds - 500) / 1000;
   if (seconds < 0.5) return;
-  for (const [index, { child, said }] of runners.entries()) {
+  for (const [index, runner] of runners.entries()) {
     const { cpu = 0, lines = 0 } = before[index] ?? {};
-    const hasTold = said().some(({ message }) => message === "cannot dispatch, trying again");
-    if (isKnown && !hasTold) object("a runner did not say that it cannot dispatch");
-    const used = (cpuSeconds(child.pid) - cpu) / seconds;
-    const told = (said().length - lines) / seconds;
-    if (used > limit.cpu)
+    const used = (cpuSeconds(runner.child.pid) - cpu) / seconds;
+    if (used > limit.cpu) {
       object(`a runner used ${Math.round(used * 100)} % of a processor while the database was away`);
-    if (told > limit.lines) object(`a runner wrote ${Math.round(told)} lines a second while the database was away`);
+    }
+    const told = linesOf(runner).slice(lines);
+    if (told.length > limit.lines * seconds) {
+      const last = told.slice(-3).map(({ message, error = "" }) => `${message} ${error}`);
+      object(`a runner wrote ${told.length} lines in ${seconds} s while the database was away: ${last.join("; ")}`);
+    }
+    if (isKnown && !linesOf(runner).some(({ level }) => level === "warn" || level === "error")) {
+      object("a runner did not say that the database is away");
+    }
   }
 }
 

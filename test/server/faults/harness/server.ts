@@ -11,7 +11,7 @@ export function startServer(major: Major): Promise<Postgres> {
       synchronous_commit: "on",
       full_page_writes: "on",
       max_connections: "100",
-      restore_command: "sleep 1; false",
+      restore_command: "sleep 0.5; false",
     },
   });
 }

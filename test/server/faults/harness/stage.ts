@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import sql from "sql-template-tag";
+import sql, { raw } from "sql-template-tag";
 import { type Database, openDatabase } from "../../../../runner/database.ts";
 import { install } from "../../../../runner/install.ts";
 import { type PgBouncer, startPgBouncer } from "../../../support/pgbouncer.ts";
@@ -71,7 +71,8 @@ const sessions = 4;
 
 export async function openStage({ server, fault, seed, random, isShort }: StageOptions): Promise<OpenStage> {
   const folder = mkdtempSync(path.join(tmpdir(), "notika-faults-"));
-  const url = await server.createDatabase(`fault_${++number}`);
+  const name = `fault_${++number}`;
+  const url = await server.createDatabase(name);
   const pooler = fault.way === "pooler" ? await startPgBouncer({ server: server.port, connections: 5 }) : undefined;
   const relay = fault.way === "relay" ? await openRelay(server.port) : undefined;
   const runnerUrl = (pooler ?? relay)?.through(url) ?? url;
@@ -167,6 +168,12 @@ export async function openStage({ server, fault, seed, random, isShort }: StageO
       await database.close();
       await pooler?.stop();
       relay?.close();
+      // A server that crashes goes through all files when it starts.
+      const admin = openDatabase({ connect: server.url, connections: 1 });
+      await admin
+        .execute(raw(`drop database ${name} with (force)`))
+        .catch(() => {}) // it may be down, because a fault has failed
+        .finally(admin.close);
       rmSync(folder, { recursive: true, force: true });
     },
   };
