@@ -118,7 +118,83 @@ $body$;
 comment on function notika._key_code(notika.workflow, text) is
   'What a trigger for each row does to have the key of new or old as json.';
 
-create or replace function notika._image_code(spec notika.workflow, changed text)
+create or replace function notika._shape(relation regclass)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select md5(coalesce(string_agg(format('%L %s', a.attname, a.atttypid), ', ' order by a.attnum), ''))
+    from pg_attribute as a
+   where a.attrelid = _shape.relation and a.attnum > 0 and not a.attisdropped;
+$$;
+
+comment on function notika._shape(regclass) is
+  'Tells a table from what it was before its columns, their names or types changed.';
+
+create or replace function notika._lists_columns(spec notika.workflow)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return spec.is_pinned and spec.columns is null and notika._has_event_triggers()
+     -- Children have columns of their own, and those of parents change without a word.
+     and not exists (
+       select from pg_inherits as i
+         join pg_class as c on c.oid = i.inhrelid
+        where i.inhrelid = spec.relation or i.inhparent = spec.relation and not c.relispartition
+     )
+     -- What is in a type of somebody else changes without the table.
+     and not exists (
+       select from pg_attribute as a
+         join pg_type as t on t.oid = notika._base_type(a.atttypid)
+        where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+          and t.oid >= 16384 and t.typtype <> 'e'
+     );
+end;
+$$;
+
+comment on function notika._lists_columns(notika.workflow) is
+  'Whether a whole row is made from a list of its columns, which the guard keeps in step with the table.';
+
+create or replace function notika._image_expression(spec notika.workflow, changed text)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_limit integer := (select s.payload_bytes from notika.setting as s);
+begin
+  if spec.is_pinned and spec.columns is not null then
+    return format('notika.payload_%s(%s)', spec.workflow_id, changed);
+  elsif notika._lists_columns(spec) then
+    return (
+      select format(E'case when 0::int8%s <= %s then\n        %s end',
+               string_agg(' + ' || notika._size_expression(
+                 format('%s.%I', changed, a.attname), a.atttypid, a.atttypmod), ''
+                 order by a.attnum),
+               v_limit,
+               notika._object_expression(
+                 array_agg(a.attname::text order by a.attnum),
+                 array_agg(notika._json_expression(format('%s.%I', changed, a.attname), a.atttypid)
+                           order by a.attnum)))
+        from pg_attribute as a
+       where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+    );
+  end if;
+  return format('case when pg_column_size(%s) <= %s then %s end', changed, v_limit,
+    case when spec.is_pinned then format('notika._whole_row(%s, tg_relid)', changed)
+         else format('notika._loose_image(%s, tg_relid, %s)', changed, spec.workflow_id) end);
+end;
+$$;
+
+comment on function notika._image_expression(notika.workflow, text) is
+  'SQL for the json of new or old in a trigger for each row; null: the row is too big.';
+
+create or replace function notika._images_code(spec notika.workflow, operation text)
   returns text
   language plpgsql
   stable
@@ -126,35 +202,47 @@ create or replace function notika._image_code(spec notika.workflow, changed text
 as $body$
 declare
   v_limit integer := (select s.payload_bytes from notika.setting as s);
+  v_rows text[] := case operation when 'insert' then '{new}' when 'update' then '{new,old}'
+                                  else '{old}' end;
+  v_code text := (
+    select string_agg(
+             format(E'\n      v_%s := %s;', r, notika._image_expression(spec, r)), '' order by r)
+      from unnest(v_rows) as r
+  );
+  v_row text;
 begin
-  return case
-      when not spec.is_pinned then format($$
-    if pg_column_size(%1$s) <= %2$s then
-      v_%1$s := notika._loose_image(%1$s, tg_relid, %3$s);
-    end if;$$, changed, v_limit, spec.workflow_id)
-      when spec.columns is null then format($$
-    if pg_column_size(%1$s) <= %2$s then
-      v_%1$s := notika._whole_row(%1$s, tg_relid);
-    end if;$$, changed, v_limit)
-      when notika._is_held(spec) then format($$
-    v_%1$s := notika.payload_%2$s(%1$s);$$, changed, spec.workflow_id)
-      -- A subtransaction that writes nothing, for less than what a WHEN costs a single row.
-      else format($$
-    begin
-      v_%1$s := notika.payload_%2$s(%1$s);
-    exception when undefined_function then -- it was dropped, and nobody put it back
-      v_%1$s := notika._loose_image(%1$s, tg_relid, %2$s);
-    end;$$, changed, spec.workflow_id)
-    end || format($$
+  -- A subtransaction that writes nothing costs a single row less than a WHEN that would take the
+  -- trigger along.
+  if spec.is_pinned and not notika._is_held(spec)
+     and (spec.columns is not null or notika._lists_columns(spec))
+  then
+    v_code := format($$
+    begin%s%s
+    exception when %s then -- it was changed or dropped, and nobody saw to it%s
+    end;$$,
+      E'\n      -- columns ' || case when spec.columns is null then notika._shape(spec.relation) end,
+      v_code,
+      case when spec.columns is null then 'undefined_column or datatype_mismatch'
+           else 'undefined_function' end,
+      (select string_agg(
+                format(E'\n      v_%1$s := notika._loose_image(%1$s, tg_relid, %2$s);', r,
+                       spec.workflow_id), '' order by r)
+         from unnest(v_rows) as r));
+  end if;
+
+  foreach v_row in array v_rows loop
+    v_code := v_code || format($$
     if v_%1$s is null or octet_length(v_%1$s::text) > %2$s then
       v_truncated := true;
 %3$s
-    end if;$$, changed, v_limit, notika._key_code(spec, changed));
+    end if;$$, v_row, v_limit, notika._key_code(spec, v_row));
+  end loop;
+  return v_code;
 end;
 $body$;
 
-comment on function notika._image_code(notika.workflow, text) is
-  'What a trigger for each row does to have new or old as json.';
+comment on function notika._images_code(notika.workflow, text) is
+  'What a trigger for each row does to have the rows before and after as json.';
 
 create or replace function notika._row_code(spec notika.workflow)
   returns text
@@ -164,28 +252,32 @@ create or replace function notika._row_code(spec notika.workflow)
 as $body$
 declare
   v_has_snapshot boolean := notika._has_sources(spec.name);
-  v_filter text := '';
-  v_new text := '';
-  v_old text := '';
+  v_code text := '';
   v_append text;
 begin
   if not spec.is_pinned and spec.watch is not null then
-    v_filter := format($$
+    v_code := format($$
   if tg_op = 'UPDATE' then
     if not notika._is_watched_change(new, old, tg_relid, %s) then
       return null;
     end if;
   end if;$$, spec.workflow_id);
   end if;
-  if spec.operations <> '{delete}' then
-    v_new := format(case when 'delete' = any (spec.operations) then $$
-  if tg_op <> 'DELETE' then%s
-  end if;$$ else '%s' end, notika._image_code(spec, 'new'));
-  end if;
-  if spec.operations <> '{insert}' then
-    v_old := format(case when 'insert' = any (spec.operations) then $$
-  if tg_op <> 'INSERT' then%s
-  end if;$$ else '%s' end, notika._image_code(spec, 'old'));
+
+  if cardinality(spec.operations) = 1 then
+    v_code := v_code || notika._images_code(spec, spec.operations[1]);
+  else
+    v_code := v_code || (
+      select string_agg(
+               format(case when o.place = 1 then $$
+  if tg_op = %1$L then$$ when o.place < cardinality(spec.operations) then $$
+  elsif tg_op = %1$L then$$ else $$
+  else$$ end || $$
+    v_operation := %2$L;%3$s$$, upper(o.name), o.name, notika._images_code(spec, o.name)),
+               '' order by o.place)
+        from unnest(spec.operations) with ordinality as o (name, place)
+    ) || $$
+  end if;$$;
   end if;
 
   v_append := format($$
@@ -196,11 +288,9 @@ begin
     case when v_has_snapshot then ', snapshot' end,
     spec.workflow_id,
     case when cardinality(spec.operations) = 1 then quote_literal(spec.operations[1])
-         else $$case tg_op when 'INSERT' then 'insert' when 'UPDATE' then 'update' else 'delete' end$$
-    end,
+         else 'v_operation' end,
     case when v_has_snapshot then ', pg_current_snapshot()' end);
-
-  return v_filter || v_new || v_old || format($$
+  return v_code || format($$
 
   -- The row that was written gave the transaction its xid before this is read.
   v_segment := (pg_sequence_last_value('notika.control_seq') >> 1) %% 3;
@@ -308,12 +398,12 @@ as $body$
 declare
   v_types oid[];
 begin
-  if spec.is_pinned and spec.columns is not null then
+  if spec.is_pinned and spec.columns is not null or notika._lists_columns(spec) then
     v_types := array(
       select a.atttypid
         from pg_attribute as a
-       where a.attrelid = spec.relation
-         and (a.attname = any (spec.column_names)
+       where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+         and (spec.columns is null or a.attname = any (spec.column_names)
               or a.attnum = any (notika._key_columns(spec.relation))) -- what is left of a big row
     );
   else
@@ -357,6 +447,7 @@ begin
 end;
 $capture$,
     case spec.capture when 'row' then '
+  v_operation text;
   v_new json;
   v_old json;
   v_truncated boolean := false;' end,

@@ -443,7 +443,15 @@ create or replace function notika._is_outdated(spec notika.workflow)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select (spec).capture = 'statement' and notika._form(spec) = 'row';
+  select case
+           when (spec).capture = 'statement' then notika._form(spec) = 'row'
+           when (spec).is_pinned and (spec).columns is null then exists (
+             select from unnest((spec).definition) as d (statement)
+              where strpos(d.statement, '-- columns ') > 0
+                and strpos(d.statement, '-- columns ' || notika._shape((spec).relation)) = 0
+           )
+           else false
+         end;
 $$;
 
 comment on function notika._is_outdated(notika.workflow) is
@@ -590,7 +598,8 @@ begin
 
   if notika._is_outdated(spec) then
     return query
-      select 'form_outdated', spec.table_name, 'a trigger for each row', 'one for each statement';
+      select 'form_outdated', spec.table_name, 'triggers for the table as it is now',
+             'triggers for what it was when nobody watched';
   end if;
 
   return query
@@ -917,7 +926,9 @@ begin
     -- Only what is missing: a trigger that somebody disabled stays disabled.
     if may_alter
        and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
-            or notika._form(v_after) <> v_spec.capture)
+            or notika._form(v_after) <> v_spec.capture
+            or v_spec.columns is null
+               and notika._capture_definition(v_after) <> all (v_spec.definition))
     then
       perform notika._bring_into_form(v_spec, v_after);
     elsif v_after.is_pinned and (v_after.column_names, v_after.watch, v_after.condition)

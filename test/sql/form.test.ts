@@ -361,6 +361,96 @@ test("triggers that rely on a guard that is gone are told of, and install mends 
   expect(await captured(db)).toEqual([{ id: 1, v: "a" }]);
 });
 
+describe("changes of a table that nobody watched", () => {
+  test("fail no write, and a whole row has what is there", async ({ db }) => {
+    await db.script(`
+      create schema app;
+      create table app.users (id int8 primary key, email text, name varchar(20), born date);
+      select notika.publish('whole', 'app.users', '{insert,update,delete}');
+      select notika.publish('some', 'app.users', '{insert,update}', '{id,email,name}');
+      ${noEventTriggers}
+      insert into app.users values (1, 'a@x', 'Ada', null);
+      set client_min_messages = warning;
+      alter table app.users rename name to full_name;
+      alter table app.users drop column email cascade;
+      alter table app.users alter full_name type text, add more int default 7;
+      reset client_min_messages;
+      insert into app.users values (2, 'Bob', null, 9);
+      update app.users set more = 8 where id = 2;
+      delete from app.users where id = 1;`);
+
+    const ada = { id: "1", full_name: "Ada", born: null, more: 7 };
+    const bob = { id: "2", full_name: "Bob", born: null, more: 9 };
+    expect(await changes(db, "whole")).toEqual([
+      ["insert", null, { id: "1", email: "a@x", name: "Ada", born: null }],
+      ["insert", null, bob],
+      ["update", bob, { ...bob, more: 8 }],
+      ["delete", ada, null],
+    ]);
+    expect(await changes(db, "some")).toEqual([
+      ["insert", null, { id: "1", email: "a@x", name: "Ada" }],
+      ["insert", null, { id: "2", name: "Bob" }],
+      ["update", { id: "2", name: "Bob" }, { id: "2", name: "Bob" }],
+    ]);
+  });
+
+  test("are told of, and install puts them right", async ({ db }) => {
+    await db.script(`${items}
+      select notika.publish('w', 'app.items');
+      ${noEventTriggers}
+      alter table app.items add more int default 7;
+      insert into app.items values (1);`);
+
+    expect(await db.query(`select workflow, remedy from notika.check() where finding = 'form_outdated'`)).toEqual([
+      { workflow: "w", remedy: "select * from notika.install();" },
+    ]);
+    await db.script(`select * from notika.install(); insert into app.items values (2)`);
+
+    expect(await captured(db)).toEqual([
+      { id: 1, v: null },
+      { id: 2, v: null, more: 7 },
+    ]);
+    expect(await db.query(`select * from notika.check() where finding = 'form_outdated'`)).toEqual([]);
+  });
+});
+
+test("the columns of a whole row are listed where the guard keeps the list, and looked up elsewhere", async ({
+  db,
+}) => {
+  await db.script(`
+    create schema app;
+    create type app.pair as (a int8, b int8);
+    create table app.plain (id int8, sums numeric[]);
+    create table app.typed (id int8, pair app.pair);
+    create table app.parent (id int8);
+    create table app.child (more int8) inherits (app.parent);
+    create table app.parted (id int8) partition by list (id);
+    create table app.part partition of app.parted default;
+    select notika.publish(t, 'app.' || t) from unnest('{plain,typed,parent,child,parted,part}'::text[]) as t;`);
+  const listed = async () =>
+    (
+      await db.query<{ name: string }>(
+        `select name from notika.workflow where definition::text like '%-- columns %' order by 1`,
+      )
+    ).map(({ name }) => name);
+  expect(await listed()).toEqual(["parted", "plain"]);
+
+  await db.script(`select notika.unpublish('child'); drop table app.child; create table app.grandchild () inherits (app.plain)`);
+  expect(await listed()).toEqual(["parent", "parted"]);
+
+  await db.script(`
+    alter table app.parted add v text;
+    insert into app.parted values (1, 'a');
+    insert into app.grandchild values (2, '{1.50}');
+    insert into app.parent values (3);`);
+  expect(await captured(db, "parted")).toEqual([{ id: "1", v: "a" }]);
+  expect(await captured(db, "plain")).toEqual([{ id: "2", sums: ["1.50"] }]);
+  expect(await captured(db, "parent")).toEqual([{ id: "3" }]);
+});
+
+const changes = async (db: TestDatabase, workflow: string) =>
+  (await events(db, workflow)).map((event) => [event.operation, event.old, event.new]);
+
 interface Event {
   workflow: string;
   operation: string;
