@@ -39,7 +39,8 @@ async function worker(client: Client): Promise<Finding> {
   const { revision, is_newer_breaking } = found[0] as (typeof found)[number];
   if (revision === known) return ok("worker", `graphile-worker in schema notika_worker, revision ${revision}`);
   if (revision === null || revision < known) {
-    return error("worker", `its schema has revision ${revision}, this version needs ${known}`, "npx notika upgrade");
+    const has = revision === null ? "no revision" : `revision ${revision}`;
+    return error("worker", `its schema has ${has}, this version needs ${known}`, "npx notika upgrade");
   }
   const judge = is_newer_breaking ? error : warning;
   return judge(

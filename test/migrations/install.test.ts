@@ -69,6 +69,23 @@ describe("install", () => {
     });
   });
 
+  test("says what to do where somebody has deleted the settings", async () => {
+    await using database = await openEmpty();
+    await install(database);
+    await database.script("create table public.item (id int); select notika.publish('watch_item', 'public.item')");
+    await database.script("delete from notika.setting");
+
+    const refusal = await install(database).catch((error) => error);
+
+    expect(refusal).toMatchObject({
+      code: "55000",
+      message: "the settings of Notika are missing",
+      hint: "Put them back: insert into notika.setting default values;",
+    });
+    await database.script(refusal.hint.replace("Put them back: ", ""));
+    await install(database);
+  });
+
   test("refuses a database that a newer Notika was installed in", async () => {
     await using database = await openEmpty();
     await install(database);

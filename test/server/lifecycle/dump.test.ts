@@ -4,6 +4,7 @@ import sql from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDatabase } from "../../../runner/database.ts";
 import { install } from "../../../runner/install.ts";
+import { majors } from "../../support/binaries.ts";
 import { findProgram, type Postgres } from "../../support/postgres.ts";
 import { drain, openArena, openSession, type Session, startCluster, stopCluster } from "../cluster.ts";
 import { type DumpTools, findDumpTools } from "../dump.ts";
@@ -32,367 +33,377 @@ const given = `${schema} ${publish}
 
 const waiting = ["count 1", "count 2", "count 3", "greet 1", "greet 1", "greet 2", "greet 3", "ship 1", "ship 2"];
 
-describe.skipIf(typeof found === "string")("a database that was dumped and restored into another cluster", () => {
-  const tools = found as DumpTools;
-  let original: Postgres;
-  let other: Postgres;
-  let url: string;
-  let dumps: { whole: Buffer; script: Buffer; schema: Buffer; data: Buffer };
-  const open: Session[] = [];
+describe.skipIf(typeof found === "string")(
+  "a database that was dumped and restored into another cluster, of a newer version",
+  () => {
+    const tools = found as DumpTools;
+    let original: Postgres;
+    let other: Postgres;
+    let url: string;
+    let handedOver: string[];
+    let dumps: { whole: Buffer; script: Buffer; schema: Buffer; data: Buffer };
+    const open: Session[] = [];
 
-  beforeAll(async () => {
-    [original, other] = await Promise.all([startCluster({}, tools.major), startCluster({}, tools.major)]);
-    url = await original.createDatabase("shop");
-    await installed(url, given);
-    dumps = {
-      whole: tools.dump(url, "--format=custom"),
-      script: tools.dump(url),
-      schema: tools.dump(url, "--schema-only"),
-      data: tools.dump(url, "--data-only", "--format=custom"),
-    };
-    const admin = openSession(other.url);
-    await admin.database.script("create role dba login; create role keeper");
-    await admin.close();
-  });
-  afterAll(async () => {
-    await Promise.all(open.map((session) => session.close()));
-    await Promise.all([stopCluster(original), stopCluster(other)]);
-  });
+    beforeAll(async () => {
+      [original, other] = await Promise.all([startCluster({}, tools.major), startCluster({}, majors.at(-1))]);
+      url = await original.createDatabase("shop");
+      await installed(url, given);
+      const source = openSession(url);
+      handedOver = (
+        await source.query<{ run: string }>(`
+          select (payload ->> 'workflow') || ' ' || (payload -> 'new' ->> 'id') as run from notika_worker._private_jobs`)
+      ).map(({ run }) => run);
+      expect(handedOver).toHaveLength(4);
+      await source.close();
+      dumps = {
+        whole: tools.dump(url, "--format=custom"),
+        script: tools.dump(url),
+        schema: tools.dump(url, "--schema-only"),
+        data: tools.dump(url, "--data-only", "--format=custom"),
+      };
+      const admin = openSession(other.url);
+      await admin.database.script("create role dba login; create role keeper");
+      await admin.close();
+    });
+    afterAll(async () => {
+      await Promise.all(open.map((session) => session.close()));
+      await Promise.all([stopCluster(original), stopCluster(other)]);
+    });
 
-  async function copy(fill: (url: string) => void, prepare = "") {
-    const url = await other.createDatabase();
-    const admin = openSession(url);
-    await admin.database.script(prepare.replaceAll("DATABASE", url.split("/").at(-1) as string));
-    await admin.close();
-    fill(url);
-    const warnings: string[] = [];
-    const session = openSession(url, (message) => warnings.push(message));
-    open.push(session);
-    return { url, warnings, ...session };
-  }
-
-  /** What pg_restore complained about; it goes on. */
-  function restore(dump: Buffer, url: string, ...options: string[]): string[] {
-    try {
-      tools.restore(dump, url, ...options);
-      return [];
-    } catch (error) {
-      const { stderr } = error as { stderr?: Buffer };
-      if (!stderr) throw error;
-      return [...String(stderr).matchAll(/error: (.*)/g)].map(([, message = ""]) => message);
+    async function copy(fill: (url: string) => void, prepare = "") {
+      const url = await other.createDatabase();
+      const admin = openSession(url);
+      await admin.database.script(prepare.replaceAll("DATABASE", url.split("/").at(-1) as string));
+      await admin.close();
+      fill(url);
+      const warnings: string[] = [];
+      const session = openSession(url, (message) => warnings.push(message));
+      open.push(session);
+      return { url, warnings, ...session };
     }
-  }
 
-  describe.each<[name: string, fill: (url: string) => void, prepare?: string]>([
-    ["by several jobs", (url) => tools.restore(dumps.whole, url, "--jobs=3", "--exit-on-error")],
-    ["as a script", (url) => tools.psql(dumps.script, url)],
-    [
-      "first the schema, then the data with its triggers disabled",
-      (url) => {
-        tools.psql(dumps.schema, url);
-        tools.restore(dumps.data, url, "--disable-triggers", "--exit-on-error");
-      },
-    ],
-    [
-      "by the owner of the database, who is no superuser",
-      (url) => {
-        const complaints = restore(dumps.whole, url.replace("postgres@", "dba@"), "--no-owner");
-        expect(complaints.filter((complaint) => !complaint.includes("event trigger"))).toEqual([]);
-      },
-      `alter database "DATABASE" owner to dba`,
-    ],
-    [
-      "under another owner",
-      (url) => {
-        const complaints = restore(dumps.whole, url, "--no-owner", "--role=keeper");
-        expect(complaints.filter((complaint) => !complaint.includes("event trigger"))).toEqual([]);
-      },
-      `grant create on database "DATABASE" to keeper`,
-    ],
-  ])("%s", (name, fill, prepare) => {
-    const isLimited = name.includes("owner");
-
-    test("runs what waited and what is new, once each, with nothing done about it", async () => {
-      const db = await copy(fill, prepare);
-      expect(await findings(db)).toContainEqual({
-        finding: "copy",
-        severity: "warning",
-        // Several jobs capture what they load into partitions, until the cursor is rebased.
-        detail: expect.stringMatching(
-          /^this is a copy from another cluster: [5-7] events and 4 runs that waited there will run here too$/,
-        ),
-      });
-
-      await db.database.script("insert into app.users values (8, 'before'); insert into app.orders values (3)");
-      await db.query("select notika.maintain()");
-      await db.query("select notika.dispatch()");
-      await db.query("update app.users set email = 'after' where id = 8");
-      await drain(db, 2);
-
-      expect(await runs(db)).toEqual([...waiting, "count 8", "greet 8", "greet 8", "ship 3"].sort());
-      expect(await db.query("select key::int as run from notika_worker._private_jobs where run_at > now()")).toEqual([
-        { run: 3 },
-        { run: 4 },
-      ]);
-      expect(db.warnings).toContain("notika: this database was restored from another cluster; the cursor was rebased");
-      expect(await findings(db)).toEqual(
-        isLimited || name.includes("triggers")
-          ? [{ finding: "guard", severity: "warning", detail: expect.stringMatching(/only pins|sleeps under/) }]
-          : [],
-      );
-    });
-
-    test("is put right by install, before or after the first run", async () => {
-      const db = await copy(fill, prepare);
-
-      const [first, second] = [await steps(db), await steps(db)];
-
-      expect(first.cursor).toBe("rebased");
-      expect(Object.entries(second).filter(([, outcome]) => !["ok", "limited"].includes(outcome))).toEqual([]);
-      await db.query("insert into app.users values (8, 'new')");
-      await drain(db);
-      expect(await runs(db)).toEqual([...waiting, "count 8", "greet 8"].sort());
-      expect(await findings(db)).toEqual(
-        isLimited
-          ? [{ finding: "guard", severity: "warning", detail: expect.stringContaining("only pins protect") }]
-          : [],
-      );
-      if (!isLimited) {
-        await expect(
-          db.database.script(
-            "begin; set local session_replication_role = replica; alter table app.users drop email; commit",
-          ),
-        ).rejects.toMatchObject({ code: "NK001" });
+    /** What pg_restore complained about; it goes on. */
+    function restore(dump: Buffer, url: string, ...options: string[]): string[] {
+      try {
+        tools.restore(dump, url, ...options);
+        return [];
+      } catch (error) {
+        const { stderr } = error as { stderr?: Buffer };
+        if (!stderr) throw error;
+        return [...String(stderr).matchAll(/error: (.*)/g)].map(([, message = ""]) => message);
       }
-    });
-  });
+    }
 
-  test("runs nothing when its workflows are paused, as the finding says", async () => {
-    const db = await copy((url) => tools.psql(dumps.script, url));
-    const [{ remedy = "" } = {}] = await db.query<{ remedy: string }>(
-      "select remedy from notika.health where finding = 'copy'",
-    );
-
-    await db.query(remedy.replace(/^.*first: /, ""));
-    await db.query("select notika.dispatch()");
-    await drain(db);
-
-    expect(await db.query("select state, count(*)::int from notika.runs group by state order by state")).toEqual([
-      { state: "held", count: 7 },
-      { state: "waiting", count: 2 },
-    ]);
-  });
-
-  describe("without its data", () => {
-    const fill = (url: string) => tools.psql(dumps.schema, url);
-
-    test("takes writes, and says what it is and what mends it", async () => {
-      const db = await copy(fill);
-
-      await db.database.script("insert into app.users values (1, 'ada'); insert into app.orders values (1)");
-
-      expect(await db.query("select finding, severity, detail, remedy from notika.check()")).toEqual([
-        {
-          finding: "copy",
-          severity: "error",
-          detail: "this is a copy without its data: what is captured is never handed over",
-          remedy: "npx notika install",
+    describe.each<[name: string, fill: (url: string) => void, prepare?: string]>([
+      ["by several jobs", (url) => tools.restore(dumps.whole, url, "--jobs=3", "--exit-on-error")],
+      ["as a script", (url) => tools.psql(dumps.script, url)],
+      [
+        "first the schema, then the data with its triggers disabled",
+        (url) => {
+          tools.psql(dumps.schema, url);
+          tools.restore(dumps.data, url, "--disable-triggers", "--exit-on-error");
         },
-      ]);
-      await expect(db.query("select notika.dispatch()")).rejects.toMatchObject({
-        code: "55000",
-        hint: expect.stringContaining("npx notika install"),
+      ],
+      [
+        "by the owner of the database, who is no superuser",
+        (url) => {
+          const complaints = restore(dumps.whole, url.replace("postgres@", "dba@"), "--no-owner");
+          expect(complaints.filter((complaint) => !complaint.includes("event trigger"))).toEqual([]);
+        },
+        `alter database "DATABASE" owner to dba`,
+      ],
+      [
+        "under another owner",
+        (url) => {
+          const complaints = restore(dumps.whole, url, "--no-owner", "--role=keeper");
+          expect(complaints.filter((complaint) => !complaint.includes("event trigger"))).toEqual([]);
+        },
+        `grant create on database "DATABASE" to keeper`,
+      ],
+    ])("%s", (name, fill, prepare) => {
+      const isLimited = name.includes("owner");
+
+      test("runs what waited and what is new, once each, with nothing done about it", async () => {
+        const db = await copy(fill, prepare);
+        expect(await findings(db)).toContainEqual({
+          finding: "copy",
+          severity: "warning",
+          // Several jobs capture what they load into partitions, until the cursor is rebased.
+          detail: expect.stringMatching(
+            /^this is a copy from another cluster: [5-7] events and 4 runs that waited there will run here too$/,
+          ),
+        });
+
+        await db.database.script("insert into app.users values (8, 'before'); insert into app.orders values (3)");
+        await db.query("select notika.maintain()");
+        await db.query("select notika.dispatch()");
+        await db.query("update app.users set email = 'after' where id = 8");
+        await drain(db, 2);
+
+        expect(await runs(db)).toEqual([...waiting, "count 8", "greet 8", "greet 8", "ship 3"].sort());
+        expect(await db.query("select key::int as run from notika_worker._private_jobs where run_at > now()")).toEqual([
+          { run: 3 },
+          { run: 4 },
+        ]);
+        expect(db.warnings).toContain(
+          "notika: this database was restored from another cluster; the cursor was rebased",
+        );
+        const left = (await findings(db)).map(({ finding }) => finding);
+        expect(left).toEqual(isLimited ? ["guard", "form_outdated"] : name.includes("triggers") ? ["guard"] : []);
       });
-      await expect(db.query("select * from notika.install()")).rejects.toMatchObject({
-        code: "55000",
-        message: "this is a copy of Notika without its data",
-        hint: "Install it anew: npx notika install, or psql with what npx notika sql prints.",
+
+      test("is put right by install, before or after the first run", async () => {
+        const db = await copy(fill, prepare);
+
+        const [first, second] = [await steps(db), await steps(db)];
+
+        expect(first.cursor).toBe("rebased");
+        expect(Object.entries(second).filter(([, outcome]) => !["ok", "limited"].includes(outcome))).toEqual([]);
+        await db.query("insert into app.users values (8, 'new')");
+        await drain(db);
+        expect(await runs(db)).toEqual([...waiting, "count 8", "greet 8"].sort());
+        expect(await findings(db)).toEqual(
+          isLimited
+            ? [{ finding: "guard", severity: "warning", detail: expect.stringContaining("only pins protect") }]
+            : [],
+        );
+        if (!isLimited) {
+          await expect(
+            db.database.script(
+              "begin; set local session_replication_role = replica; alter table app.users drop email; commit",
+            ),
+          ).rejects.toMatchObject({ code: "NK001" });
+        }
       });
     });
 
-    test("is installed anew, and what is published then wakes its workflow once", async () => {
-      const db = await copy(fill);
-      await db.query("insert into app.users values (1, 'ada')");
+    test("runs nothing when its workflows are paused, as the finding says", async () => {
+      const db = await copy((url) => tools.psql(dumps.script, url));
+      const [{ remedy = "" } = {}] = await db.query<{ remedy: string }>(
+        "select remedy from notika.health where finding = 'copy'",
+      );
 
-      const { applied } = await install(db.database);
-      expect(applied.length).toBeGreaterThan(0);
-      expect(db.warnings).toEqual([
-        "notika: this was a copy without data; it was installed anew and nothing is published",
-      ]);
-      await db.query("insert into app.users values (2, 'bob')");
-      await db.database.script(publish);
-      await db.query("insert into app.users values (3, 'cy')");
+      await db.query(remedy.replace(/^.*first: /, ""));
+      await db.query("select notika.dispatch()");
       await drain(db);
 
-      expect(await runs(db)).toEqual(["count 3", "greet 3"]);
-      expect(await findings(db)).toEqual([]);
-      expect((await install(db.database)).applied).toEqual([]);
+      expect(await db.query("select state, count(*)::int from notika.runs group by state order by state")).toEqual([
+        { state: "held", count: 7 },
+        { state: "waiting", count: 2 },
+      ]);
     });
 
-    test("is installed anew by a role that may not create schemas", async () => {
-      const db = await copy((url) => {
-        restore(tools.dump(url0(), "--schema-only", "--format=custom"), url, "--no-owner", "--role=keeper");
-      }, `grant create on database "DATABASE" to keeper`);
-      await db.database.script(`
+    describe("without its data", () => {
+      const fill = (url: string) => tools.psql(dumps.schema, url);
+
+      test("takes writes, and says what it is and what mends it", async () => {
+        const db = await copy(fill);
+
+        await db.database.script("insert into app.users values (1, 'ada'); insert into app.orders values (1)");
+
+        expect(await db.query("select finding, severity, detail, remedy from notika.check()")).toEqual([
+          {
+            finding: "copy",
+            severity: "error",
+            detail: "this is a copy without its data: what is captured is never handed over",
+            remedy: "npx notika install",
+          },
+        ]);
+        await expect(db.query("select notika.dispatch()")).rejects.toMatchObject({
+          code: "55000",
+          hint: expect.stringContaining("npx notika install"),
+        });
+        await expect(db.query("select * from notika.install()")).rejects.toMatchObject({
+          code: "55000",
+          message: "this is a copy of Notika without its data",
+          hint: "Install it anew: npx notika install, or psql with what npx notika sql prints.",
+        });
+      });
+
+      test("is installed anew, and what is published then wakes its workflow once", async () => {
+        const db = await copy(fill);
+        await db.query("insert into app.users values (1, 'ada')");
+
+        const { applied } = await install(db.database);
+        expect(applied.length).toBeGreaterThan(0);
+        expect(db.warnings).toEqual([
+          "notika: this was a copy without data; it was installed anew and nothing is published",
+        ]);
+        await db.query("insert into app.users values (2, 'bob')");
+        await db.database.script(publish);
+        await db.query("insert into app.users values (3, 'cy')");
+        await drain(db);
+
+        expect(await runs(db)).toEqual(["count 3", "greet 3"]);
+        expect(await findings(db)).toEqual([]);
+        expect((await install(db.database)).applied).toEqual([]);
+      });
+
+      test("is installed anew by a role that may not create schemas", async () => {
+        const db = await copy((url) => {
+          restore(tools.dump(url0(), "--schema-only", "--format=custom"), url, "--no-owner", "--role=keeper");
+        }, `grant create on database "DATABASE" to keeper`);
+        await db.database.script(`
         do $$ begin execute format('revoke create on database %I from keeper', current_database()); end $$;
         set role keeper`);
 
-      await install(db.database);
-      await db.database.script(publish);
-      await db.query("insert into app.users values (3, 'cy')");
-      await drain(db);
+        await install(db.database);
+        await db.database.script(publish);
+        await db.query("insert into app.users values (3, 'cy')");
+        await drain(db);
 
-      expect(await runs(db)).toEqual(["count 3", "greet 3"]);
-    });
-
-    test("is not installed over what somebody has built on it", async () => {
-      const db = await copy(fill);
-      await db.query("create view app.failures as select run_id from notika.runs where state = 'failed'");
-
-      await expect(install(db.database)).rejects.toMatchObject({
-        code: "2BP01",
-        message: "cannot install over a copy of Notika without its data: view app.failures depends on it",
-        hint: "Drop what depends on it, install, and make it again.",
+        expect(await runs(db)).toEqual(["count 3", "greet 3"]);
       });
-      await db.query("drop view app.failures");
-      await install(db.database);
-    });
-  });
 
-  describe("only its data, into a database with Notika and the same schema", () => {
-    const target = async (fill: (url: string) => void) => {
-      const db = await copy(() => {});
-      await installed(db.url, `${schema} ${publish}`);
-      fill(db.url);
-      return db;
-    };
-    const own = () => tools.dump(url, "--data-only", "--format=custom", ...without);
+      test("is not installed over what somebody has built on it", async () => {
+        const db = await copy(fill);
+        await db.query("create view app.failures as select run_id from notika.runs where state = 'failed'");
 
-    test("wakes its workflows for each row, for a load is a change", async () => {
-      const db = await target((url) => tools.restore(own(), url, "--exit-on-error"));
-      await drain(db);
-
-      expect(await runs(db)).toEqual([
-        "count 1",
-        "count 2",
-        "count 3",
-        "greet 1",
-        "greet 2",
-        "greet 3",
-        "ship 1",
-        "ship 2",
-      ]);
-    });
-
-    test.each([
-      ["triggers are disabled", (url: string) => tools.restore(own(), url, "--disable-triggers", "--exit-on-error")],
-      [
-        "the load is muted",
-        (url: string) => tools.restore(own(), `${url}?options=-c%20notika.mute%3Don`, "--exit-on-error"),
-      ],
-    ])("wakes nobody when %s, and everybody afterwards", async (_, fill) => {
-      const db = await target(fill);
-      await drain(db);
-      expect(await runs(db)).toEqual([]);
-
-      await db.query("insert into app.users values (8, 'new')");
-      await drain(db);
-
-      expect(await runs(db)).toEqual(["count 8", "greet 8"]);
-      expect(await findings(db)).toEqual([]);
-      expect(await db.query("select count(*)::int from app.users")).toEqual([{ count: 4 }]);
-    });
-
-    test("runs none of the events that came along when Notika's data was not left out", async () => {
-      const db = await target((url) => {
-        const complaints = restore(dumps.data, url, "--disable-triggers");
-        expect(complaints.join()).toContain('COPY failed for table "position"');
+        await expect(install(db.database)).rejects.toMatchObject({
+          code: "2BP01",
+          message: "cannot install over a copy of Notika without its data: view app.failures depends on it",
+          hint: "Drop what depends on it, install, and make it again.",
+        });
+        await db.query("drop view app.failures");
+        await install(db.database);
       });
-      await db.query("select * from notika.install()");
-      await drain(db);
-      await db.query("insert into app.users values (8, 'new')");
-      await drain(db);
+    });
 
-      // The jobs that came along have the names of their workflows and are sound.
-      expect(await runs(db)).toEqual(["count 1", "count 2", "count 8", "greet 1", "greet 2", "greet 8"]);
-      expect(await findings(db)).toEqual([]);
+    describe("only its data, into a database with Notika and the same schema", () => {
+      const target = async (fill: (url: string) => void) => {
+        const db = await copy(() => {});
+        await installed(db.url, `${schema} ${publish}`);
+        fill(db.url);
+        return db;
+      };
+      const own = () => tools.dump(url, "--data-only", "--format=custom", ...without);
+
+      test("wakes its workflows for each row, for a load is a change", async () => {
+        const db = await target((url) => tools.restore(own(), url, "--exit-on-error"));
+        await drain(db);
+
+        expect(await runs(db)).toEqual([
+          "count 1",
+          "count 2",
+          "count 3",
+          "greet 1",
+          "greet 2",
+          "greet 3",
+          "ship 1",
+          "ship 2",
+        ]);
+      });
+
+      test.each([
+        ["triggers are disabled", (url: string) => tools.restore(own(), url, "--disable-triggers", "--exit-on-error")],
+        [
+          "the load is muted",
+          (url: string) => tools.restore(own(), `${url}?options=-c%20notika.mute%3Don`, "--exit-on-error"),
+        ],
+      ])("wakes nobody when %s, and everybody afterwards", async (_, fill) => {
+        const db = await target(fill);
+        await drain(db);
+        expect(await runs(db)).toEqual([]);
+
+        await db.query("insert into app.users values (8, 'new')");
+        await drain(db);
+
+        expect(await runs(db)).toEqual(["count 8", "greet 8"]);
+        expect(await findings(db)).toEqual([]);
+        expect(await db.query("select count(*)::int from app.users")).toEqual([{ count: 4 }]);
+      });
+
+      test("runs none of the events that came along when Notika's data was not left out", async () => {
+        const db = await target((url) => {
+          const complaints = restore(dumps.data, url, "--disable-triggers");
+          expect(complaints.join()).toContain('COPY failed for table "position"');
+        });
+        await db.query("select * from notika.install()");
+        await drain(db);
+        await db.query("insert into app.users values (8, 'new')");
+        await drain(db);
+
+        // The jobs that came along have the names of their workflows and are sound.
+        expect(await runs(db)).toEqual([...handedOver, "count 8", "greet 8"].sort());
+        expect(await findings(db)).toEqual([]);
+        await db.query("update notika.setting set segment_age = '1 microsecond'");
+        for (let turn = 0; turn < 3; turn++) {
+          await db.query("insert into app.orders values (4)");
+          await drain(db);
+          expect(await db.query("select * from notika.maintain()")).toHaveLength(1);
+        }
+      });
+    });
+
+    test("can be dumped while its ring turns, and nobody's write waits for the dump", async () => {
+      const db = await openArena(original);
+      open.push(db);
       await db.query("update notika.setting set segment_age = '1 microsecond'");
-      for (let turn = 0; turn < 3; turn++) {
-        await db.query("insert into app.orders values (4)");
-        await drain(db);
-        expect(await db.query("select * from notika.maintain()")).toHaveLength(1);
+      let isDumping = true;
+      const [waited, turns]: [number[], string[]] = [[], []];
+      const writer = await db.connect();
+      const writing = (async () => {
+        for (let id = 1; isDumping; id++) {
+          const start = performance.now();
+          await writer.query(`insert into item values (${id})`);
+          waited.push(performance.now() - start);
+        }
+      })();
+      const turning = (async () => {
+        while (isDumping) {
+          await drain(db);
+          turns.push(await db.value("select string_agg(said, '; ') from notika.maintain() as said"));
+        }
+      })();
+
+      for (let dump = 0; dump < 3; dump++) {
+        await promisify(execFile)(findProgram("pg_dump") as string, ["--dbname", db.url, "--file", "/dev/null"]);
       }
+      isDumping = false;
+      await Promise.all([writing, turning]);
+      await drain(db);
+
+      expect(turns.filter((said) => said?.includes("turned")).length).toBeGreaterThan(0);
+      expect(turns.filter((said) => said?.includes("in use")).length).toBeGreaterThan(0);
+      expect(Math.max(...waited)).toBeLessThan(5000);
+      expect(
+        await db.query(
+          "select count(*)::int as jobs, count(distinct key)::int as events from notika_worker._private_jobs",
+        ),
+      ).toEqual([{ jobs: waited.length, events: waited.length }]);
     });
-  });
 
-  test("can be dumped while its ring turns, and nobody's write waits for the dump", async () => {
-    const db = await openArena(original);
-    open.push(db);
-    await db.query("update notika.setting set segment_age = '1 microsecond'");
-    let isDumping = true;
-    const [waited, turns]: [number[], string[]] = [[], []];
-    const writer = await db.connect();
-    const writing = (async () => {
-      for (let id = 1; isDumping; id++) {
-        const start = performance.now();
-        await writer.query(`insert into item values (${id})`);
-        waited.push(performance.now() - start);
-      }
-    })();
-    const turning = (async () => {
-      while (isDumping) {
-        await drain(db);
-        turns.push(await db.value("select string_agg(said, '; ') from notika.maintain() as said"));
-      }
-    })();
-
-    for (let dump = 0; dump < 3; dump++) {
-      await promisify(execFile)(findProgram("pg_dump") as string, ["--dbname", db.url, "--file", "/dev/null"]);
-    }
-    isDumping = false;
-    await Promise.all([writing, turning]);
-    await drain(db);
-
-    expect(turns.filter((said) => said?.includes("turned")).length).toBeGreaterThan(3);
-    expect(turns.filter((said) => said?.includes("in use")).length).toBeGreaterThan(0);
-    expect(Math.max(...waited)).toBeLessThan(5000);
-    expect(
-      await db.query(
-        "select count(*)::int as jobs, count(distinct key)::int as events from notika_worker._private_jobs",
-      ),
-    ).toEqual([{ jobs: waited.length, events: waited.length }]);
-  });
-
-  test("gives nobody rights that he had not, when it was restored without them and installed", async () => {
-    const db = await copy((url) => tools.restore(dumps.whole, url, "--no-acl", "--exit-on-error"));
-    const open = `
+    test("gives nobody rights that he had not, when it was restored without them and installed", async () => {
+      const db = await copy((url) => tools.restore(dumps.whole, url, "--no-acl", "--exit-on-error"));
+      const open = `
       select count(*)::int as functions from pg_proc
        where pronamespace = 'notika'::regnamespace and has_function_privilege('public', oid, 'execute')`;
-    expect((await db.query<{ functions: number }>(open))[0]?.functions).toBeGreaterThan(100);
+      expect((await db.query<{ functions: number }>(open))[0]?.functions).toBeGreaterThan(100);
 
-    expect((await steps(db)).rights).toBe("repaired");
+      expect((await steps(db)).rights).toBe("repaired");
 
-    expect(await db.query(open)).toEqual([{ functions: 0 }]);
-    expect((await steps(db)).rights).toBe("ok");
-  });
-
-  test("comes without Notika when its schemas are left out", async () => {
-    const db = await copy((url) => {
-      const complaints = restore(tools.dump(url0(), "--format=custom", ...without), url);
-      expect(complaints.filter((complaint) => !/notika/.test(complaint))).toEqual([]);
+      expect(await db.query(open)).toEqual([{ functions: 0 }]);
+      expect((await steps(db)).rights).toBe("ok");
     });
 
-    await db.query("insert into app.users values (8, 'ada')");
-    await installed(db.url, publish);
-    await db.query("insert into app.users values (9, 'bob')");
-    await drain(db);
+    test("comes without Notika when its schemas are left out", async () => {
+      const db = await copy((url) => {
+        const complaints = restore(tools.dump(url0(), "--format=custom", ...without), url);
+        expect(complaints.filter((complaint) => !/notika/.test(complaint))).toEqual([]);
+      });
 
-    expect(await runs(db)).toEqual(["count 9", "greet 9"]);
-    expect(await findings(db)).toEqual([]);
-  });
+      await db.query("insert into app.users values (8, 'ada')");
+      await installed(db.url, publish);
+      await db.query("insert into app.users values (9, 'bob')");
+      await drain(db);
 
-  const url0 = () => url;
-});
+      expect(await runs(db)).toEqual(["count 9", "greet 9"]);
+      expect(await findings(db)).toEqual([]);
+    });
+
+    const url0 = () => url;
+  },
+);
 
 const without = ["--exclude-schema=notika", "--exclude-schema=notika_worker"];
 
@@ -412,7 +423,9 @@ async function runs(db: Session): Promise<string[]> {
 }
 
 async function findings(db: Session) {
-  return db.query("select finding, severity, detail from notika.check() where finding <> 'ring'");
+  return db.query<{ finding: string; severity: string; detail: string }>(
+    "select finding, severity, detail from notika.check() where finding <> 'ring'",
+  );
 }
 
 /** What install did, by step. */

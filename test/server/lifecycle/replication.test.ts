@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { install } from "../../../runner/install.ts";
 import type { Postgres } from "../../support/postgres.ts";
 import { drain, major, openSession, type Session, startCluster, stopCluster, until } from "../cluster.ts";
 
@@ -196,11 +197,37 @@ describe("changes that a subscription brings", () => {
     expect(await ids(publisher)).toEqual([1, 1, 2, 2, 3]);
   });
 
+  test("are told of when a trigger is made anew by who may not enable it for them", async () => {
+    const url = await servers[0].createDatabase("limited");
+    const admin = openSession(url);
+    await admin.database.script(`
+      create role keeper login;
+      create schema notika authorization keeper;
+      create schema notika_worker authorization keeper;
+      create table public.item (id int primary key, n int);
+      grant select, trigger on item to keeper`);
+    const warnings: string[] = [];
+    const keeper = openSession(url.replace("postgres@", "keeper@"), (message) => warnings.push(message));
+    open.push(admin, keeper);
+    await install(keeper.database);
+    await keeper.query("select notika.publish('watch_item', 'public.item', columns => '{id}')");
+    await admin.query("alter table item enable always trigger notika_1_insert");
+
+    await keeper.query("select notika.publish('watch_item', 'public.item', columns => '{id,n}')");
+
+    expect(warnings).toEqual([
+      "changes that replication brings do not wake a workflow any more: its trigger was made anew",
+    ]);
+    expect(await admin.value("select tgenabled::text from pg_trigger where tgname = 'notika_1_insert'")).toBe("O");
+  });
+
   test("include the rows of the first copy, when the triggers are enabled for them before it", async () => {
     const { publisher, subscriber, subscribe } = await pair();
     await publisher.query("insert into item values (1), (2)");
     await publisher.query("create publication items for table item");
+    await subscriber.query("select notika.publish('watch_item', 'public.item', columns => '{id}')");
     await subscriber.query("alter table item enable always trigger notika_1_insert");
+    expect(await subscriber.query("select capture from notika.workflows")).toEqual([{ capture: "row" }]);
 
     await subscribe("items");
     await drain(subscriber);
