@@ -26,7 +26,8 @@ const pause = {
   // shorter pause would be felt by the database, and who comes after a silence waits half of the longest.
   first: 50,
   lively: 10_000,
-  longest: 1000,
+  longest: 350,
+  asleep: 1000,
   failed: 100,
   failedLongest: 5000,
   answer: 10_000,
@@ -64,7 +65,8 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
         } else if (!begins) {
           // Who begins to doze looks once more: somebody may have written in between, unseen.
           await bell.wait(idle);
-          if (hears() || Date.now() > livelyUntil) idle = Math.min(idle * 2, pause.longest);
+          if (hears()) idle = Math.min(idle * 2, pause.asleep);
+          else if (Date.now() > livelyUntil) idle = Math.min(idle * 2, pause.longest);
         }
       } catch (error) {
         if (failures === 0) log.error("cannot dispatch, trying again", { error: (error as Error).message });
@@ -87,7 +89,11 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
 
 /** How many events were handed over; null: somebody else is at it. */
 async function dispatch({ execute }: Statements): Promise<number | null> {
-  const [row] = await execute<{ events: number | null }>(atOnce(`select notika.dispatch(${batch}) as events`));
+  const [row] = await execute<{ events: number | null }>(
+    // Nobody waits for the disk: if a crash takes jobs back it takes the cursor back with them, and whoever claims one
+    // waits until both are there.
+    atOnce(`set local synchronous_commit = off; select notika.dispatch(${batch}) as events`),
+  );
   return row?.events ?? null;
 }
 

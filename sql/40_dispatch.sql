@@ -4,6 +4,7 @@
 -- A snapshot's xmax is the latest *completed* xid + 1: transactions from there on may be running,
 -- unlisted.  So a bound on event_id is safe only if it was read before an xid below that xmax was
 -- assigned: a dispatch keeps as its `horizon` what it read before its own xid, for those after it.
+-- What each dispatch calls is plpgsql: before version 18 a function in SQL is planned at each call.
 
 create table if not exists notika.position (
   position_id bigint generated always as identity,
@@ -85,11 +86,13 @@ comment on function notika._captured_at(json) is 'When the event was captured th
 
 create or replace function notika._last_event_id()
   returns bigint
-  language sql
+  language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
-  select pg_sequence_last_value('notika.event_id_seq');
+begin
+  return pg_sequence_last_value('notika.event_id_seq');
+end;
 $$;
 
 comment on function notika._last_event_id() is 'The last event id that was drawn.';
@@ -127,22 +130,25 @@ comment on function notika._dispatched(bigint, xid8, notika.position) is
 
 create or replace function notika._position()
   returns notika.position
-  language sql
+  language plpgsql
   stable
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-  select p from notika.position as p order by p.position_id desc limit 1;
+begin
+  return (select p from notika.position as p order by p.position_id desc limit 1);
+end;
 $$;
 
 comment on function notika._position() is 'The newest position.';
 
 create or replace function notika._move(here notika.position)
   returns void
-  language sql
+  language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+begin
   insert into notika.position (
     position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
     window_snapshot, window_low, window_high, window_at, horizon
@@ -152,20 +158,23 @@ as $$
     -- In a copy whose sequences were left behind it would come before the position that it follows.
     greatest(nextval('notika.position_position_id_seq'),
              (select max(p.position_id) + 1 from notika.position as p)),
-    (here).system_identifier, (here).snapshot, (here).high, (here).low,
-    (here).pending_xids, (here).pending_lows,
-    (here).window_snapshot, (here).window_low, (here).window_high, (here).window_at, (here).horizon;
+    here.system_identifier, here.snapshot, here.high, here.low,
+    here.pending_xids, here.pending_lows,
+    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon;
+end;
 $$;
 
 comment on function notika._move(notika.position) is 'Appends a position.';
 
 create or replace function notika._lock_dispatch()
   returns boolean
-  language sql
+  language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
-  select pg_try_advisory_xact_lock(hashtextextended('notika.dispatch', 0));
+begin
+  return pg_try_advisory_xact_lock(hashtextextended('notika.dispatch', 0));
+end;
 $$;
 
 comment on function notika._lock_dispatch() is
@@ -277,6 +286,42 @@ $$;
 comment on function notika._close_window(notika.position) is
   'A position behind the window, which is handed over completely.';
 
+create or replace function notika._add_jobs(jobs notika_worker.job_spec[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into notika_worker._private_tasks as t (identifier)
+  select distinct j.identifier
+    from unnest(_add_jobs.jobs) as j
+   -- Not left to the conflict, because each try draws a number, and of those there are few.
+   where not exists (
+     select from notika_worker._private_tasks as k where k.identifier = j.identifier
+   )
+  on conflict do nothing;
+
+  insert into notika_worker._private_jobs
+    (task_id, payload, run_at, max_attempts, key, priority, flags)
+  select t.id, j.payload, j.run_at, j.max_attempts, j.job_key, coalesce(j.priority, 0),
+         case when j.flags is not null then (
+           select jsonb_object_agg(f.flag, true) from unnest(j.flags) as f (flag)
+         ) end
+    from unnest(_add_jobs.jobs) as j
+    join notika_worker._private_tasks as t on t.identifier = j.identifier
+  on conflict (key) do nothing;
+
+  perform pg_notify(
+    'jobs:insert',
+    json_build_object('r', random()::text, 'count', cardinality(_add_jobs.jobs))::text);
+end;
+$$;
+
+comment on function notika._add_jobs(notika_worker.job_spec[]) is
+  'What graphile-worker''s add_jobs does, for runs that are new: it need not look for jobs to '
+  'replace, nor return them.';
+
 create or replace function notika._hand_over(
   here notika.position,
   max_events integer,
@@ -364,7 +409,7 @@ begin
     v_jobs := notika._control(v_jobs);
   end if;
   if cardinality(v_jobs) > 0 then
-    perform notika_worker.add_jobs(v_jobs);
+    perform notika._add_jobs(v_jobs);
   end if;
   if v_listeners is not null then
     perform notika._welcome(v_listeners);
@@ -381,13 +426,15 @@ comment on function notika._hand_over(notika.position, integer) is
 
 create or replace function notika._is_foreign(here notika.position)
   returns boolean
-  language sql
+  language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
-  select (here).system_identifier <> (select c.system_identifier from pg_control_system() as c)
-      or pg_snapshot_xmax(coalesce((here).window_snapshot, (here).snapshot))
+begin
+  return here.system_identifier <> (select c.system_identifier from pg_control_system() as c)
+      or pg_snapshot_xmax(coalesce(here.window_snapshot, here.snapshot))
          > pg_snapshot_xmax(pg_current_snapshot());
+end;
 $$;
 
 comment on function notika._is_foreign(notika.position) is

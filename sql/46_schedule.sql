@@ -317,16 +317,20 @@ comment on function notika._keep_time(notika.schedule, timestamptz) is
 
 create or replace function notika._keep_times()
   returns integer
-  language sql
+  language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+begin
   -- While a workflow is paused nobody is there to keep its times.
-  select coalesce(sum(notika._keep_time(s, clock_timestamp())), 0)::integer
-    from notika.schedule as s
-    join notika.workflow as w on w.workflow_id = s.workflow_id
-   where s.next_at <= clock_timestamp()
-     and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null;
+  return (
+    select coalesce(sum(notika._keep_time(s, clock_timestamp())), 0)::integer
+      from notika.schedule as s
+      join notika.workflow as w on w.workflow_id = s.workflow_id
+     where s.next_at <= clock_timestamp()
+       and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
+  );
+end;
 $$;
 
 comment on function notika._keep_times() is

@@ -10,6 +10,9 @@ import { type PgBouncer, pgbouncer, startPgBouncer } from "../../support/pgbounc
 import type { Bench } from "../bench.ts";
 import { type Comparison, type Findings, type Goal, of, quantile } from "../measure.ts";
 
+/** Writes events, one with each pulse, and says how many of the first do not count. */
+type Load = (way: Way, pulse: (table: string) => Promise<void>) => Promise<number>;
+
 /** A way from a commit to the start of a task. */
 interface Way {
   /** The table that is written to. */
@@ -57,17 +60,19 @@ export async function latency(bench: Bench): Promise<Findings> {
         await pulse(way.table);
         at += pause;
       }
+      return 0;
     });
     const loaded = await compare(bench, "at 500 events a second", ways, async (way, pulse) => {
       const started = performance.now();
       const pulses: Promise<void>[] = [];
-      while (performance.now() - started < (bench.seconds * 250) / rounds) {
+      while (performance.now() - started < 1000 + (bench.seconds * 250) / rounds) {
         while (pulses.length < (performance.now() - started) / 2) pulses.push(pulse(way.table));
         await setTimeout(2);
       }
       await Promise.all(pulses);
+      return 500; // the load is steady when its beginning, which found the runner at rest, is over
     });
-    const idle = await costOfWaiting(bench, ways);
+    const idle = await costOfWaiting(bench, writer, ways);
     return {
       comparisons: [...atRest, ...loaded, ...idle.comparisons],
       goals: [
@@ -84,7 +89,7 @@ export async function latency(bench: Bench): Promise<Findings> {
       { say }: Bench,
       title: string,
       ways: Record<string, Way>,
-      load: (way: Way, pulse: (table: string) => Promise<void>) => Promise<void>,
+      load: Load,
     ): Promise<Comparison[]> {
       const found = percentiles.map((part): Comparison => {
         const samples = Object.fromEntries(Object.keys(ways).map((name) => [name, []]));
@@ -121,14 +126,11 @@ function limit(comparisons: Comparison[], part: number, name: string, ms: number
   return { claim: `${comparison.title}, ${name}, ms`, values: of(comparison, name), limit: { atMost: ms } };
 }
 
-async function waits(
-  writer: Database,
-  way: Way,
-  load: (way: Way, pulse: (table: string) => Promise<void>) => Promise<void>,
-): Promise<number[]> {
+async function waits(writer: Database, way: Way, load: Load): Promise<number[]> {
   const committed: number[] = [];
   const started: number[] = [];
   let running = 0;
+  let uncounted = 0;
   const { stop } = await way.start((id) => {
     started[id] = performance.now();
     running++;
@@ -136,7 +138,7 @@ async function waits(
   try {
     await setTimeout(1000); // until it is at rest
     let last = -1;
-    await load(way, async (table) => {
+    uncounted = await load(way, async (table) => {
       const id = ++last;
       await writer.execute(raw(`insert into ${table} (id) values (${id})`));
       committed[id] = performance.now();
@@ -146,7 +148,7 @@ async function waits(
     await stop();
   }
   // A task may start before this process has read the answer to the commit.
-  return committed.map((at, id) => Math.max(0, (started[id] as number) - at));
+  return committed.map((at, id) => Math.max(0, (started[id] as number) - at)).slice(uncounted);
 }
 
 function notika(url: string, direct?: string): Way {
@@ -189,13 +191,18 @@ async function startWorker(url: string, onStart: (id: number) => void): Promise<
   return { stop: () => runner.stop().finally(database.close) };
 }
 
-async function costOfWaiting({ seconds, say }: Bench, ways: Record<string, Way>): Promise<Findings> {
+async function costOfWaiting({ seconds, say }: Bench, writer: Database, ways: Record<string, Way>): Promise<Findings> {
   const found: Findings = { comparisons: [], goals: [] };
+  const first: Record<string, number[]> = {};
   for (const name of [listen, pooled]) {
     const way = ways[name];
     if (!way) continue;
     say(`latency: what waiting costs, ${name}`);
-    const runner = await way.start(() => {});
+    let started = () => {};
+    const hasStarted = new Promise<void>((resolve) => {
+      started = resolve;
+    });
+    const runner = await way.start(started);
     await setTimeout(Math.min(12, seconds) * 1000); // a dispatcher without LISTEN stays lively for ten seconds
     const before = { cpu: process.cpuUsage(), sent: runner.statements?.() ?? 0, at: performance.now() };
     await setTimeout((seconds * 1000) / 2);
@@ -203,6 +210,10 @@ async function costOfWaiting({ seconds, say }: Bench, ways: Record<string, Way>)
     const { user, system } = process.cpuUsage(before.cpu);
     const statements = ((runner.statements?.() ?? 0) - before.sent) / passed;
     const cpu = (user + system) / 1e4 / passed;
+    await writer.execute(raw(`insert into ${way.table} (id) values (0)`));
+    const committed = performance.now();
+    await hasStarted;
+    first[name] = [performance.now() - committed];
     await runner.stop();
     found.comparisons.push({
       title: `a runner that has nothing to do: ${name}`,
@@ -214,5 +225,10 @@ async function costOfWaiting({ seconds, say }: Bench, ways: Record<string, Way>)
       { claim: `idle runner, ${name}: % of a core`, values: [cpu], limit: { atMost: 1 } },
     );
   }
+  found.comparisons.push({
+    title: "commit to start of the task, the first after a silence",
+    unit: "ms",
+    samples: first,
+  });
   return found;
 }
