@@ -8,6 +8,7 @@ const onAnyEngine = ["test/sql/**/*.test.ts", "test/support/database.test.ts"];
 export default defineConfig({
   test: {
     maxWorkers: 2,
+    maxConcurrency: 3,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     projects: [

@@ -435,7 +435,9 @@ test("the columns of a whole row are listed where the guard keeps the list, and 
     ).map(({ name }) => name);
   expect(await listed()).toEqual(["parted", "plain"]);
 
-  await db.script(`select notika.unpublish('child'); drop table app.child; create table app.grandchild () inherits (app.plain)`);
+  await db.script(
+    `select notika.unpublish('child'); drop table app.child; create table app.grandchild () inherits (app.plain)`,
+  );
   expect(await listed()).toEqual(["parent", "parted"]);
 
   await db.script(`

@@ -5,7 +5,7 @@ import type { Fault } from "../harness/fault.ts";
 export default {
   title: "pg_terminate_backend of every connection, every second",
   async strike({ database, isShort }) {
-    for (let times = isShort ? 4 : 15; times > 0; times--) {
+    for (let times = isShort ? 3 : 15; times > 0; times--) {
       await database.execute(sql`
         select pg_terminate_backend(pid)
           from pg_stat_activity

@@ -5,6 +5,7 @@ let started = 0;
 
 export default {
   title: "PgBouncer restarted, killed, paused, and the server behind it restarted and killed",
+  ofServer: true,
   way: "pooler",
   runners: 2,
   // Every second one listens past the pooler.

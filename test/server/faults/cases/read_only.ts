@@ -4,6 +4,7 @@ import type { Fault } from "../harness/fault.ts";
 
 export default {
   title: "the server takes no writes, as a full disk makes a provider's",
+  ofServer: true,
   async strike(stage) {
     const { database, isShort, random } = stage;
     await database.execute(raw("alter system set default_transaction_read_only = on"));

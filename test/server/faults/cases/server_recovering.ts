@@ -5,6 +5,7 @@ import { giveToServer } from "../harness/server.ts";
 
 export default {
   title: "the server in recovery for seconds: starting up, read-only, then as before",
+  ofServer: true,
   async strike(stage) {
     const { server } = stage;
     await server.kill("SIGKILL");

@@ -6,6 +6,7 @@ import { giveToServer } from "../harness/server.ts";
 
 export default {
   title: "the server comes back as a standby, read-only, and is promoted",
+  ofServer: true,
   async strike(stage) {
     const { server, database, isShort } = stage;
     await server.kill("SIGKILL");

@@ -21,6 +21,8 @@ export interface Fault {
   prepare?(stage: Stage): Promise<void>;
   /** Makes it happen, once; resolves when it is over. */
   strike(stage: Stage): Promise<void>;
+  /** Whether it happens to the whole server, others' databases included. */
+  ofServer?: boolean;
   /** Whether it happens only once to a database. */
   once?: boolean;
   /** Within how many milliseconds after each strike runs go on; default 15,000. */
