@@ -37,7 +37,12 @@ begin
         continue;
       end if;
       statement := rtrim(array_to_string(v_whole, ''), E' \t\r\n');
-      if bare <> '' then
+      if v_token is null and v_end <> E'\n' and statement = '' then
+        line := v_line;
+        statement := '/*'; -- that is not closed
+      end if;
+      -- What is not closed is for Postgres to refuse.
+      if bare <> '' or v_token is null and v_end <> E'\n' then
         return next;
       end if;
       v_whole := array[]::text[];

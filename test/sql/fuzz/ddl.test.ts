@@ -1,0 +1,48 @@
+import { expect } from "vitest";
+import { test } from "../../support/database.ts";
+import { fuzzing, randomOf } from "../../support/fuzzing.ts";
+import { ddlScene, randomDdl } from "./ddl.ts";
+
+const { cases, seed } = fuzzing(100);
+
+/** What Postgres says where the guard, or a pin, keeps something. */
+const refusals = ["NK001", "2BP01", "0A000"];
+
+test("check_ddl says of a migration what becomes of it", { timeout: cases * 1000 }, async ({ db }) => {
+  await db.script(ddlScene);
+  const random = randomOf(seed);
+  const client = await db.database.pool.connect();
+  const said = new Map<string, number>();
+  const problems: unknown[] = [];
+  try {
+    await client.query("set client_min_messages = error; set statement_timeout = '20s'");
+    for (let i = 0; i < cases; i++) {
+      const sql = randomDdl(random);
+      const checked = await client.query("select * from notika.check_ddl($1::text)", [sql]).then(
+        ({ rows }) => ({ verdicts: rows.map(({ verdict }) => verdict as string), rows }),
+        (error) => ({ verdicts: ["failed"], rows: [error.message, error.where] }),
+      );
+
+      await client.query("begin");
+      const real = await client.query(`${sql}\n;set constraints all immediate`).then(
+        () => undefined,
+        ({ code, message }) => ({ code, message }),
+      );
+      await client.query("rollback");
+
+      const verdict = ["failed", "error", "breaks", "unknown"].find((it) => checked.verdicts.includes(it)) ?? "passes";
+      const outcome = real === undefined ? "passes" : refusals.includes(real.code) ? "breaks" : "error";
+      said.set(verdict, (said.get(verdict) ?? 0) + 1);
+      // Sent as one text, none of it runs when some of it is not SQL.
+      const isNotRun = real?.code === "42601" && verdict !== "passes";
+      if (verdict !== outcome && verdict !== "unknown" && !isNotRun)
+        problems.push({ i, seed, sql, verdict, said: checked.rows, outcome, real });
+    }
+  } finally {
+    await client.query("rollback; reset all");
+    client.release();
+  }
+
+  expect(problems).toEqual([]);
+  for (const verdict of ["passes", "breaks", "error"]) expect(said.get(verdict), verdict).toBeGreaterThan(cases / 20);
+});
