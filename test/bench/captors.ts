@@ -14,12 +14,21 @@ export const captors = {
   none: { name: "no capture", attach: () => "", logs: [] },
   empty: triggered("empty trigger", "empty", []),
   projected: notika("notika, 4 columns", projected),
+  each: {
+    // Inserts and deletes are captured by the statement then.
+    name: "notika, 4 columns, a workflow each",
+    attach: (table, number) =>
+      ["insert", "update", "delete"]
+        .map((operation) => publish(`${operation}_${number}`, table, `{${operation}}`, projected))
+        .join(";"),
+    logs: ring,
+  },
   wholeRow: notika("notika, whole row", "columns => null"),
   noMatch: {
     name: "notika, no match",
     attach: (table, number) => `
-      ${publish(`miss_${number}`, table, "{insert,update}", `${projected}, condition => 'new.amount < 0'`)};
-      ${publish(`miss_delete_${number}`, table, "{delete}", `${projected}, condition => 'old.amount < 0'`)}`,
+      ${publish(`miss_${number}`, table, "{insert,update}", `${projected}, condition => 'new.status = ''refunded'''`)};
+      ${publish(`miss_delete_${number}`, table, "{delete}", `${projected}, condition => 'old.status = ''refunded'''`)}`,
     logs: ring,
   },
   hasura: triggered("Hasura-style", "hasura", ["hasura.event_log"]),

@@ -39,7 +39,7 @@ export async function capture(bench: Bench): Promise<Findings> {
     );
     return {
       comparisons: [...single, ...bulk, many, wide],
-      goals: [...single.flatMap(singleGoals), ...bulk.flatMap(bulkGoals)],
+      goals: [...single.flatMap(singleGoals), ...bulk.slice(0, 1).flatMap(bulkGoals)],
     };
   } finally {
     await database.close();
@@ -89,7 +89,13 @@ async function compareStatements(
       return us;
     };
   }
-  return { title, unit: `${micros(cpu)} a statement`, base: names.none, samples: await interleave(samplers, seconds) };
+  return {
+    title,
+    unit: `${micros(cpu)} a statement`,
+    base: names.none,
+    samples: await interleave(samplers, seconds),
+    note: `${names.noMatch}: the condition compares text. A number that Postgres has to cast, as the 0 of amount < 0, it casts anew for each statement, which takes 1 µs more.`,
+  };
 }
 
 async function compareBulk(
@@ -147,8 +153,8 @@ function singleGoals(comparison: Comparison): Goal[] {
 function bulkGoals(comparison: Comparison): Goal[] {
   return [
     {
-      claim: `${comparison.title}: what 4 columns add to a row, to what Hasura-style adds`,
-      values: ratios(addedBy(comparison, names.projected), addedBy(comparison, names.hasura)),
+      claim: `${comparison.title}: what 4 columns add to a row, captured by the statement, to what Hasura-style adds`,
+      values: ratios(addedBy(comparison, names.each), addedBy(comparison, names.hasura)),
       limit: { atMost: 1 / 8 },
     },
   ];

@@ -5,7 +5,7 @@ import { captors } from "../captors.ts";
 import { type Comparison, type Findings, type Goal, interleave, of, ratios } from "../measure.ts";
 import { columns, type Operation, openTarget, row, type Target } from "../targets.ts";
 
-const { none, projected, wholeRow, noMatch, hasura, pgmq, addJob } = captors;
+const { none, projected, each, wholeRow, noMatch, hasura, pgmq, addJob } = captors;
 
 /** The transactions a second that pgbench gets done while somebody captures. */
 export async function throughput(bench: Bench): Promise<Findings> {
@@ -26,7 +26,7 @@ async function inArena(bench: Bench, arena: Arena, mode: string): Promise<Compar
   try {
     await database.script("create sequence bench.deleted");
     const targets: Record<string, Target> = {};
-    for (const captor of [none, projected, wholeRow, noMatch, hasura, pgmq, addJob]) {
+    for (const captor of [none, projected, each, wholeRow, noMatch, hasura, pgmq, addJob]) {
       targets[captor.name] = await openTarget(database, captor);
     }
 
