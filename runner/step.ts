@@ -19,7 +19,10 @@ export interface Step {
   run<T>(name: string, work: (call: StepCall) => T | Promise<T>): Promise<Kept<T>>;
   /** Runs a statement exactly once: it is remembered in its own transaction. */
   query<Row extends object = Record<string, unknown>>(name: string, statement: Sql): Promise<Kept<Row>[]>;
-  /** Runs statements exactly once: they and the memory of them are one transaction. */
+  /**
+   * Runs statements exactly once: they and the memory of them are one transaction.  It is undone when it is idle for five
+   * minutes in between, unless the database has a limit of its own (`idle_in_transaction_session_timeout`).
+   */
   transaction<T>(name: string, work: (query: Execute) => Promise<T>): Promise<Kept<T>>;
   /**
    * Does `work` for each item, some at a time, and remembers each under its key.  An item that fails keeps none of the others

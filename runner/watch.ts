@@ -11,7 +11,15 @@ export interface Place {
   began: string;
 }
 
-const pause = { first: 10_000, last: 1000 }; // milliseconds
+const patience = { first: 10_000, last: 1000 }; // milliseconds
+
+interface Setting {
+  client: Pick<Client, "end">;
+  place: Place | undefined;
+  /** What else can be asked. */
+  others: Statements;
+  pause?: typeof patience;
+}
 
 /**
  * Waits for the answer to a statement of a transaction, and closes the connection when the answer got lost on the way.
@@ -19,7 +27,7 @@ const pause = { first: 10_000, last: 1000 }; // milliseconds
  */
 export async function expectAnswer<T>(
   answer: Promise<T>,
-  { client, place, others }: { client: Pick<Client, "end">; place: Place | undefined; others: Statements },
+  { client, place, others, pause = patience }: Setting,
 ): Promise<T> {
   let isOver = false;
   let timer = setTimeout(look, pause.first, false);
