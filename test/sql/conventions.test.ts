@@ -68,6 +68,19 @@ describe("in schema notika", () => {
     }
   });
 
+  test("every table has a key by which a publication lets it change, but for the segments, which do not", async ({
+    db,
+  }) => {
+    expect(
+      await db.query(`
+        select relname from pg_class as c
+         where relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace) and relkind = 'r'
+           and relreplident <> 'f'
+           and not exists (select from pg_index where indrelid = c.oid and indisprimary)
+         order by relname`),
+    ).toEqual([{ relname: "event_log_0" }, { relname: "event_log_1" }, { relname: "event_log_2" }]);
+  });
+
   test("every function pins its search_path, also those that publish makes", async ({ db }) => {
     await db.script(published);
 
