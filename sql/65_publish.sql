@@ -950,6 +950,7 @@ begin
       join pg_proc as p on p.oid = g.function and p.proname = format('payload_%s', after.workflow_id)
       join pg_type as t on t.oid = p.proargtypes[0]
      where t.typrelid not in (select f from notika._family(after.relation) as f)
+     order by notika._quoted(t.typrelid)
   loop
     statement := format('drop function %s cascade', v_function);
     lock := 'access exclusive on ' || notika._quoted(v_table);
@@ -965,6 +966,7 @@ begin
            from notika._family(after.relation) as f (relation)
           cross join unnest(after.operations) as o (name)
        )
+     order by notika._quoted(t.relation), t.name -- locked in the order in which everybody locks them
   loop
     if not pg_has_role(v_trigger.relowner, 'usage') then
       return query
