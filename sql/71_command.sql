@@ -143,11 +143,17 @@ begin
        where s.place = v_function[2]::integer
     );
   elsif context <> '' then
-    return (
-      select s.bare
-        from notika._split(
-               substring(context from E'^SQL statement "(.*?)"\n(?:PL/pgSQL|SQL|extension)')) as s
-       limit 1
+    v_script := substring(context from E'^SQL statement "(.*?)"\n(?:PL/pgSQL|SQL|extension)');
+    return coalesce(
+      -- Of a long text its beginning is enough, if the first statement ends there.
+      (
+        select min(s.bare) filter (where s.place = 1)
+          from notika._split(left(v_script, 10000))
+               with ordinality as s (line, statement, bare, place)
+         where length(v_script) > 10000
+        having count(*) > 1
+      ),
+      (select s.bare from notika._split(v_script) as s limit 1)
     );
   end if;
 
