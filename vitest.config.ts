@@ -34,6 +34,7 @@ export default defineConfig({
         test: {
           name: `postgres-${major}`,
           include: onAnyEngine,
+          isolate: false,
           // There is time for every shape of a migration where nobody waits for the result.
           env: { NOTIKA_TEST_POSTGRES: String(major), ...([16, 17].includes(major) && { NOTIKA_TEST_SHAPES: "all" }) },
         },
