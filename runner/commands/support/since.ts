@@ -5,7 +5,7 @@ import { UsageError } from "../../errors.ts";
 /** The time that an option names, in SQL: so long ago, such as `2h`, or a date, in UTC unless it says otherwise. */
 export function since(text: string): Sql {
   const ago = milliseconds(text);
-  if (ago !== undefined) return sql`(clock_timestamp() - ${interval(ago)}::text::interval)`;
+  if (ago !== undefined && ago < Date.now()) return sql`(clock_timestamp() - ${interval(ago)}::text::interval)`;
 
   const at = /^\d{4}-\d\d-\d\d$|:\d\d(\.\d+)?$/.test(text)
     ? new Date(`${text.replace(" ", "T").replace(/^\S{10}$/, "$&T00:00")}Z`)

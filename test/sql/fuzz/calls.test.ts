@@ -4,7 +4,7 @@ import { type TestDatabase, test } from "../../support/database.ts";
 import { fuzzing, type Random, randomOf } from "../../support/fuzzing.ts";
 import { type Call, oddColumn, randomCall, tables } from "./calls.ts";
 
-const { cases, seed } = fuzzing(300);
+const { cases, seed } = fuzzing(200);
 
 const quoted = `"${oddColumn.replaceAll('"', '""')}"`;
 const columns = `id int, note text, n int, doc json, at timestamptz, mood app.mood, ${quoted} int`;

@@ -3,7 +3,7 @@ import { test } from "../../support/database.ts";
 import { fuzzing, randomOf } from "../../support/fuzzing.ts";
 import { ddlScene, randomDdl } from "./ddl.ts";
 
-const { cases, seed } = fuzzing(100);
+const { cases, seed } = fuzzing(60);
 
 /** What Postgres says where the guard, or a pin, keeps something. */
 const refusals = ["NK001", "2BP01", "0A000"];
