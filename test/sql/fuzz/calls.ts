@@ -20,14 +20,14 @@ const publish = (random: Random): [string, unknown][] => {
   const published = some(random, columns);
   return [
     ["workflow", name],
-    ["table_name", random.chance(0.85) ? random.pick(tables) : text(random)],
-    ["operations", random.chance(0.8) ? array(some(random, ["insert", "update", "delete"])) : list(random)],
-    ["columns", random.chance(0.3) ? null : random.chance(0.85) ? array(published) : list(random)],
-    ["watch", random.chance(0.6) ? null : random.chance(0.8) ? array(some(random, columns)) : list(random)],
-    ["condition", random.chance(0.5) ? null : condition(random)],
-    ["guard", random.chance(0.9) ? random.pick(["block", "warn", "off"]) : text(random)],
-    ["on_rename", random.chance(0.9) ? random.pick(["follow", "block"]) : text(random)],
-    ["options", random.chance(0.6) ? null : options(random)],
+    ["table_name", random.chance(0.95) ? random.pick(tables) : text(random)],
+    ["operations", random.chance(0.95) ? array(["update", ...some(random, ["insert", "delete"])]) : list(random)],
+    ["columns", random.chance(0.3) ? null : random.chance(0.95) ? array(["id", ...published]) : list(random)],
+    ["watch", random.chance(0.8) ? null : random.chance(0.8) ? array(some(random, columns)) : list(random)],
+    ["condition", random.chance(0.6) ? null : condition(random)],
+    ["guard", random.chance(0.98) ? random.pick(["block", "warn", "off"]) : text(random)],
+    ["on_rename", random.chance(0.98) ? random.pick(["follow", "block"]) : text(random)],
+    ["options", random.chance(0.8) ? null : options(random)],
     // Only a source has one, of its columns.
     [
       "match",
@@ -50,7 +50,7 @@ const functions: Record<string, (random: Random) => [string, unknown][]> = {
   ],
   backfill: (random) => [
     ["workflow", workflow(random)],
-    ["condition", random.chance(0.5) ? null : condition(random)],
+    ["condition", random.chance(0.6) ? null : condition(random)],
   ],
   cancel_backfill: (random) => [["workflow", workflow(random)]],
   replay: (random) => [
