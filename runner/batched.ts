@@ -1,13 +1,19 @@
 import { setImmediate, setTimeout } from "node:timers/promises";
 
+const longest = 20; // milliseconds
+
 /** What failed because of what was asked, and would fail again: SQLSTATE classes 22 and 23, and limits. */
 const isRefusal = (error: { code?: string }) => /^(22|23|54)/.test(error.code ?? "");
 
 /**
  * Collects what is to be written in one moment and writes it at once; the answers come back one by one.  A database that
- * does not answer is tried again for some seconds, because what is written has happened already.
+ * does not answer is tried again for some seconds, because what is written has happened already.  What is `patient` lets
+ * more come together for as long as the last write took, when there was more than one thing to write.
  */
-export function batched<Item, Answer>(write: (items: Item[]) => Promise<Answer[]>): (item: Item) => Promise<Answer> {
+export function batched<Item, Answer>(
+  write: (items: Item[]) => Promise<Answer[]>,
+  { patient = false } = {},
+): (item: Item) => Promise<Answer> {
   let waiting: { item: Item; resolve: (answer: Answer) => void; reject: (reason: unknown) => void }[] = [];
   let writing = false;
 
@@ -16,7 +22,9 @@ export function batched<Item, Answer>(write: (items: Item[]) => Promise<Answer[]
     while (waiting.length > 0) {
       const batch = waiting;
       waiting = [];
+      const started = performance.now();
       await settle(batch);
+      if (patient && batch.length > 1) await setTimeout(Math.min(performance.now() - started, longest));
     }
     writing = false;
   }

@@ -18,8 +18,11 @@ export interface Outcome {
 /** Appends outcomes to `run_log`: those of one moment in one statement.  Resolves when they are committed. */
 export function openOutcomes(database: Database): (outcome: Outcome) => Promise<void> {
   const { execute } = database.within(10_000);
-  return batched(async (outcomes) => {
-    await execute(sql`select notika._finish(${toJson(outcomes)}::text::json)`);
-    return [];
-  });
+  return batched(
+    async (outcomes) => {
+      await execute(sql`select notika._finish(${toJson(outcomes)}::text::json)`);
+      return [];
+    },
+    { patient: true },
+  );
 }

@@ -46,6 +46,11 @@ export class LateStream extends Duplex {
     else this.#inner?.once("drain", done).once("close", done);
   }
 
+  // One message of several parts goes out as one: in parts each would cost a system call and wake the server.
+  override _writev(chunks: { chunk: Buffer }[], done: (error?: Error | null) => void) {
+    this._write(Buffer.concat(chunks.map(({ chunk }) => chunk)), "buffer" as BufferEncoding, done);
+  }
+
   override _final(done: () => void) {
     this.#inner?.end();
     // Who has been forgotten on the way would wait for ever for the other side to hang up too.
