@@ -275,6 +275,41 @@ describe("a publisher", () => {
     expect(await db.query("select * from notika.guard_log")).toEqual([]);
   });
 
+  test("cannot let a condition look at what he may not read", async ({ db }) => {
+    await db.script(`${scene}
+      select notika.grant_publisher('eve');
+      grant trigger, select (id, at) on app.users to eve`);
+
+    for (const condition of [
+      "new.email > ''a''",
+      "new::text > ''a''",
+      "format(''%s'', new) > ''a''",
+      "new is distinct from old",
+      "(new.*) is not null",
+      "row(new.*) = row(old.*)",
+      "(new).email > ''a''",
+      "(new.email)::int > 0",
+      "to_jsonb(new) ->> ''email'' > ''a''",
+      "case when new.id > 0 then true else new.email > ''a'' end",
+      "(array[new])[1].email > ''a''",
+      "new.email is null and false",
+      "pg_column_size(new.email) > 3",
+      "pg_column_size(new) > 3",
+    ]) {
+      for (const call of ["publish", "plan"]) {
+        const text = `select * from notika.${call}('w', 'app.users', '{update}', '{id}', condition => '${condition}')`;
+        await expect(asRole(db, "eve", text), text).rejects.toMatchObject({
+          code: "42501",
+          message: expect.stringContaining('role "eve" may not read'),
+        });
+      }
+    }
+    await asRole(db, "eve", "select notika.publish('w', 'app.users', columns => '{id}', condition => 'new.id > 0')");
+    await expect(asRole(db, "eve", `select notika.configure('w', '{"key": "email"}')`)).rejects.toMatchObject({
+      code: "42703",
+    });
+  });
+
   test("sees nothing of rows in what is said to him", async ({ db }) => {
     await db.script(`${scene}
       select notika.grant_publisher('eve');
