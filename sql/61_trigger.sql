@@ -68,7 +68,7 @@ end;
 $$;
 
 comment on function notika._form(notika.workflow) is
-  'The form in which a workflow is captured: statement, where such a trigger sees the same, or row.';
+  'The form in which a workflow is captured: statement where such a trigger sees the same, or row.';
 
 create or replace function notika._is_held(spec notika.workflow)
   returns boolean
@@ -124,13 +124,30 @@ create or replace function notika._shape(relation regclass)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select md5(coalesce(string_agg(format('%L %s', a.attname, a.atttypid), ', ' order by a.attnum), ''))
+  select md5(coalesce(
+           string_agg(format('%L %s', a.attname, a.atttypid), ', ' order by a.attnum), ''
+         ))
     from pg_attribute as a
    where a.attrelid = _shape.relation and a.attnum > 0 and not a.attisdropped;
 $$;
 
 comment on function notika._shape(regclass) is
   'Tells a table from what it was before its columns, their names or types changed.';
+
+create or replace function notika._listed_shape(definition text[])
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select substring(d.statement from E'\n      -- columns ([0-9a-f]{32})\n')
+    from unnest(_listed_shape.definition) as d (statement)
+   where starts_with(d.statement, 'create or replace function notika._capture_')
+     and strpos(d.statement, '-- columns ') > 0;
+$$;
+
+comment on function notika._listed_shape(text[]) is
+  'The shape that a table had when its columns were listed for a workflow; null: they are not listed.';
 
 create or replace function notika._lists_columns(spec notika.workflow)
   returns boolean
@@ -157,7 +174,7 @@ end;
 $$;
 
 comment on function notika._lists_columns(notika.workflow) is
-  'Whether a whole row is made from a list of its columns, which the guard keeps in step with the table.';
+  'Whether a whole row is made from a list of its columns, which the guard keeps in step with it.';
 
 create or replace function notika._image_expression(spec notika.workflow, changed text)
   returns text
@@ -202,8 +219,9 @@ create or replace function notika._images_code(spec notika.workflow, operation t
 as $body$
 declare
   v_limit integer := (select s.payload_bytes from notika.setting as s);
-  v_rows text[] := case operation when 'insert' then '{new}' when 'update' then '{new,old}'
-                                  else '{old}' end;
+  v_rows text[] := case operation when 'insert' then array['new']
+                                  when 'update' then array['new', 'old']
+                                  else array['old'] end;
   v_code text := (
     select string_agg(
              format(E'\n      v_%s := %s;', r, notika._image_expression(spec, r)), '' order by r)
@@ -318,7 +336,7 @@ end;
 $$;
 
 comment on function notika._set_aside() is
-  'Called for each row that is too big for an event; says that it is left out, to be seen to later.';
+  'Called for each row that is too big for an event; leaves it out, and a note that there is one.';
 
 create or replace function notika._statement_code(spec notika.workflow)
   returns text

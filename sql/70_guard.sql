@@ -445,11 +445,8 @@ create or replace function notika._is_outdated(spec notika.workflow)
 as $$
   select case
            when (spec).capture = 'statement' then notika._form(spec) = 'row'
-           when (spec).is_pinned and (spec).columns is null then exists (
-             select from unnest((spec).definition) as d (statement)
-              where strpos(d.statement, '-- columns ') > 0
-                and strpos(d.statement, '-- columns ' || notika._shape((spec).relation)) = 0
-           )
+           when (spec).columns is null
+             then notika._listed_shape((spec).definition) <> notika._shape((spec).relation)
            else false
          end;
 $$;
@@ -620,7 +617,8 @@ create or replace function notika._suspects()
   set search_path = pg_catalog, pg_temp
 as $$
   with published as materialized (
-    select w.workflow_id, w.relation, w.table_name, w.operations, w.definition, w.broken_reason,
+    select w.workflow_id, w.relation, w.table_name, w.operations, w.capture, w.definition,
+           w.broken_reason,
            format('notika_%s_', w.workflow_id) as prefix, w as spec
       from notika.workflow as w
      where w.unpublished_at is null and w.table_name is not null
@@ -662,7 +660,17 @@ as $$
   union
   select w.workflow_id
     from published as w
-   where notika._is_outdated(w.spec)
+   where notika._listed_shape(w.definition) <> notika._shape(w.relation)
+      or w.capture = 'statement' and (
+        not (select notika._has_event_triggers())
+        or exists (select from pg_inherits as i where i.inhrelid = w.relation)
+        or exists (select from pg_inherits as i where i.inhparent = w.relation)
+        or exists (
+          select from pg_trigger as t
+           where t.tgrelid = w.relation and t.tgtype & 66 = 0 and t.tgname !~ '^notika_'
+             and (w.operations = '{delete}' or not t.tgisinternal)
+        )
+      )
   union
   -- A part that is new.
   select c.workflow_id
@@ -927,8 +935,9 @@ begin
     if may_alter
        and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
             or notika._form(v_after) <> v_spec.capture
-            or v_spec.columns is null
-               and notika._capture_definition(v_after) <> all (v_spec.definition))
+            or notika._listed_shape(v_spec.definition)
+               is distinct from case when notika._lists_columns(v_after)
+                                     then notika._shape(v_after.relation) end)
     then
       perform notika._bring_into_form(v_spec, v_after);
     elsif v_after.is_pinned and (v_after.column_names, v_after.watch, v_after.condition)
