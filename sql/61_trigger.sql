@@ -147,7 +147,7 @@ as $$
 $$;
 
 comment on function notika._listed_shape(text[]) is
-  'The shape that a table had when its columns were listed for a workflow; null: they are not listed.';
+  'The shape of a table when its columns were listed for a workflow; null: they are not listed.';
 
 create or replace function notika._lists_columns(spec notika.workflow)
   returns boolean
@@ -238,7 +238,8 @@ begin
     begin%s%s
     exception when %s then -- it was changed or dropped, and nobody saw to it%s
     end;$$,
-      E'\n      -- columns ' || case when spec.columns is null then notika._shape(spec.relation) end,
+      case when spec.columns is null
+           then format(E'\n      -- columns %s', notika._shape(spec.relation)) end,
       v_code,
       case when spec.columns is null then 'undefined_column or datatype_mismatch'
            else 'undefined_function' end,
