@@ -458,6 +458,31 @@ export const migrations: Record<string, Migration> = {
     pinned: "published {id,email,status}",
     ddl: ["alter type $s.status add value 'more'"],
   },
+  "drop type of the condition cascade": {
+    judged: {
+      block:
+        'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id}',
+      warn: "broken -: warned trigger_dropped",
+      off: "broken -: ignored trigger_dropped",
+    },
+    pinned: { block: "published -, later broken -: broken trigger_dropped", others: "published {id}" },
+    given: "create type $s.mood as enum ('fine');",
+    publish: `columns => '{id}', condition => $$new.note::$s.mood = 'fine'$$`,
+    ddl: ["drop type $s.mood cascade"],
+    write: "insert into $s.users (id, note) values (1, 'fine')",
+  },
+  "drop function of the condition cascade": {
+    judged: {
+      block:
+        'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id}',
+      warn: "broken -: warned trigger_dropped",
+      off: "broken -: ignored trigger_dropped",
+    },
+    pinned: { block: "published -, later broken -: broken trigger_dropped", others: "published {id}" },
+    given: "create function $s.passes(text) returns boolean immutable language sql as 'select true';",
+    publish: `columns => '{id}', condition => $$$s.passes(new.note)$$`,
+    ddl: ["drop function $s.passes cascade"],
+  },
   "rename type": {
     judged: "published {id,email,status}",
     pinned: "published {id,email,status}",
