@@ -19,7 +19,7 @@ export interface Event<R extends object = Row, O extends Operation = Operation> 
   /** What happened to the row; `emit`, `schedule`, `backfill` and `replay` are other ways to start a run. */
   operation: O | "emit" | "schedule" | "backfill" | "replay";
   /** The table as `schema.name`; null for a workflow that is published on none, only on a `schedule`. */
-  table: string;
+  table: string | null;
   /** When it was captured, as an ISO string in UTC. */
   at: string;
   /** The published columns after the change; null after a delete. */
