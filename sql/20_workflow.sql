@@ -19,7 +19,9 @@ comment on function notika._relation(text, text) is
 create or replace function notika._table(name text)
   returns regclass
   language sql
-  immutable -- as a generated column asks for; it is asked anew whenever the name is written
+  -- As a generated column asks for.  It is not: the oid is another one in a copy, which a dump relies
+  -- on, because the column is made anew when its rows are loaded; nothing else may trust the label.
+  immutable
   set search_path = pg_catalog, pg_temp
 as $$
   select c.oid
