@@ -39,4 +39,3 @@ alter table notika.workflow
 --!include 82_roles.sql
 --!include 84_owner.sql
 --!include 90_grants.sql
---!include what changed in sql/.

@@ -49,7 +49,7 @@ const statements: ((random: Random) => string)[] = [
     `alter table ${table(random)} ${random.pick(["disable", "enable", "enable always"])} trigger ${random.pick(["all", "user", "notika_1_insert", "notika_3_update"])}`,
   (random) =>
     `alter table ${table(random)} ${random.pick(["set unlogged", "replica identity full", "enable row level security", "set (fillfactor = 50)", "add check (id > 0)"])}`,
-  (random) => `alter table app.parted detach partition app.part`,
+  () => `alter table app.parted detach partition app.part`,
   (random) => `drop table ${exists(random)}${table(random)}${cascade(random)}`,
   (random) =>
     `drop trigger ${exists(random)}notika_${1 + random.below(5)}_${random.pick(["insert", "update", "delete"])} on ${table(random)}`,
@@ -59,7 +59,7 @@ const statements: ((random: Random) => string)[] = [
   (random) => `drop schema ${random.pick(["app", "elsewhere"])}${cascade(random)}`,
   (random) =>
     `alter type app.mood ${random.pick(["rename value 'sad' to 'blue'", "add value 'new'", "rename to temper", "set schema elsewhere"])}`,
-  (random) => `alter schema app rename to application`,
+  () => `alter schema app rename to application`,
   (random) =>
     `create ${random.pick(["index on", "table app.more as table"])} ${table(random)}${random.chance(0.5) ? " (id)" : ""}`,
   (random) =>
