@@ -42,7 +42,8 @@ begin
     end if;
     select c.oid into v_relation
       from pg_class as c
-     where c.oid = notika._relation(v_parts[1], v_parts[2]) and cardinality(v_parts) = 2
+      join pg_namespace as n on n.oid = c.relnamespace
+     where n.nspname = v_parts[1] and c.relname = v_parts[2] and cardinality(v_parts) = 2
        and c.relkind in ('r', 'p');
     if v_relation is null then
       raise exception 'table "%" does not exist', v_name

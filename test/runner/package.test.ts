@@ -74,5 +74,5 @@ const two: number = createTestNotika;
 });
 
 async function inFolder(command: string, ...args: string[]): Promise<string> {
-  return (await promisify(execFile)(command, args, { cwd: folder })).stdout;
+  return (await promisify(execFile)(command, args, { cwd: folder, maxBuffer: Number.POSITIVE_INFINITY })).stdout;
 }
