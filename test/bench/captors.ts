@@ -12,7 +12,9 @@ const projected = "columns => '{id,customer_id,status,amount}'";
 
 export const captors = {
   none: { name: "no capture", attach: () => "", logs: [] },
-  empty: triggered("empty trigger", "empty", []),
+  empty: triggered("empty trigger", "empty.capture", []),
+  appendRow: triggered("a constant row kept", "append.capture_row", ["append.log"]),
+  appendEvent: triggered("a constant event kept", "append.capture_event", ["append.event_log"]),
   projected: notika("notika, 4 columns", projected),
   each: {
     // Inserts and deletes are captured by the statement then.
@@ -31,19 +33,19 @@ export const captors = {
       ${publish(`miss_delete_${number}`, table, "{delete}", `${projected}, condition => 'old.status = ''refunded'''`)}`,
     logs: ring,
   },
-  hasura: triggered("Hasura-style", "hasura", ["hasura.event_log"]),
-  pgmq: triggered("pgmq-style", "pgmq", ["pgmq.q_orders"]),
-  pgq: triggered("PgQ-style", "pgq", ["pgq.event_1_0"]),
-  audit: triggered("audit-style", "audit", ["audit.record_version"]),
-  addJob: triggered("add_job in the trigger", "add_job", ["notika_worker._private_jobs"]),
+  hasura: triggered("Hasura-style", "hasura.capture", ["hasura.event_log"]),
+  pgmq: triggered("pgmq-style", "pgmq.capture", ["pgmq.q_orders"]),
+  pgq: triggered("PgQ-style", "pgq.capture", ["pgq.event_1_0"]),
+  audit: triggered("audit-style", "audit.capture", ["audit.record_version"]),
+  addJob: triggered("add_job in the trigger", "add_job.capture", ["notika_worker._private_jobs"]),
 } satisfies Record<string, Captor>;
 
-function triggered(name: string, schema: string, logs: string[]): Captor {
+function triggered(name: string, call: string, logs: string[]): Captor {
   return {
     name,
     attach: (table, number) => `
       create trigger capture_${number} after insert or update or delete on ${table}
-        for each row execute function ${schema}.capture()`,
+        for each row execute function ${call}()`,
     logs,
   };
 }
