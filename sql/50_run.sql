@@ -212,7 +212,8 @@ begin
   if not found then
     raise exception 'workflow "%" is not published', _published.workflow
       using errcode = 'undefined_object',
-            hint = format('Publish it first: select notika.publish(%L, ''<schema>.<table>'');',
+            hint = format('Publish it first: select notika.publish(%L, ''<schema>.<table>''); '
+                          'What is published: select workflow from notika.workflows;',
                           _published.workflow);
   end if;
   return v_workflow_id;

@@ -647,7 +647,7 @@ begin
     using errcode = 'NK001',
           detail = format(E'Workflow "%s" is published on %s for %s%s.\nStatement: %s',
                      spec.name, spec.table_name, array_to_string(spec.operations, ', '),
-                     coalesce(format(' with the columns %s', array_to_string(spec.columns, ', ')), ''),
+                     coalesce(' with the columns ' || array_to_string(spec.columns, ', '), ''),
                      statement),
           hint = format('In the same transaction publish it anew, or run notika.unpublish(%1$L), or '
                         'notika.allow_breaking_change(%1$L, ''<reason>''). Tools without '

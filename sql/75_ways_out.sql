@@ -365,8 +365,8 @@ begin
     select 'ring', case when l.oldest_waiting < clock_timestamp() - interval '1 minute'
                         then 'warning' else 'ok' end,
            null::text,
-           format('%s events wait, the oldest since %s; the ring has %s', l.events_waiting,
-                  coalesce(l.oldest_waiting::text, 'now'), pg_size_pretty(l.ring_bytes)),
+           format('%s events wait%s; the ring has %s', l.events_waiting,
+                  ', the oldest since ' || l.oldest_waiting, pg_size_pretty(l.ring_bytes)),
            case when l.oldest_waiting < clock_timestamp() - interval '1 minute'
                 then 'Is a runner alive? npx notika run' end
       from notika.lag as l;

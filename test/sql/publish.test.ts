@@ -362,7 +362,9 @@ describe("unpublish", () => {
     await expect(db.query(`select notika.unpublish('some')`)).rejects.toMatchObject({
       code: "42704",
       message: 'workflow "some" is not published',
-      hint: `Publish it first: select notika.publish('some', '<schema>.<table>');`,
+      hint:
+        "Publish it first: select notika.publish('some', '<schema>.<table>'); " +
+        "What is published: select workflow from notika.workflows;",
     });
   });
 });

@@ -96,3 +96,16 @@ describe("an outcome", () => {
     ]);
   });
 });
+
+describe("the health of the ring", () => {
+  test("says how many events wait, since when, and how large it is", async ({ db }) => {
+    const ring = () => db.query("select detail from notika.health where finding = 'ring'");
+    await db.script(published);
+    expect(await ring()).toEqual([{ detail: expect.stringMatching(/^0 events wait; the ring has \d+ kB$/) }]);
+
+    await db.query("insert into public.items values (1), (2)");
+    expect(await ring()).toEqual([
+      { detail: expect.stringMatching(/^2 events wait, the oldest since \d{4}-.*; the ring/) },
+    ]);
+  });
+});

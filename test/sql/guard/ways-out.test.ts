@@ -33,6 +33,16 @@ describe("a refusal", () => {
     expect(await log(db)).toEqual([]);
   });
 
+  test("speaks of no columns when the events carry the whole row", async ({ db }) => {
+    await db.script(`create schema app;
+      create table app.users (id int, email text);
+      select notika.publish('w', 'app.users', operations => '{update}', watch => '{email}')`);
+
+    await expect(db.query(drop)).rejects.toMatchObject({
+      detail: `Workflow "w" is published on app.users for update.\nStatement: ${drop}`,
+    });
+  });
+
   test("comes early when constraints are made immediate", async ({ db }) => {
     await db.script(users);
 
