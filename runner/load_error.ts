@@ -12,6 +12,12 @@ export function describeLoadError(error: unknown, file: string): string {
   return `${placeIn(stack, file) ?? syntaxErrorIn(file, error) ?? shown(file)}: ${reason}`;
 }
 
+/** The package that was imported and is not there. */
+export function missingPackage(error: unknown): string | undefined {
+  const { message } = error instanceof Error ? error : { message: "" };
+  return /^Cannot find (?:package|module) '((?:@[^'/]+\/)?[^'./#:][^'/:]*)['/]/.exec(message)?.[1];
+}
+
 /** The first line of a stack that is in the project's own code; what stands below the loader is not the module's. */
 function placeIn(stack: string, file: string): string | undefined {
   const [own = "", loader] = stack.split(/\n.*\bModuleJob\./);

@@ -6,7 +6,7 @@ import { pathToFileURL } from "node:url";
 import { register as registerCommonJs } from "tsx/cjs/api";
 import { register } from "tsx/esm/api";
 import { NotikaError } from "./errors.ts";
-import { describeLoadError } from "./load_error.ts";
+import { describeLoadError, missingPackage } from "./load_error.ts";
 import { asWorkflow, type Workflow } from "./workflow.ts";
 
 /** Workflows by name. */
@@ -25,6 +25,7 @@ export async function toTasks(given: string | Record<string, unknown>): Promise<
 export async function loadTasks(folder: string): Promise<Tasks> {
   const files = await taskFiles(folder);
   const problems = namingProblems(files);
+  const hints = problems.map(() => whatTasksAre);
   const tasks: Tasks = {};
   const load = freshLoader();
   for (const file of files) {
@@ -32,16 +33,22 @@ export async function loadTasks(folder: string): Promise<Tasks> {
       tasks[path.parse(file).name] = asWorkflow(await load(file));
     } catch (error) {
       problems.push(describeLoadError(error, file));
+      const missing = missingPackage(error);
+      if (missing) hints.push(`Install what is imported: npm install ${missing}`);
+      else if (error instanceof TypeError) hints.push(whatTasksAre);
     }
   }
   if (problems.length > 0) {
     // A helper that several tasks import is one problem.
     throw new NotikaError("NOTIKA_TASKS", [...new Set(problems)].join("\n"), {
-      hint: "A task module exports by default a function or workflow({ … }). Helpers belong in another folder, or in files that begin with _.",
+      ...(hints.length > 0 && { hint: [...new Set(hints)].join("\n") }),
     });
   }
   return tasks;
 }
+
+const whatTasksAre =
+  "A task module exports by default a function or workflow({ … }). Helpers belong in another folder, or in files that begin with _.";
 
 /** The files of a folder that are tasks. */
 export async function taskFiles(folder: string): Promise<string[]> {

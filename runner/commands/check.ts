@@ -92,7 +92,7 @@ function lines(texts: string[]): number {
 async function read(file: string): Promise<string> {
   if (file === "-") return text(process.stdin);
   return readFile(file, "utf8").catch((error: NodeJS.ErrnoException) => {
-    throw new UsageError(`cannot read ${file}: ${error.code}`);
+    throw new UsageError(error.code === "ENOENT" ? `there is no file ${file}` : `cannot read ${file}: ${error.code}`);
   });
 }
 

@@ -66,6 +66,7 @@ describe.concurrent("the command line", () => {
     ["--limit needs a whole number from 1, not many", ["runs", "--limit", "many", "--url", "postgres://x/y"]],
     ["--state has no tired", ["runs", "--state", "tired", "--url", "postgres://x/y"]],
     ["--concurrency needs a whole number from 1, not 0", ["run", "--concurrency", "0", "--url", "postgres://x/y"]],
+    ["there is no file nowhere.sql", ["check", "nowhere.sql", "--url", "postgres://x/y"]],
     ["--port needs a port, not 70000", ["dev", "--port", "70000"]],
     ["--columns describes one workflow, with a table", ["publish", "welcome_email", "--columns", "id"]],
     ["--table describes one workflow, with a table", ["plan", "a", "b", "--table", "app.users"]],

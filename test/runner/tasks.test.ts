@@ -157,6 +157,24 @@ describe("what is wrong with tasks is said", () => {
     ]);
   });
 
+  test("with what mends it: a package to install, nothing where the place says all", async () => {
+    const hint = async (text: string) => {
+      await write("tasks/a.ts", text);
+      return (await loadTasks(folder).catch((error) => error)).hint;
+    };
+
+    expect(await hint('import x from "@scope/missing/part";\nexport default x;')).toBe(
+      "Install what is imported: npm install @scope/missing",
+    );
+    expect(await hint('import x from "./nowhere.ts";\nexport default x;')).toBeUndefined();
+    expect(await hint("export default () => {")).toBeUndefined();
+    expect(await hint("export const run = 1;")).toMatch(/^A task module exports by default/);
+    await write("package.json", "{}"); // of CommonJS
+    expect(await hint('import x from "missing";\nexport default x;')).toBe(
+      "Install what is imported: npm install missing",
+    );
+  });
+
   test("in a package of CommonJS, too", async () => {
     await write("package.json", "{}");
     await write("tasks/a.ts", "\nexport default () => {\n  const x: number = ;\n};");
