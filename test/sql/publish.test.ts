@@ -81,6 +81,17 @@ describe("publish", () => {
     expect((await events(db, "del")).map(({ old }) => old)).toEqual([{ id: "2" }]);
   });
 
+  test("fails a write whose condition fails, and no other", async ({ db }) => {
+    await db.script(`create table public.parcel (id int, weight int);
+      select notika.publish('w', 'public.parcel', condition => '100 / new.weight > 2')`);
+
+    await expect(db.query("insert into parcel values (1, 0)")).rejects.toMatchObject({ code: "22012" });
+    await db.query("insert into parcel values (2, 10), (3, 90)");
+
+    expect(await db.query("select id from parcel")).toEqual([{ id: 2 }, { id: 3 }]);
+    expect(await captured(db)).toMatchObject([{ id: 2, weight: 10 }]);
+  });
+
   test("watches values: not what a statement names, but what has changed", async ({ db }) => {
     await db.script(`${users}
       create function app.lower_email() returns trigger language plpgsql as
