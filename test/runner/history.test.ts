@@ -88,7 +88,6 @@ describe("notika runs", () => {
       [...notikaCommand, "runs", "--tail", "--json", "--workflow", "ship", "--url", served.url],
       project,
     );
-    await new Promise((go) => setTimeout(go, 1500));
     await finish(4, "done");
 
     await text.says(/ {2}4 {2}ship {2}done after 2 attempts\n/);

@@ -7,31 +7,13 @@ import { fuzzing, hostileStrings, type Random, randomOf } from "../support/fuzzi
 
 const { cases, seed } = fuzzing(2000);
 
-const settings = [
-  ...["host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "servicefile", "options"],
-  ...["application_name", "connect_timeout", "target_session_attrs", "load_balance_hosts", "channel_binding"],
-  ...[
-    "sslmode",
-    "sslnegotiation",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "sslcrl",
-    "ssl_min_protocol_version",
-    "keepalives",
-  ],
-  ...[
-    "require_auth",
-    "gssencmode",
-    "replication",
-    "ssl",
-    "schema",
-    "constructor",
-    "toString",
-    "__proto__",
-    "hasOwnProperty",
-  ],
-];
+const settings = `
+  host hostaddr port dbname user password passfile service servicefile options application_name connect_timeout
+  target_session_attrs load_balance_hosts channel_binding sslmode sslnegotiation sslrootcert sslcert sslkey
+  sslcrl ssl_min_protocol_version keepalives require_auth gssencmode replication ssl schema constructor toString
+  __proto__ hasOwnProperty`
+  .trim()
+  .split(/\s+/);
 const values = [
   "",
   "1",

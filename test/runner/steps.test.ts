@@ -561,7 +561,7 @@ describe("the time of a run", () => {
     );
 
     expect(await start()).toMatchObject({ state: "retrying", error: "timed out after 100 ms" });
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await expect.poll(async () => (await t.steps(run)).map(({ name }) => name)).toEqual(["slow"]);
     expect(did).toEqual(["slow"]);
     await t.advance("1 minute");
 
