@@ -1,18 +1,19 @@
-import { Duplex } from "node:stream";
+import type { Duplex } from "node:stream";
 import { NotikaError } from "../errors.ts";
+import { SocketStream } from "./socket_stream.ts";
 
 /**
  * A stream that can be had before its connection is open: what is written meanwhile waits.  Once it is, the session has
  * to be ready within `patience` milliseconds; 0: whenever it likes.
  */
-export class LateStream extends Duplex {
+export class LateStream extends SocketStream {
   readonly #open: () => Promise<Duplex>;
   readonly #patience: number;
   #inner: Duplex | undefined;
   #impatience: NodeJS.Timeout | undefined;
 
   constructor(open: () => Promise<Duplex>, patience: number) {
-    super({ allowHalfOpen: false });
+    super();
     this.#open = open;
     this.#patience = patience;
   }
@@ -64,25 +65,12 @@ export class LateStream extends Duplex {
     done(error);
   }
 
-  // What pg and postgres.js ask of a net.Socket.
-  connect() {
-    process.nextTick(() => this.emit("connect"));
-    return this;
-  }
-  get readyState() {
-    return this.destroyed ? "closed" : "open";
-  }
-  setNoDelay() {
-    return this;
-  }
-  setKeepAlive() {
-    return this;
-  }
-  ref() {
+  override ref() {
     (this.#inner as { ref?: () => void } | undefined)?.ref?.();
     return this;
   }
-  unref() {
+
+  override unref() {
     (this.#inner as { unref?: () => void } | undefined)?.unref?.();
     return this;
   }

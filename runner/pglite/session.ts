@@ -1,4 +1,4 @@
-import { Duplex } from "node:stream";
+import { SocketStream } from "../connection/socket_stream.ts";
 import {
   closeStatement,
   copyFail,
@@ -29,7 +29,7 @@ export interface Listen {
 }
 
 /** One client's connection.  To the client it is a socket; to the wire a queue of batches and a place for the answers. */
-export class Session extends Duplex {
+export class Session extends SocketStream {
   readonly channels = new Set<string>();
   readonly #onBatch: (session: Session) => void;
   readonly #prefix: string;
@@ -44,7 +44,7 @@ export class Session extends Duplex {
   #state: "new" | "started" | "ended" = "new";
 
   constructor(id: number, onBatch: (session: Session) => void) {
-    super({ allowHalfOpen: false });
+    super();
     this.#prefix = `s${id}:`;
     this.#onBatch = onBatch;
   }
@@ -63,27 +63,6 @@ export class Session extends Duplex {
   /** The transaction of this session is no more: its next statement fails and says why. */
   loseTransaction(reason: string) {
     this.#refusal = reason;
-  }
-
-  // What pg and postgres.js ask of a net.Socket.
-  connect() {
-    process.nextTick(() => this.emit("connect"));
-    return this;
-  }
-  get readyState() {
-    return this.destroyed ? "closed" : "open";
-  }
-  setNoDelay() {
-    return this;
-  }
-  setKeepAlive() {
-    return this;
-  }
-  ref() {
-    return this;
-  }
-  unref() {
-    return this;
   }
 
   override _read() {}
