@@ -31,7 +31,7 @@ export function batched<Item, Answer>(
 
   async function settle(batch: typeof waiting): Promise<void> {
     try {
-      const answers = await patiently(() => write(batch.map(({ item }) => item)));
+      const answers = await withRetries(() => write(batch.map(({ item }) => item)));
       for (const [index, { resolve }] of batch.entries()) resolve(answers[index] as Answer);
     } catch (error) {
       if (batch.length > 1 && isRefusal(error as { code?: string })) {
@@ -52,7 +52,7 @@ export function batched<Item, Answer>(
     });
 }
 
-async function patiently<Result>(work: () => Promise<Result>): Promise<Result> {
+async function withRetries<Result>(work: () => Promise<Result>): Promise<Result> {
   for (let delay = 100; ; delay *= 2) {
     try {
       return await work();

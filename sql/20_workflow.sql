@@ -165,7 +165,8 @@ comment on column notika.workflows.state is
 comment on column notika.workflows.reason is 'Why it is broken.';
 comment on column notika.workflows.published_at is 'When it was last published or changed.';
 comment on column notika.workflows.published_by is 'Who published it.';
-comment on column notika.workflows.options is 'Its key, concurrency, order, debounce or digest.';
+comment on column notika.workflows.options is
+  'Its key, concurrency, order, debounce, digest or schedule.';
 comment on column notika.workflows.match is
   'Of a source: the keys whose values a change and the run that waits for it share.';
 

@@ -330,13 +330,12 @@ begin
            w.name,
            format('%s: expected %s, found %s', f.object, coalesce(f.expected, 'nothing'),
                   coalesce(f.actual, 'nothing')),
-           case f.kind
-             when 'trigger_disabled' then format('alter table %s enable trigger %s;',
+           case
+             when f.kind = 'trigger_disabled' then format('alter table %s enable trigger %s;',
                split_part(f.object, ' on ', 2), split_part(f.object, ' on ', 1))
-             when 'part_not_captured' then 'select * from notika.install();'
-             when 'form_outdated' then 'select * from notika.install();'
-             when 'function_replaced' then 'select * from notika.install();'
-             when 'trigger_replaced' then 'select * from notika.install();'
+             when f.kind in
+                  ('part_not_captured', 'form_outdated', 'function_replaced', 'trigger_replaced')
+               then 'select * from notika.install();'
              else notika._call(notika._mended(w))
            end
       from notika._suspects() as s (workflow_id)
