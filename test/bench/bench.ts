@@ -7,6 +7,8 @@ export interface Bench {
   durable: Arena;
   /** A server whose commits do not. */
   fast: Arena;
+  /** The same of PostgreSQL 15, for goals that differ there; unless somebody has named a server, or there is none. */
+  older: Arena | undefined;
   pgbench: Pgbench;
   /** How long a comparison takes, more or less. */
   seconds: number;

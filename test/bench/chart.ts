@@ -23,15 +23,18 @@ export function drawChart({ parts }: Results): string {
   const find = (part: string, title: string) =>
     parts[part]?.comparisons.find((comparison) => comparison.title === title);
   const panels = [
-    medians(find("capture", "one insert"), "What capturing adds to the insert of a row", "µs", added),
+    medians([find("capture", "one insert")], "What capturing adds to the insert of a row", "µs", added),
     medians(
-      find("throughput", "insert, 4 clients, asynchronous commit"),
+      [
+        find("throughput", "insert, 4 clients, asynchronous commit"),
+        find("throughput", "insert, 4 clients, asynchronous commit, the others"),
+      ],
       "Inserts a second with 4 clients, of those without capture",
       "%",
       (of, to) => ratios(of, to).map((ratio) => ratio * 100),
     ),
     medians(
-      find("dispatch", "hand-over in batches of 1,000, what a held snapshot leaves of the rate"),
+      [find("dispatch", "hand-over in batches of 1,000, what a held snapshot leaves of the rate")],
       "What a snapshot that has been held for the whole backlog leaves of the rate of hand-over",
       "%",
       (of) => of.slice(-Math.ceil(of.length / 4)).map((ratio) => ratio * 100),
@@ -60,17 +63,19 @@ ${drawn.join("\n")}
 
 /** The median of each variant against the base, or on its own; the base itself has no bar. */
 function medians(
-  comparison: Comparison | undefined,
+  comparisons: (Comparison | undefined)[],
   title: string,
   unit: string,
   against: (of: number[], to: number[]) => number[],
 ): Panel | undefined {
-  if (!comparison) return undefined;
-  const { base, samples } = comparison;
-  const bars = Object.entries(samples)
-    .filter(([name]) => name !== base)
-    .map(([name, values]) => ({ name, value: spread(against(values, samples[base ?? name] ?? [])).median }));
-  return { title, unit, bars };
+  const bars = comparisons
+    .filter((comparison) => comparison !== undefined)
+    .flatMap(({ base, samples }) =>
+      Object.entries(samples)
+        .filter(([name]) => name !== base)
+        .map(([name, values]) => ({ name, value: spread(against(values, samples[base ?? name] ?? [])).median })),
+    );
+  return bars.length > 0 ? { title, unit, bars } : undefined;
 }
 
 function drawPanel({ title, unit, bars }: Panel): string {

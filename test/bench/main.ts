@@ -1,8 +1,9 @@
 // npm run bench: Notika and its peers, side by side on one server.
 import path from "node:path";
 import { parseArgs } from "node:util";
+import { findBinaries } from "../support/binaries.ts";
 import { describeMachine } from "../support/machine.ts";
-import { openArena } from "./arena.ts";
+import { type Arena, openArena } from "./arena.ts";
 import type { Bench } from "./bench.ts";
 import type { Findings } from "./measure.ts";
 import { capture } from "./parts/capture.ts";
@@ -21,7 +22,8 @@ const help = `npm run bench -- [part …] [options]
 parts: capture, throughput, dispatch, run, latency, guard, test-kit; without one all of them
 
   --seconds N   how long a comparison takes, more or less; default 15
-  --url URL     a running server, on which databases are made and dropped; default: PostgreSQL 18 from npm
+  --url URL     a running server, on which databases are made and dropped; default: PostgreSQL 18 from npm, and where
+                throughput has another goal there also 15
   --bin DIR     the programs of the server to start, and pgbench
   --out DIR     write RESULTS.md, results.json and chart.svg there; all parts: default test/bench
   --cpu         capture in CPU time of the server's process, for a machine that is busy; Linux
@@ -61,15 +63,21 @@ const { url, bin, cpu } = values;
 const started = performance.now();
 const durable = await openArena({ url, bin, durable: true });
 const fast = await openArena({ url, bin, durable: false });
+const older = !url && !bin && chosen.includes("throughput") ? await openOlder() : undefined;
 try {
   const results: Results = {
     at: new Date().toISOString(),
     seconds: Number(values.seconds),
     machine: describeMachine(),
-    servers: await describeServers({ "synchronous commit": durable, "asynchronous commit": fast }),
+    servers: await describeServers({
+      "synchronous commit": durable,
+      "asynchronous commit": fast,
+      ...(older && { [`asynchronous commit, PostgreSQL ${older.major}`]: older }),
+    }),
     parts: {},
   };
-  const bench: Bench = { durable, fast, pgbench: await findPgbench(bin), seconds: results.seconds, cpu, say };
+  const pgbench = await findPgbench(bin);
+  const bench: Bench = { durable, fast, older, pgbench, seconds: results.seconds, cpu, say };
   for (const name of chosen) {
     const findings = await parts[name]?.(bench);
     if (!findings) continue;
@@ -82,7 +90,16 @@ try {
     say(`written to ${path.relative(process.cwd(), out) || "."}`);
   }
 } finally {
-  await Promise.all([durable.close(), fast.close()]);
+  await Promise.all([durable.close(), fast.close(), older?.close()]);
+}
+
+async function openOlder(): Promise<Arena | undefined> {
+  try {
+    return await openArena({ bin: await findBinaries(15), durable: false });
+  } catch (error) {
+    say(`without PostgreSQL 15: ${(error as Error).message}`);
+    return undefined;
+  }
 }
 
 function say(progress: string) {

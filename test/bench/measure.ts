@@ -14,6 +14,8 @@ export interface Goal {
   claim: string;
   values: number[];
   limit: { atLeast: number } | { atMost: number };
+  /** The same of a variant that does the least anybody can do there, by its name. */
+  atBest?: { variant: string; values: number[] };
 }
 
 /** What a part of the bench found. */
@@ -29,12 +31,12 @@ export interface Spread {
 }
 
 /** Takes a sample of each in turn, for so many seconds and at least three times, after a first time that does not count. */
-export async function interleave(
-  samplers: Record<string, () => Promise<number>>,
+export async function interleave<Sample>(
+  samplers: Record<string, () => Promise<Sample>>,
   seconds: number,
-): Promise<Record<string, number[]>> {
+): Promise<Record<string, Sample[]>> {
   const variants = Object.entries(samplers);
-  const samples: Record<string, number[]> = Object.fromEntries(variants.map(([name]) => [name, []]));
+  const samples: Record<string, Sample[]> = Object.fromEntries(variants.map(([name]) => [name, []]));
   for (const [, sample] of variants) await sample();
 
   const until = performance.now() + seconds * 1000;
@@ -55,6 +57,18 @@ export function quantile(sorted: number[], part: number): number {
   const below = sorted[Math.floor(place)] ?? Number.NaN;
   const above = sorted[Math.ceil(place)] ?? Number.NaN;
   return below + (above - below) * (place - Math.floor(place));
+}
+
+/** The means of so many rounds at a time, as near to that as they come out even; of all when there are fewer. */
+export function means(values: number[], rounds: number): number[] {
+  const groups = Math.max(1, Math.round(values.length / rounds));
+  return Array.from({ length: groups }, (_, group) => {
+    const part = values.slice(
+      Math.round((group * values.length) / groups),
+      Math.round(((group + 1) * values.length) / groups),
+    );
+    return part.reduce((sum, value) => sum + value, 0) / part.length;
+  });
 }
 
 /** How one relates to the other, round by round. */

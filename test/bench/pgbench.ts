@@ -5,9 +5,17 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
 import { findProgram } from "../support/postgres.ts";
+import { readMachineClock } from "./machine_clock.ts";
 
-/** Lets each of so many clients run a script so many times and gives the transactions a second of all. */
-export type Pgbench = (url: string, script: string, clients: number, times: number) => Promise<number>;
+/** Lets each of so many clients, with a connection of its own, run a script so many times. */
+export type Pgbench = (url: string, script: string, clients: number, times: number) => Promise<Pace>;
+
+export interface Pace {
+  /** The transactions a second of all clients. */
+  tps: number;
+  /** The microseconds that this machine worked for a transaction, connecting included; NaN where it does not say. */
+  cpu: number;
+}
 
 export async function findPgbench(bin?: string): Promise<Pgbench> {
   const beside = bin && path.join(bin, "pgbench");
@@ -19,6 +27,7 @@ export async function findPgbench(bin?: string): Promise<Pgbench> {
     try {
       const file = path.join(folder, "script.sql");
       await writeFile(file, script);
+      const before = readMachineClock();
       const { stdout } = await promisify(execFile)(program, [
         "--no-vacuum",
         "--protocol=prepared",
@@ -28,9 +37,10 @@ export async function findPgbench(bin?: string): Promise<Pgbench> {
         `--file=${file}`,
         url,
       ]);
+      const cpu = (readMachineClock() - before) / (clients * times);
       const tps = /^tps = ([\d.]+)/m.exec(stdout)?.[1];
       if (!tps || /number of failed transactions: [1-9]/.test(stdout)) throw new Error(`pgbench said: ${stdout}`);
-      return Number(tps);
+      return { tps: Number(tps), cpu };
     } finally {
       await rm(folder, { recursive: true });
     }

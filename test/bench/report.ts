@@ -39,12 +39,13 @@ function comparisonTable({ samples, base }: Comparison): Table {
 
 function goalTable(goals: Goal[]): Table {
   return [
-    ["", "min", "median", "max", "goal", ""],
+    ["", "min", "median", "max", "goal", "", "at best"],
     ...goals.map((goal) => [
       goal.claim,
       ...cells(spread(goal.values)),
       "atLeast" in goal.limit ? `≥ ${short(goal.limit.atLeast)}` : `≤ ${short(goal.limit.atMost)}`,
       isReached(goal) ? "reached" : "missed",
+      goal.atBest ? `${short(spread(goal.atBest.values).median)}, ${goal.atBest.variant}` : "",
     ]),
   ];
 }

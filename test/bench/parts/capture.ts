@@ -1,6 +1,6 @@
 import { type Database, openDatabase } from "../../../runner/database.ts";
 import type { Bench } from "../bench.ts";
-import { type Captor, captors } from "../captors.ts";
+import { type Captor, captors, floors } from "../captors.ts";
 import { added, type Comparison, type Findings, type Goal, interleave, of, ratios } from "../measure.ts";
 import { openProcessClock } from "../process_clock.ts";
 import { type Operation, openTarget, type Target, type TargetOptions } from "../targets.ts";
@@ -94,7 +94,7 @@ async function compareStatements(
     unit: `${micros(cpu)} a statement`,
     base: names.none,
     samples: await interleave(samplers, seconds),
-    note: `${names.noMatch}: the condition compares text. A number that Postgres has to cast, as the 0 of amount < 0, it casts anew for each statement, which takes 1 µs more. ${names.appendRow}, ${names.appendEvent}: what nobody who keeps anything in a trigger can go below.`,
+    note: `${names.noMatch}: the condition compares text. A number that Postgres has to cast, as the 0 of amount < 0, it casts anew for each statement, which takes 1 µs more. ${floors}`,
   };
 }
 
@@ -130,22 +130,26 @@ function addedBy(comparison: Comparison, name: string): number[] {
 
 function singleGoals(comparison: Comparison): Goal[] {
   const { title } = comparison;
-  const ours = addedBy(comparison, names.projected);
+  const toAdded = (name: string, base: string) => ratios(addedBy(comparison, name), addedBy(comparison, base));
+  const atBest = (variant: string, base: string) => ({ variant, values: toAdded(variant, base) });
   return [
     {
       claim: `${title}: what 4 columns add, to what Hasura-style adds`,
-      values: ratios(ours, addedBy(comparison, names.hasura)),
+      values: toAdded(names.projected, names.hasura),
       limit: { atMost: 1 / 4 },
+      atBest: atBest(names.appendEvent, names.hasura),
     },
     {
       claim: `${title}: what 4 columns add, to what add_job in the trigger adds`,
-      values: ratios(ours, addedBy(comparison, names.addJob)),
+      values: toAdded(names.projected, names.addJob),
       limit: { atMost: 1 / 25 },
+      atBest: atBest(names.appendEvent, names.addJob),
     },
     {
       claim: `${title}: what a row that matches nothing adds, to an empty trigger`,
-      values: ratios(addedBy(comparison, names.noMatch), addedBy(comparison, names.empty)),
+      values: toAdded(names.noMatch, names.empty),
       limit: { atMost: 2 },
+      atBest: atBest(names.emptyWhen, names.empty),
     },
   ];
 }
