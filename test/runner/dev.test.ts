@@ -101,7 +101,7 @@ test("tasks are loaded anew when they change", async () => {
   await write("tasks/greet.ts", greet("public.people"));
   const it = dev();
   const url = await urlOf(it);
-  await it.says(/greet cannot be published yet: table "public.people" does not exist/);
+  await it.says(/greet cannot be published yet: .*table "public.people" does not exist\n {2}.*pg_tables/);
   await it.says(/Try it/);
 
   await using sql = connect(url);
@@ -139,6 +139,11 @@ test("tasks are loaded anew when they change", async () => {
 
   await rm(path.join(project, "tasks/fail.ts"));
   await it.says(/fail has no task any more.*notika.unpublish\('fail'\)/);
+
+  await write("tasks/yearly.ts", 'export default { schedule: { cron: "@yearly" }, run() {} };');
+  await it.says(/yearly is published by time/);
+  await sql`select notika.emit('yearly')`;
+  await it.says(/✓ #\d yearly emit \d+ ms/);
   await sql.end();
   it.kill("SIGINT");
   expect(await it.ended).toMatchObject({ code: 0 });

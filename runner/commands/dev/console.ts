@@ -12,9 +12,16 @@ export const devLog: Log = makeLog((level, message, { run, workflow: _, ...field
 export const runLine: RunObserver = (event, { ms, attempt, error, last }) => {
   const style = error ? (last ? "red" : "yellow") : "green";
   const sign = error ? (last ? "✗" : "↻") : "✓";
-  const about = `${event.operation} ${event.table} ${ms} ms${attempt > 1 ? `, attempt ${attempt}` : ""}`;
+  const about = [event.operation, event.table, `${ms} ms${attempt > 1 ? `, attempt ${attempt}` : ""}`]
+    .filter((part) => part !== null)
+    .join(" ");
   const outcome = error ? `\n  ${styleText(style, error.message)}${last ? "" : ", will be tried again"}` : "";
   process.stdout.write(
     `${styleText(style, sign)} ${styleText("dim", `#${event.id}`)} ${event.workflow} ${styleText("dim", about)}${outcome}\n`,
   );
 };
+
+/** What an error says, and what it says to do about it, indented below. */
+export function explained({ message, detail, hint }: Error & { detail?: string; hint?: string }): string {
+  return [message, detail, hint].filter(Boolean).join("\n  ");
+}

@@ -2,6 +2,7 @@ import type { Database } from "../../database.ts";
 import type { Log } from "../../log.ts";
 import { publications, publish } from "../../publish.ts";
 import type { Tasks } from "../../tasks.ts";
+import { explained } from "./console.ts";
 
 /** Publishes what tasks declare; what cannot be published yet, say for want of its table, is tried again until it can. */
 export async function keepPublished(database: Database, tasks: Tasks, log: Log): Promise<() => Promise<void>> {
@@ -20,9 +21,9 @@ export async function keepPublished(database: Database, tasks: Tasks, log: Log):
         log.info(`${name} is ${outcome === "unchanged" ? "published" : outcome} ${on ? `on ${on.table}` : "by time"}`);
       } catch (error) {
         failed.push(publication);
-        const { message } = error as Error;
-        if (said.get(name) !== message) log.warn(`${name} cannot be published yet: ${message}`);
-        said.set(name, message);
+        const why = explained(error as Error);
+        if (said.get(name) !== why) log.warn(`${name} cannot be published yet: ${why}`);
+        said.set(name, why);
       }
     }
     waiting = failed;

@@ -3,7 +3,7 @@ import type { Database } from "../../database.ts";
 import type { Log } from "../../log.ts";
 import { startRunner } from "../../runner.ts";
 import { loadTasks, type Tasks } from "../../tasks.ts";
-import { runLine } from "./console.ts";
+import { explained, runLine } from "./console.ts";
 import { keepPublished } from "./publishing.ts";
 import { watchCode } from "./watch.ts";
 
@@ -37,7 +37,7 @@ export async function startSession(database: Database, folder: string, log: Log)
     try {
       tasks = await loadTasks(folder);
     } catch (error) {
-      log.error(`${(error as Error).message}\n  The tasks stay as they were.`);
+      log.error(`${explained(error as Error)}\n  The tasks stay as they were.`);
       return;
     }
     log.info(`tasks loaded anew: ${Object.keys(tasks).join(", ")}`);

@@ -104,7 +104,7 @@ function residentMegabytes(pid: number): number {
   }
 }
 
-/** What grows that ought to be flat: each third of the time is compared with the one before. */
+/** What grows that ought to be flat: the last third of the time is compared with the one before. */
 function objections(minutes: Minute[]): string[] {
   const third = Math.floor(minutes.length / 3);
   const [first, last] = [minutes.slice(third, 2 * third), minutes.slice(-third)];
