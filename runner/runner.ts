@@ -11,7 +11,7 @@ import { makeTask, type RunObserver } from "./run.ts";
 import { type Source, sourcesOf } from "./sources.ts";
 import { atOnce } from "./statements.ts";
 import { type Tasks, toTasks } from "./tasks.ts";
-import { version } from "./version.ts";
+import { version, versionRemedy } from "./version.ts";
 import { startWorker } from "./worker.ts";
 
 /** Runs workflows until it is stopped. */
@@ -132,21 +132,24 @@ function jobsIn(payload: string): number {
 }
 
 async function checkVersion(database: Database) {
-  const expected = await version();
-  const [installed] = await database
+  const own = await version();
+  const [found] = await database
     .execute<{ version: string }>(sql`select notika.version()`)
     .catch((error: { code?: string }) => {
       if (error.code === "3F000" || error.code === "42883") return [];
       throw error;
     });
-  if (installed?.version === expected) return;
-  throw new NotikaError(
-    "NOTIKA_VERSION",
-    installed
-      ? `the database has notika ${installed.version}, this is notika ${expected}`
-      : "notika is not installed in this database",
-    { hint: installed ? "Run: npx notika upgrade" : "Run: npx notika install" },
-  );
+  if (!found) {
+    throw new NotikaError("NOTIKA_VERSION", "notika is not installed in this database", {
+      hint: "Run: npx notika install",
+    });
+  }
+  const installed = found.version;
+  const remedy = versionRemedy({ own, installed });
+  if (remedy === null) return;
+  throw new NotikaError("NOTIKA_VERSION", `the database has notika ${installed}, this is notika ${own}`, {
+    hint: `Run: ${remedy}`,
+  });
 }
 
 async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {

@@ -20,7 +20,7 @@ create or replace function notika.version()
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  select '0.1.0';
+  select '0.2.0';
 $$;
 
 comment on function notika.version() is

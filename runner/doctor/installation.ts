@@ -1,6 +1,6 @@
 import type { Client } from "pg";
 import { knownMigrations } from "../bundle.ts";
-import { version } from "../version.ts";
+import { version, versionRemedy } from "../version.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
@@ -23,8 +23,9 @@ async function versions(client: Client): Promise<Finding> {
   const [{ installed }] = (await ask<{ installed: string }>(client, "select notika.version() as installed")) as [
     { installed: string },
   ];
-  if (installed === own) return ok("notika", `version ${own}`);
-  return error("notika", `the database has version ${installed}, this is ${own}`, "npx notika upgrade");
+  const remedy = versionRemedy({ own, installed });
+  if (remedy === null) return ok("notika", `version ${own}`);
+  return error("notika", `the database has version ${installed}, this is ${own}`, remedy);
 }
 
 async function worker(client: Client): Promise<Finding> {

@@ -372,6 +372,26 @@ run  workflow       attempts  ended    error
     });
   });
 
+  test("run does not make where the database has another version, and says what mends it", async () => {
+    await using served = await serve(install);
+    const having = async (version: string) => {
+      await served.script(
+        `create or replace function notika.version() returns text language sql as $$ select '${version}' $$`,
+      );
+      return notika("run", "--url", served.url);
+    };
+    const own = (await notika("--version")).stdout.trim();
+
+    expect(await having("0.0.9")).toMatchObject({
+      code: 1,
+      stderr: `error: the database has notika 0.0.9, this is notika ${own}\nhint: Run: npx notika upgrade\n`,
+    });
+    expect(await having("0.10.0")).toMatchObject({
+      code: 1,
+      stderr: `error: the database has notika 0.10.0, this is notika ${own}\nhint: Run: npm install notika@0.10.0\n`,
+    });
+  });
+
   test("run makes, until it is told to stop", async () => {
     await using served = await serve(install);
     await served.script("create table users (id int); select notika.publish('by_hand', 'public.users')");
