@@ -98,6 +98,37 @@ $$;
 comment on function notika._is_runner() is
   'Whether this is the session of a runner: of a member of the owner, or of who was granted to be one.';
 
+create or replace function notika._origin(
+  out is_muted boolean,
+  out cause_id bigint,
+  out depth smallint
+)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run text;
+begin
+  is_muted := false;
+  depth := 0;
+  -- Anybody may set these, so they count only in sessions of the owner's members, and of runners.
+  if concat(current_setting('notika.mute', true), current_setting('notika.run', true)) <> ''
+     and notika._is_runner()
+  then
+    is_muted := coalesce(
+      current_setting('notika.mute', true) in ('on', 'true', '1', 'yes')
+        and pg_has_role(session_user, current_user, 'member'), false);
+    v_run := substring(current_setting('notika.run', true) from '^[0-9]{1,18}/[0-9]{1,4}$');
+    cause_id := split_part(v_run, '/', 1)::bigint;
+    depth := coalesce(split_part(v_run, '/', 2)::smallint + 1, 0);
+  end if;
+end;
+$$;
+
+comment on function notika._origin() is
+  'What a session says of its changes: that nobody captures them, or of which run they are.';
+
 create or replace function notika._append(workflow_id integer, operation text, new json)
   returns bigint
   language plpgsql
@@ -106,21 +137,15 @@ create or replace function notika._append(workflow_id integer, operation text, n
 as $$
 declare
   v_event_id bigint;
-  v_run text;
 begin
-  -- As in a capture function: anybody may set it.
-  if current_setting('notika.run', true) <> '' and notika._is_runner() then
-    v_run := substring(current_setting('notika.run', true) from '^[0-9]{1,18}/[0-9]{1,4}$');
-  end if;
-
   perform pg_current_xact_id(); -- before the id is drawn and the segment read: see above
   v_event_id := nextval('notika.event_id_seq');
 
   execute format('insert into notika.event_log_%s
                     (event_id, workflow_id, operation, new, cause_id, depth, snapshot)
-                  values ($1, $2, $3, $4, $5, $6, pg_current_snapshot())', notika._segment(0))
-    using v_event_id, _append.workflow_id, _append.operation, _append.new,
-          split_part(v_run, '/', 1)::bigint, coalesce(split_part(v_run, '/', 2)::smallint + 1, 0);
+                  select $1, $2, $3, $4, o.cause_id, o.depth, pg_current_snapshot()
+                    from notika._origin() as o', notika._segment(0))
+    using v_event_id, _append.workflow_id, _append.operation, _append.new;
 
   perform notika._wake();
   return v_event_id;

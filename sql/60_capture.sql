@@ -225,7 +225,7 @@ begin
   if v_base.typtype = 'c' then
     return (
       select format(
-               'case when pg_catalog.num_nonnulls(%s) = 1 then %s end',
+               'case when pg_catalog.num_nonnulls(%s) operator(pg_catalog.=) 1 then %s end',
                path,
                notika._object_expression(
                  array_agg(a.attname::text order by a.attnum),

@@ -85,6 +85,113 @@ $$;
 comment on function notika._is_held(notika.workflow) is
   'Whether its triggers go with the payload function; otherwise they do without it.';
 
+create or replace function notika._has_fallback(spec notika.workflow)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return spec.is_pinned and spec.columns is not null and not notika._is_held(spec)
+     -- For a row of a part or a child there would be two to choose from.
+     and (select c.relkind <> 'p' from pg_class as c where c.oid = spec.relation)
+     and (select count(*) = 1 from notika._family(spec.relation));
+end;
+$$;
+
+comment on function notika._has_fallback(notika.workflow) is
+  'Whether a function for any row takes over if the payload function is dropped, so that writes go '
+  'on and need no subtransaction for it.';
+
+create or replace function notika._rows(spec notika.workflow)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case spec.operations when '{insert}' then array['new']
+                              when '{delete}' then array['old']
+                              else array['new', 'old'] end;
+$$;
+
+comment on function notika._rows(notika.workflow) is
+  'Which rows a workflow''s events have: after the change, before it.';
+
+create or replace function notika._fits_expression(spec notika.workflow, changed text)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_missing text := case changed when 'new' then 'delete' else 'insert' end;
+  v_fits text := format(
+    'pg_catalog.octet_length(v_%s::pg_catalog.text) operator(pg_catalog.<=) %s',
+    changed, (select s.payload_bytes from notika.setting as s));
+begin
+  if v_missing = any (spec.operations) then
+    return format('coalesce(%s, tg_op operator(pg_catalog.=) %L)', v_fits, upper(v_missing));
+  end if;
+  return v_fits;
+end;
+$$;
+
+comment on function notika._fits_expression(notika.workflow, text) is
+  'SQL that is true in a trigger for each row when the json of new or old, if there is one, goes into '
+  'an event.';
+
+create or replace function notika._indented(code text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select replace(_indented.code, E'\n', E'\n  ');
+$$;
+
+comment on function notika._indented(text) is 'Code that stands two columns further to the right.';
+
+create or replace function notika._segment_code(condition text default '')
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $body$
+  -- The row that was written gave the transaction its xid before the segment is read.
+  select format($$
+  -- In one expression, because each that looks at the world takes a snapshot.
+  v_segment := case
+    when pg_catalog.concat(pg_catalog.current_setting('notika.mute', true),
+                           pg_catalog.current_setting('notika.run', true))
+         operator(pg_catalog.=) ''%s
+      then (pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.>>) 1)
+           operator(pg_catalog.%%) 3
+    else -1
+  end;$$, _segment_code.condition);
+$body$;
+
+comment on function notika._segment_code(text) is
+  'What a trigger does to know the segment that it writes to; -1: the session or, where there is a '
+  'condition, the row is not of the usual kind.';
+
+create or replace function notika._at_segment(template text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $body$
+  select format($$
+  if v_segment operator(pg_catalog.=) 0 then%s
+  elsif v_segment operator(pg_catalog.=) 1 then%s
+  elsif v_segment operator(pg_catalog.=) 2 then%s$$,
+    format(_at_segment.template, 0),
+    format(_at_segment.template, 1),
+    format(_at_segment.template, 2));
+$body$;
+
+comment on function notika._at_segment(text) is
+  'Code for each segment, of which that of v_segment runs; %s stands for its number.';
+
 create or replace function notika._key_code(spec notika.workflow, changed text)
   returns text
   language plpgsql
@@ -98,20 +205,21 @@ declare
     'notika._key(%s, tg_relid%s)', changed, ', ' || quote_literal(nullif(v_compared, '{}')::text));
 begin
   if v_expression is null then
-    return format('      v_%1$s := %2$s;', changed, v_key);
+    return format('        v_%1$s := %2$s;', changed, v_key);
   end if;
   -- A row that is passed on takes all along that is kept outside of it: time, memory, and from a
   -- gigabyte on an error.
-  return format($$      begin
-        v_%1$s := case when notika._key_names(tg_relid) = %2$L::text[] then
-          %3$s
+  return format($$        begin
+          v_%1$s := case
+            when notika._key_names(tg_relid) operator(pg_catalog.=) %2$L::pg_catalog.text[]
+              then %3$s
+          end;
+        exception when undefined_column then
+          v_%1$s := null;
         end;
-      exception when undefined_column then
-        v_%1$s := null;
-      end;
-      if v_%1$s is null then
-        v_%1$s := %4$s;
-      end if;$$, changed, notika._key_names(spec.relation), v_expression, v_key);
+        if v_%1$s is null then
+          v_%1$s := %4$s;
+        end if;$$, changed, notika._key_names(spec.relation), v_expression, v_key);
 end;
 $body$;
 
@@ -140,7 +248,7 @@ create or replace function notika._listed_shape(definition text[])
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  select substring(d.statement from E'\n      -- columns ([0-9a-f]{32})\n')
+  select substring(d.statement from E'\n *-- columns ([0-9a-f]{32})\n')
     from unnest(_listed_shape.definition) as d (statement)
    where starts_with(d.statement, 'create or replace function notika._capture_')
      and strpos(d.statement, '-- columns ') > 0;
@@ -189,8 +297,9 @@ begin
     return format('notika.payload_%s(%s)', spec.workflow_id, changed);
   elsif notika._lists_columns(spec) then
     return (
-      select format(E'case when 0::int8%s <= %s then\n        %s end',
-               string_agg(' + ' || notika._size_expression(
+      select format(
+               E'case when 0::pg_catalog.int8%s operator(pg_catalog.<=) %s then\n    %s end',
+               string_agg(' operator(pg_catalog.+) ' || notika._size_expression(
                  format('%s.%I', changed, a.attname), a.atttypid, a.atttypmod), ''
                  order by a.attnum),
                v_limit,
@@ -202,7 +311,8 @@ begin
        where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
     );
   end if;
-  return format('case when pg_column_size(%s) <= %s then %s end', changed, v_limit,
+  return format('case when pg_catalog.pg_column_size(%s) operator(pg_catalog.<=) %s then %s end',
+    changed, v_limit,
     case when spec.is_pinned then format('notika._whole_row(%s, tg_relid)', changed)
          else format('notika._loose_image(%s, tg_relid, %s)', changed, spec.workflow_id) end);
 end;
@@ -218,50 +328,72 @@ create or replace function notika._images_code(spec notika.workflow, operation t
   set search_path = pg_catalog, pg_temp
 as $body$
 declare
-  v_limit integer := (select s.payload_bytes from notika.setting as s);
   v_rows text[] := case operation when 'insert' then array['new']
                                   when 'update' then array['new', 'old']
                                   else array['old'] end;
   v_code text := (
     select string_agg(
-             format(E'\n      v_%s := %s;', r, notika._image_expression(spec, r)), '' order by r)
+             format(E'\n  v_%s := %s;', r, notika._image_expression(spec, r)), '' order by r)
       from unnest(v_rows) as r
   );
-  v_row text;
 begin
-  -- A subtransaction that writes nothing costs a single row less than a WHEN that would take the
-  -- trigger along.
-  if spec.is_pinned and not notika._is_held(spec)
+  -- What it calls may be gone, and nobody saw to it.
+  if spec.is_pinned and not notika._is_held(spec) and not notika._has_fallback(spec)
      and (spec.columns is not null or notika._lists_columns(spec))
   then
-    v_code := format($$
-    begin%s%s
-    exception when %s then -- it was changed or dropped, and nobody saw to it%s
-    end;$$,
+    return format($$
+  begin%s%s
+  exception when %s then%s
+  end;$$,
       case when spec.columns is null
-           then format(E'\n      -- columns %s', notika._shape(spec.relation)) end,
-      v_code,
+           then format(E'\n    -- columns %s', notika._shape(spec.relation)) end,
+      notika._indented(v_code),
       case when spec.columns is null then 'undefined_column or datatype_mismatch'
-           else 'undefined_function' end,
+           else 'undefined_function or ambiguous_function' end,
       (select string_agg(
-                format(E'\n      v_%1$s := notika._loose_image(%1$s, tg_relid, %2$s);', r,
+                format(E'\n    v_%1$s := notika._loose_image(%1$s, tg_relid, %2$s);', r,
                        spec.workflow_id), '' order by r)
          from unnest(v_rows) as r));
   end if;
-
-  foreach v_row in array v_rows loop
-    v_code := v_code || format($$
-    if v_%1$s is null or octet_length(v_%1$s::text) > %2$s then
-      v_truncated := true;
-%3$s
-    end if;$$, v_row, v_limit, notika._key_code(spec, v_row));
-  end loop;
   return v_code;
 end;
 $body$;
 
 comment on function notika._images_code(notika.workflow, text) is
   'What a trigger for each row does to have the rows before and after as json.';
+
+create or replace function notika._mending_code(spec notika.workflow)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $body$
+begin
+  return (
+    select string_agg(format($$
+    if (%1$s) is not true then%2$s
+      if v_%3$s is null
+         or pg_catalog.octet_length(v_%3$s::pg_catalog.text) operator(pg_catalog.>) %4$s
+      then
+        v_truncated := true;
+%5$s
+      end if;
+    end if;$$,
+             notika._fits_expression(spec, r.name),
+             case when notika._has_fallback(spec) then format($$
+      if v_%1$s is null and notika._payload_function(%2$s, tg_relid) is null then
+        v_%1$s := notika._loose_image(%1$s, tg_relid, %2$s);
+      end if;$$, r.name, spec.workflow_id) end,
+             r.name,
+             (select s.payload_bytes from notika.setting as s),
+             notika._key_code(spec, r.name)), '' order by r.name)
+      from unnest(notika._rows(spec)) as r (name)
+  );
+end;
+$body$;
+
+comment on function notika._mending_code(notika.workflow) is
+  'What a trigger for each row does about rows that are too big, or whose payload function is gone.';
 
 create or replace function notika._row_code(spec notika.workflow)
   returns text
@@ -270,13 +402,24 @@ create or replace function notika._row_code(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $body$
 declare
-  v_has_snapshot boolean := notika._has_sources(spec.name);
+  v_rows text[] := notika._rows(spec);
+  v_columns text := 'workflow_id, operation, ' || array_to_string(v_rows, ', ');
+  v_values text := format(
+    '%s, %s, v_%s',
+    spec.workflow_id,
+    case when cardinality(spec.operations) = 1 then quote_literal(spec.operations[1])
+         else 'v_operation' end,
+    array_to_string(v_rows, ', v_'));
   v_code text := '';
-  v_append text;
 begin
+  if notika._has_sources(spec.name) then
+    v_columns := v_columns || ', snapshot';
+    v_values := v_values || ', pg_catalog.pg_current_snapshot()';
+  end if;
+
   if not spec.is_pinned and spec.watch is not null then
     v_code := format($$
-  if tg_op = 'UPDATE' then
+  if tg_op operator(pg_catalog.=) 'UPDATE' then
     if not notika._is_watched_change(new, old, tg_relid, %s) then
       return null;
     end if;
@@ -289,35 +432,43 @@ begin
     v_code := v_code || (
       select string_agg(
                format(case when o.place = 1 then $$
-  if tg_op = %1$L then$$ when o.place < cardinality(spec.operations) then $$
-  elsif tg_op = %1$L then$$ else $$
+  if tg_op operator(pg_catalog.=) %1$L then$$
+                           when o.place < cardinality(spec.operations) then $$
+  elsif tg_op operator(pg_catalog.=) %1$L then$$ else $$
   else$$ end || $$
-    v_operation := %2$L;%3$s$$, upper(o.name), o.name, notika._images_code(spec, o.name)),
+    v_operation := %2$L;%3$s$$,
+                      upper(o.name), o.name, notika._indented(notika._images_code(spec, o.name))),
                '' order by o.place)
         from unnest(spec.operations) with ordinality as o (name, place)
     ) || $$
   end if;$$;
   end if;
 
-  v_append := format($$
-    insert into notika.event_log_%%s
-      (workflow_id, operation, new, old, truncated, cause_id, depth%s)
-    values
-      (%s, %s, v_new, v_old, v_truncated, v_cause_id, v_depth%s);$$,
-    case when v_has_snapshot then ', snapshot' end,
-    spec.workflow_id,
-    case when cardinality(spec.operations) = 1 then quote_literal(spec.operations[1])
-         else 'v_operation' end,
-    case when v_has_snapshot then ', pg_current_snapshot()' end);
-  return v_code || format($$
+  return v_code || format($code$
+%1$s%2$s
+  else
+    select o.is_muted, o.cause_id, o.depth into v_is_muted, v_cause_id, v_depth
+      from notika._origin() as o;
+    if v_is_muted then
+      return null;
+    end if;
+%3$s
 
-  -- The row that was written gave the transaction its xid before this is read.
-  v_segment := (pg_sequence_last_value('notika.control_seq') >> 1) %% 3;
-  if v_segment = 0 then%s
-  elsif v_segment = 1 then%s
-  else%s
+    v_segment := notika._segment(0);%4$s
+    end if;
   end if;
-$$, format(v_append, 0), format(v_append, 1), format(v_append, 2));
+$code$,
+    notika._segment_code((
+      select string_agg(E'\n     and ' || notika._fits_expression(spec, r.name), '' order by r.name)
+        from unnest(v_rows) as r (name)
+    )),
+    notika._at_segment(format($$
+    insert into notika.event_log_%%s (%s)
+    values (%s);$$, v_columns, v_values)),
+    notika._mending_code(spec),
+    notika._indented(notika._at_segment(format($$
+    insert into notika.event_log_%%s (%s, truncated, cause_id, depth)
+    values (%s, v_truncated, v_cause_id, v_depth);$$, v_columns, v_values))));
 end;
 $body$;
 
@@ -350,58 +501,65 @@ declare
   v_limit integer := (select s.payload_bytes from notika.setting as s);
   v_image text := case spec.operations when '{delete}' then 'old' else 'new' end;
   v_append text := format($$
-    insert into notika.event_log_%%1$s (workflow_id, operation, %1$s%%2$s%2$s)
-    select %3$s, %4$L, c.image%%3$s%5$s
+    insert into notika.event_log_%%%%s (workflow_id, operation, %1$s%%1$s%2$s)
+    select %3$s, %4$L, c.image%%2$s%5$s
       from (
         select notika.payload_%3$s(r.*) as image
           from changed as r
         offset 0 -- so that it is made once
       ) as c
-     where octet_length(c.image::text) <= %6$s or notika._set_aside();$$,
+     where pg_catalog.octet_length(c.image::pg_catalog.text) operator(pg_catalog.<=) %6$s
+        or notika._set_aside();$$,
     v_image,
     case when v_has_snapshot then ', snapshot' end,
     spec.workflow_id,
     spec.operations[1],
-    case when v_has_snapshot then ', pg_current_snapshot()' end,
+    case when v_has_snapshot then ', pg_catalog.pg_current_snapshot()' end,
     v_limit);
 begin
-  return format($$
-  -- The rows that were written gave the transaction its xid before this is read.
-  v_segment := (pg_sequence_last_value('notika.control_seq') >> 1) %% 3;
-  -- What has variables in it would be planned anew for each statement.
-  if v_cause_id is not null then
-    if v_segment = 0 then%4$s
-    elsif v_segment = 1 then%5$s
-    else%6$s
+  return format($code$%1$s
+  if v_segment operator(pg_catalog.<) 0 then
+    select o.is_muted, o.cause_id, o.depth into v_is_muted, v_cause_id, v_depth
+      from notika._origin() as o;
+    if v_is_muted then
+      return null;
     end if;
-  elsif v_segment = 0 then%1$s
-  elsif v_segment = 1 then%2$s
+    v_segment := notika._segment(0);
+  end if;
+
+  -- What has variables in it would be planned anew for each statement.
+  if v_cause_id is null then%2$s
+    end if;
   else%3$s
+    end if;
   end if;
-$$, format(v_append, 0, '', ''), format(v_append, 1, '', ''), format(v_append, 2, '', ''),
-    format(v_append, 0, ', cause_id, depth', ', v_cause_id, v_depth'),
-    format(v_append, 1, ', cause_id, depth', ', v_cause_id, v_depth'),
-    format(v_append, 2, ', cause_id, depth', ', v_cause_id, v_depth'))
-  || format($$
-  if current_setting('notika.set_aside', true) = 'on' then
-    perform set_config('notika.set_aside', '', true);
-    execute format(
+
+  if pg_catalog.current_setting('notika.set_aside', true) operator(pg_catalog.=) 'on' then
+    perform pg_catalog.set_config('notika.set_aside', '', true);
+    execute pg_catalog.format(
       'insert into notika.event_log_%%s
-         (workflow_id, operation, %1$s, truncated, cause_id, depth%2$s)
-       select $1, $2, %%s, true, $3, $4%3$s
+         (workflow_id, operation, %4$s, truncated, cause_id, depth%5$s)
+       select $1, $2, %%s, true, $3, $4%6$s
          from changed as r
-        where (octet_length(notika.payload_%4$s(r.*)::text) <= %5$s) is not true',
+        where (pg_catalog.octet_length(notika.payload_%7$s(r.*)::pg_catalog.text)
+               operator(pg_catalog.<=) %8$s) is not true',
       v_segment,
-      coalesce(notika._key_expression('r', tg_relid::regclass, %7$L::text[]), '''{}''::json'))
-      using %4$s, %6$L::text, v_cause_id, v_depth;
+      coalesce(notika._key_expression('r', tg_relid::pg_catalog.regclass, %9$L::pg_catalog.text[]),
+               '''{}''::pg_catalog.json'))
+      using %7$s, %10$L::pg_catalog.text, v_cause_id, v_depth;
   end if;
-$$, v_image,
+$code$,
+    notika._segment_code(),
+    notika._indented(notika._at_segment(format(v_append, '', ''))),
+    notika._indented(notika._at_segment(
+      format(v_append, ', cause_id, depth', ', v_cause_id, v_depth'))),
+    v_image,
     case when v_has_snapshot then ', snapshot' end,
-    case when v_has_snapshot then ', pg_current_snapshot()' end,
+    case when v_has_snapshot then ', pg_catalog.pg_current_snapshot()' end,
     spec.workflow_id,
     v_limit,
-    spec.operations[1],
-    coalesce(notika._compared(spec), '{}')::text);
+    coalesce(notika._compared(spec), '{}')::text,
+    spec.operations[1]);
 end;
 $body$;
 
@@ -429,47 +587,36 @@ begin
     v_types := array['point'::regtype]; -- any type may be added later
   end if;
 
+  -- No search_path of its own, which would cost a row as much as the call of the trigger: every
+  -- name in it says where it is from.
   return format($template$create or replace function notika._capture_%1$s()
   returns trigger
   language plpgsql
-  security definer
-  set search_path = pg_catalog, pg_temp%2$s
+  security definer%2$s
 as %3$s$template$,
     spec.workflow_id,
     notika._settings(v_types),
     notika._dollar_quoted(format($capture$
 declare%1$s
-  v_run text;
-  v_cause_id bigint;
-  v_depth smallint := 0;
-  v_segment integer;
-begin
-  -- Anybody may set these, so they count only in sessions of the owner's members, and of runners.
-  if concat(current_setting('notika.mute', true), current_setting('notika.run', true)) <> ''
-     and notika._is_runner()
-  then
-    if current_setting('notika.mute', true) in ('on', 'true', '1', 'yes')
-       and pg_has_role(session_user, current_user, 'member')
-    then
-      return null;
-    end if;
-    v_run := substring(current_setting('notika.run', true) from '^[0-9]{1,18}/[0-9]{1,4}$');
-    v_cause_id := split_part(v_run, '/', 1);
-    v_depth := coalesce(split_part(v_run, '/', 2)::smallint + 1, 0);
-  end if;
-%2$s
+  v_segment pg_catalog.int4;
+  v_is_muted pg_catalog.bool;
+  v_cause_id pg_catalog.int8;
+  v_depth pg_catalog.int2 := 0;
+begin%2$s
   -- After the insert: before it, a dispatcher could fall asleep in between.
-  if pg_sequence_last_value('notika.control_seq') & 1 = 1 then
+  if pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.&) 1
+     operator(pg_catalog.=) 1
+  then
     perform notika._wake();
   end if;
   return null; -- an after trigger; the result is ignored
 end;
 $capture$,
     case spec.capture when 'row' then '
-  v_operation text;
-  v_new json;
-  v_old json;
-  v_truncated boolean := false;' end,
+  v_operation pg_catalog.text;
+  v_new pg_catalog.json;
+  v_old pg_catalog.json;
+  v_truncated pg_catalog.bool := false;' end,
     case spec.capture when 'row' then notika._row_code(spec) else notika._statement_code(spec) end
     ), 'capture')
   );

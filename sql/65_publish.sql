@@ -792,6 +792,15 @@ begin
           from family as f
          where (spec).columns is not null and (spec).is_pinned
         union all
+        select 2, null,
+               format(E'create or replace function notika.payload_%s(r record)\n'
+                      '  returns pg_catalog.json\n'
+                      '  language plpgsql\n'
+                      '  immutable\n'
+                      'as ''begin return null; end''', (spec).workflow_id),
+               null
+         where notika._has_fallback(spec)
+        union all
         select 3, null,
                notika._capture_definition(spec),
                null
@@ -949,7 +958,8 @@ begin
       from notika._generated(after.workflow_id) as g (function)
       join pg_proc as p on p.oid = g.function and p.proname = format('payload_%s', after.workflow_id)
       join pg_type as t on t.oid = p.proargtypes[0]
-     where t.typrelid not in (select f from notika._family(after.relation) as f)
+     where t.typrelid <> 0 -- the fallback
+       and t.typrelid not in (select f from notika._family(after.relation) as f)
      order by notika._quoted(t.typrelid)
   loop
     statement := format('drop function %s cascade', v_function);
@@ -1000,7 +1010,8 @@ begin
      where p.proname = format('_passes_%s', after.workflow_id)
        and (after.is_pinned or after.condition is null)
         or p.proname = format('payload_%s', after.workflow_id)
-       and (not after.is_pinned or after.columns is null)
+       and (not after.is_pinned or after.columns is null
+            or p.proargtypes[0] = 'record'::regtype and not notika._has_fallback(after))
        and (
          select t.typrelid from pg_type as t where t.oid = p.proargtypes[0]
        ) <> all (v_left);

@@ -259,7 +259,7 @@ create or replace function notika._guard_start()
   -- name is written in full, and there are no operators.
 as $$
 declare
-  v_context text;
+  v_context pg_catalog.text;
 begin
   get diagnostics v_context = pg_context;
   perform notika._let_through(tg_tag, v_context, pg_catalog.current_setting('search_path'));

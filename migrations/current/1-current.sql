@@ -2,7 +2,11 @@
 
 --!include 10_schema.sql
 --!include 20_workflow.sql
+--!include 30_event_log.sql
 --!include 50_run.sql
+--!include 60_capture.sql
+--!include 61_trigger.sql
+--!include 65_publish.sql
 --!include 72_judge.sql
 --!include 75_ways_out.sql
 --!include 90_grants.sql

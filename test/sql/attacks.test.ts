@@ -2,7 +2,7 @@ import { describe, expect } from "vitest";
 import { type TestDatabase, test } from "../support/database.ts";
 import { asRole, captured, inTransaction, noEventTriggers, undone } from "./support.ts";
 
-/** A schema with a twin of nearly every function and operator of Postgres; each fails when it is called. */
+/** A schema with a twin of nearly every function and operator of Postgres, and of types; each fails when it is used. */
 const shadows = `
   create schema evil;
   do $evil$
@@ -43,6 +43,12 @@ const shadows = `
       execute format('create operator evil.%s (function = evil.%I, leftarg = %s, rightarg = %s)',
                      v_twin.oprname, v_twin.proname, v_twin.l, v_twin.r);
     end loop;
+    create function evil.trap(text) returns boolean language plpgsql as 'begin raise exception ''hijacked by type %'', $1; end';
+    for v_twin in
+      select t.name from unnest('{text,json,jsonb,name,oid,regclass,int2,int4,int8,bool,numeric,timestamptz}'::text[]) as t (name)
+    loop
+      execute format('create domain evil.%1$I as pg_catalog.%1$I check (evil.trap(%1$L))', v_twin.name);
+    end loop;
   end;
   $evil$;
   grant usage on schema evil to public;`;
@@ -61,8 +67,9 @@ describe("a search_path full of twins", () => {
   test("works: it fails whatever looks there", async ({ db }) => {
     await db.script(shadows);
 
-    await expect(inTransaction(db, hostile, "select 'a'::text = 'b'::text")).rejects.toThrow("hijacked by texteq");
-    await expect(inTransaction(db, hostile, "select format('%s'::text, 1)")).rejects.toThrow("hijacked by format");
+    await expect(inTransaction(db, hostile, "select 'a'::pg_catalog.text = 'b'::pg_catalog.text")).rejects.toThrow("hijacked by texteq");
+    await expect(inTransaction(db, hostile, "select format('%s', 1)")).rejects.toThrow("hijacked by format");
+    await expect(inTransaction(db, hostile, "select 'a'::text")).rejects.toThrow("hijacked by type text");
   });
 
   test("hijacks nothing that Notika does", async ({ db }) => {
@@ -87,7 +94,7 @@ describe("a search_path full of twins", () => {
         "select * from notika.check_ddl('alter table app.users drop column email; alter table app.users add column x int')",
       ],
       ["alter table app.users rename column email to mail"],
-      ["alter table app.users add column email2 text", "alter table app.users drop column email2"],
+      ["alter table app.users add column email2 pg_catalog.text", "alter table app.users drop column email2"],
       ["select notika.allow_breaking_change('w', 'x')", "alter table app.users drop column email"],
       ["select notika.release('w', 'x')"],
       ["select notika.begin_maintenance('x')", "select notika.end_maintenance()"],
@@ -115,6 +122,58 @@ describe("a search_path full of twins", () => {
         throw new Error(statements.join("; "), { cause: error });
       });
     }
+  });
+});
+
+describe("a search_path full of twins, at a write,", () => {
+  const forms = `
+    create schema app;
+    create type app.mood as enum ('a');
+    create table app.users (id int primary key, email text, at timestamptz default now(), mood app.mood);
+    create table app.members (primary key (id)) inherits (app.users);
+    create table app.items (id int primary key, note text);
+    create table app.days (id int primary key, note text, at timestamptz default now()) partition by range (id);
+    create table app.day partition of app.days default;
+    select notika.publish('row', 'app.users', '{insert,update,delete}', '{id,email,at,mood}', '{email}', 'true'),
+           notika.publish('alone', 'app.items', '{insert,update,delete}', '{id,note}'),
+           notika.publish('whole', 'app.items', '{insert,update,delete}'),
+           notika.publish('parts', 'app.days', '{insert,update,delete}', '{id,note,at}'),
+           notika.publish('inserts', 'app.items', '{insert}', '{id,note}'),
+           notika.publish('deletes', 'app.items', '{delete}', '{note}');`;
+  const big = "x".repeat(1_048_577);
+  const writes = [
+    hostile,
+    ...["users", "members", "items", "days"].flatMap((table) => {
+      const column = table === "users" || table === "members" ? "email" : "note";
+      return [
+        `insert into app.${table} (id, ${column}) values (1, 'a'), (2, '${big}')`,
+        `update app.${table} set ${column} = 'b'`,
+        `delete from app.${table}`,
+      ];
+    }),
+    `select workflow_id, pg_catalog.count(*)::pg_catalog.int4 as events, pg_catalog.count(cause_id)::pg_catalog.int4 as caused
+       from notika._event group by workflow_id order by workflow_id`,
+  ];
+
+  const all = [12, 6, 6, 6, 2, 2].map((events, n) => ({ workflow_id: n + 1, events, caused: 0 }));
+
+  test("hijacks no trigger", async ({ db }) => {
+    await db.script(`${forms} ${shadows}`);
+
+    expect(await undone(db, ...writes)).toEqual(all);
+    expect(await undone(db, "set local notika.run = '7/1'", ...writes)).toEqual(
+      all.map((row) => ({ ...row, caused: row.events })),
+    );
+    expect(await undone(db, "set local notika.mute = on", ...writes)).toEqual([]);
+  });
+
+  test("hijacks no trigger whose payload function was dropped unseen", async ({ db }) => {
+    await db.script(`${forms} ${noEventTriggers}
+      drop function notika.payload_1(app.users), notika.payload_1(app.members),
+        notika.payload_2(app.items), notika.payload_4(app.days);
+      ${shadows}`);
+
+    expect(await undone(db, ...writes)).toEqual(all);
   });
 });
 

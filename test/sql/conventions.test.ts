@@ -81,7 +81,7 @@ describe("in schema notika", () => {
     ).toEqual([{ relname: "event_log_0" }, { relname: "event_log_1" }, { relname: "event_log_2" }]);
   });
 
-  test("every function pins its search_path, also those that publish makes", async ({ db }) => {
+  test("every function pins its search_path, but for those of triggers, in which every name is qualified", async ({ db }) => {
     await db.script(published);
 
     expect(
@@ -91,6 +91,8 @@ describe("in schema notika", () => {
            and prosqlbody is null -- a begin atomic body is resolved when it is created
            -- One runs the caller's DDL, as the caller; the other passes the caller's path on, and does no more.
            and proname not in ('check_ddl', '_guard_start')
+           -- A path would cost each row as much as the call; attacks.test.ts shows that they need none.
+           and proname !~ '^_capture_[0-9]'
            and 'search_path=pg_catalog, pg_temp' <> all (coalesce(proconfig, '{}'))`),
     ).toEqual([]);
   });

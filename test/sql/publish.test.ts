@@ -168,6 +168,7 @@ describe("publish", () => {
           "notika_1_update on app.users",
           "notika._capture_1()",
           "notika.payload_1(app.users)",
+          "notika.payload_1(record)",
         ],
       ],
       [
@@ -183,6 +184,7 @@ describe("publish", () => {
           "notika_1_insert on app.users",
           "notika._capture_1()",
           "notika.payload_1(app.users)",
+          "notika.payload_1(record)",
         ],
       ],
       [

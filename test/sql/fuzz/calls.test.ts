@@ -109,6 +109,9 @@ function disorder(db: TestDatabase) {
       union
       select format('payload_%s of %s', p.workflow_id, p.part) from published as p where p.columns is not null and p.is_pinned
       union
+      select format('payload_%s of record', w.workflow_id) from notika.workflow as w
+       where w.unpublished_at is null and notika._has_fallback(w)
+      union
       select format('_passes_%s', p.workflow_id) from published as p where p.condition is not null and not p.is_pinned
     ), present (name) as (
       select format('%s on %s', t.tgname, t.tgrelid::regclass) from pg_trigger as t
