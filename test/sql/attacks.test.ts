@@ -67,7 +67,9 @@ describe("a search_path full of twins", () => {
   test("works: it fails whatever looks there", async ({ db }) => {
     await db.script(shadows);
 
-    await expect(inTransaction(db, hostile, "select 'a'::pg_catalog.text = 'b'::pg_catalog.text")).rejects.toThrow("hijacked by texteq");
+    await expect(inTransaction(db, hostile, "select 'a'::pg_catalog.text = 'b'::pg_catalog.text")).rejects.toThrow(
+      "hijacked by texteq",
+    );
     await expect(inTransaction(db, hostile, "select format('%s', 1)")).rejects.toThrow("hijacked by format");
     await expect(inTransaction(db, hostile, "select 'a'::text")).rejects.toThrow("hijacked by type text");
   });

@@ -81,7 +81,9 @@ describe("in schema notika", () => {
     ).toEqual([{ relname: "event_log_0" }, { relname: "event_log_1" }, { relname: "event_log_2" }]);
   });
 
-  test("every function pins its search_path, but for those of triggers, in which every name is qualified", async ({ db }) => {
+  test("every function pins its search_path, but for those of triggers, in which every name is qualified", async ({
+    db,
+  }) => {
     await db.script(published);
 
     expect(
