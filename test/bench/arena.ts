@@ -27,7 +27,17 @@ export interface ArenaOptions {
 }
 
 /** The SQL peers, in the order in which they are shown. */
-export const peerFiles = ["empty", "append", "hasura", "pgmq", "pgq", "supa_audit", "add_job", "skip_locked"] as const;
+export const peerFiles = [
+  "empty",
+  "append",
+  "hasura",
+  "pgmq",
+  "pgq",
+  "supa_audit",
+  "add_job",
+  "skip_locked",
+  "bare_jobs",
+] as const;
 
 export const peerSql = (name: string) => readFileSync(path.join(import.meta.dirname, "peers", `${name}.sql`), "utf8");
 

@@ -24,6 +24,18 @@ export const captors = {
   },
   appendRow: triggered("a constant row kept", "append.capture_row", ["append.log"]),
   appendEvent: triggered("a constant event kept", "append.capture_event", ["append.event_log"]),
+  appendEvents: {
+    name: "a constant event kept, by the statement",
+    attach: (table, number) =>
+      Object.entries({ insert: "new", update: "new", delete: "old" })
+        .map(
+          ([operation, rows]) => `
+            create trigger ${operation}_${number} after ${operation} on ${table}
+              referencing ${rows} table as changed for each statement execute function append.capture_events()`,
+        )
+        .join(";"),
+    logs: ["append.event_log"],
+  },
   projected: notika("notika, 4 columns", projected),
   each: {
     // Inserts and deletes are captured by the statement then.

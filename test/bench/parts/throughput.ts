@@ -65,7 +65,7 @@ function modesOf({ durable, fast, older }: Bench): Mode[] {
       arena: durable,
       goal: { kept: 0.95 },
       entrants: needed,
-      length: 2.5,
+      length: 2,
       besides: wide,
     },
     {
@@ -75,7 +75,7 @@ function modesOf({ durable, fast, older }: Bench): Mode[] {
       note: "There is no such disk: commit_delay makes the server wait for 1 ms before it writes to the one it has.",
       goal: { kept: 0.95 },
       entrants: needed,
-      length: 1.5,
+      length: 1,
       besides: [{ operation: "insert", clients: 1, entrants: [none, appendEvent, projected, noMatch, hasura] }],
     },
     {
@@ -90,7 +90,7 @@ function modesOf({ durable, fast, older }: Bench): Mode[] {
   if (older) {
     const name = `asynchronous commit, PostgreSQL ${older.major}`;
     const goal = asynchronousGoal(older);
-    modes.push({ name, arena: older, goal, entrants: [...needed, hasura], length: 3, besides: [] });
+    modes.push({ name, arena: older, goal, entrants: [...needed, hasura], length: 2.5, besides: [] });
   }
   return modes;
 }
@@ -146,7 +146,7 @@ async function inMode(bench: Bench, mode: Mode): Promise<Findings> {
       found.goals.push(...goalsOf(comparison, goal));
     }
     for (const race of besides) {
-      const { title, paces } = await hold(race, 0.2, bench.seconds / 3);
+      const { title, paces } = await hold(race, 0.2, bench.seconds / 5);
       found.comparisons.push({ ...compared(title, paces, "tps"), note: `${note} Few rounds.`.trim() });
     }
     return found;
