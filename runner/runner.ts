@@ -11,7 +11,7 @@ import { makeTask, type RunObserver } from "./run.ts";
 import { type Source, sourcesOf } from "./sources.ts";
 import { atOnce } from "./statements.ts";
 import { type Tasks, toTasks } from "./tasks.ts";
-import { version, versionRemedy } from "./version.ts";
+import { differenceTo } from "./version.ts";
 import { startWorker } from "./worker.ts";
 
 /** Runs workflows until it is stopped. */
@@ -131,25 +131,20 @@ function jobsIn(payload: string): number {
   return Number(/"count"\s*:\s*(\d+)/.exec(payload)?.[1] ?? 1);
 }
 
-async function checkVersion(database: Database) {
-  const own = await version();
-  const [found] = await database
-    .execute<{ version: string }>(sql`select notika.version()`)
-    .catch((error: { code?: string }) => {
-      if (error.code === "3F000" || error.code === "42883") return [];
-      throw error;
-    });
-  if (!found) {
+async function checkVersion({ execute }: Database) {
+  const unlessMissing = (error: { code?: string }) => {
+    if (error.code === "3F000" || error.code === "42883") return [];
+    throw error;
+  };
+  const [installed] = await execute<{ version: string }>(sql`select notika.version()`).catch(unlessMissing);
+  if (!installed) {
     throw new NotikaError("NOTIKA_VERSION", "notika is not installed in this database", {
       hint: "Run: npx notika install",
     });
   }
-  const installed = found.version;
-  const remedy = versionRemedy({ own, installed });
-  if (remedy === null) return;
-  throw new NotikaError("NOTIKA_VERSION", `the database has notika ${installed}, this is notika ${own}`, {
-    hint: `Run: ${remedy}`,
-  });
+  const [had] = await execute<{ names: string[] }>(sql`select notika._migrations() as names`).catch(unlessMissing);
+  const difference = await differenceTo({ ...installed, migrations: had?.names ?? null });
+  if (difference) throw new NotikaError("NOTIKA_VERSION", difference.message, { hint: `Run: ${difference.remedy}` });
 }
 
 async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {

@@ -1,13 +1,38 @@
-import { readText } from "./migrations.ts";
+import { committedMigrations, readText } from "./migrations.ts";
 
 /** The version of this package. */
 export async function version(): Promise<string> {
   return (JSON.parse(await readText("package.json")) as { version: string }).version;
 }
 
-/** The command that brings this package, or the database, to the version of the other; null: they have the same. */
-export function versionRemedy({ own, installed }: { own: string; installed: string }): string | null {
-  if (installed === own) return null;
-  const isAhead = installed.localeCompare(own, "en", { numeric: true }) > 0;
-  return isAhead ? `npm install notika@${installed}` : "npx notika upgrade";
+/** What a database has of Notika. */
+export interface Installed {
+  version: string;
+  /** Its migrations; null: it is too old to say. */
+  migrations: string[] | null;
+}
+
+/** How a database differs from this package, and the command that brings one to the other; null: they belong together. */
+export async function differenceTo(installed: Installed): Promise<{ message: string; remedy: string } | null> {
+  const own = await version();
+  if (installed.version !== own) {
+    const isAhead = installed.version.localeCompare(own, "en", { numeric: true }) > 0;
+    return {
+      message: `the database has notika ${installed.version}, this is notika ${own}`,
+      remedy: isAhead ? `npm install notika@${installed.version}` : "npx notika upgrade",
+    };
+  }
+
+  const known = (await committedMigrations()).map(({ name }) => name);
+  const had = installed.migrations ?? known.slice(0, -1);
+  const missing = known.find((name) => !had.includes(name));
+  if (missing) return { message: `the database lacks migration "${missing}"`, remedy: "npx notika upgrade" };
+
+  const unknown = had.find((name) => !known.includes(name));
+  return unknown === undefined
+    ? null
+    : {
+        message: `the database has migration "${unknown}", which this notika does not know`,
+        remedy: "npm install notika@latest",
+      };
 }

@@ -20,11 +20,26 @@ create or replace function notika.version()
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  select '0.2.0';
+  select '0.1.0';
 $$;
 
 comment on function notika.version() is
   'The version of the SQL that is installed; the runner of the same version expects it.';
+
+create or replace function notika._migrations()
+  returns text[]
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(select m.name from notika.migration as m order by m.name);
+end;
+$$;
+
+comment on function notika._migrations() is
+  'The migrations that this database has, by which a runner knows whether it needs an upgrade.';
 
 create table if not exists notika.setting (
   only_row boolean not null default true,

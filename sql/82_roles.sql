@@ -32,6 +32,7 @@ as $$
     from (
       values
         ('function', 'version', '{publisher,runner,reader}'),
+        ('function', '_migrations', '{publisher,runner,reader}'),
         ('view', 'workflows', '{publisher,runner,reader}'),
         ('view', 'health', '{publisher,runner,reader}'),
         ('function', '_health', '{publisher,runner,reader}'), -- a view's functions run as its reader

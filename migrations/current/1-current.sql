@@ -9,4 +9,5 @@
 --!include 65_publish.sql
 --!include 72_judge.sql
 --!include 75_ways_out.sql
+--!include 82_roles.sql
 --!include 90_grants.sql

@@ -1,6 +1,6 @@
 import type { Client } from "pg";
 import { knownMigrations } from "../bundle.ts";
-import { version, versionRemedy } from "../version.ts";
+import { differenceTo } from "../version.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
@@ -19,13 +19,12 @@ export async function installation(client: Client): Promise<Finding[]> {
 }
 
 async function versions(client: Client): Promise<Finding> {
-  const own = await version();
-  const [{ installed }] = (await ask<{ installed: string }>(client, "select notika.version() as installed")) as [
-    { installed: string },
-  ];
-  const remedy = versionRemedy({ own, installed });
-  if (remedy === null) return ok("notika", `version ${own}`);
-  return error("notika", `the database has version ${installed}, this is ${own}`, remedy);
+  const [installed] = (await ask<{ version: string }>(client, "select notika.version()")) as [{ version: string }];
+  const had = await ask<{ names: string[] }>(client, "select notika._migrations() as names").catch(unlessMissing);
+  const difference = await differenceTo({ ...installed, migrations: had?.[0]?.names ?? null });
+  return difference
+    ? error("notika", difference.message, difference.remedy)
+    : ok("notika", `version ${installed.version}`);
 }
 
 async function worker(client: Client): Promise<Finding> {
@@ -62,4 +61,8 @@ async function health(client: Client, role: string): Promise<Finding[]> {
 
 function unlessDenied(cause: { code?: string }): undefined {
   if (cause.code !== "42501") throw cause;
+}
+
+function unlessMissing(cause: { code?: string }): undefined {
+  if (cause.code !== "42883") throw cause;
 }

@@ -392,6 +392,29 @@ run  workflow       attempts  ended    error
     });
   });
 
+  test("run does not make where the database has other migrations, and says what mends it", async () => {
+    await using served = await serve(install);
+    const having = async (change: string) => {
+      await served.script(change);
+      return notika("run", "--url", served.url);
+    };
+
+    expect(await having("insert into notika.migration (name, hash) values ('000900-later', '')")).toMatchObject({
+      code: 1,
+      stderr: `error: the database has migration "000900-later", which this notika does not know\nhint: Run: npm install notika@latest\n`,
+    });
+    expect(await having("delete from notika.migration where name <> '000001-first-release'")).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(
+        /^error: the database lacks migration "000002-.*"\nhint: Run: npx notika upgrade\n$/,
+      ),
+    });
+    expect(await having("drop function notika._migrations()")).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/^error: the database lacks migration ".*"\nhint: Run: npx notika upgrade\n$/),
+    });
+  });
+
   test("run makes, until it is told to stop", async () => {
     await using served = await serve(install);
     await served.script("create table users (id int); select notika.publish('by_hand', 'public.users')");

@@ -243,7 +243,7 @@ describe.each([15, 18] as const)("doctor, on PostgreSQL %i", (major) => {
 
       expect(older.find(({ finding }) => finding === "notika")).toMatchObject({
         severity: "error",
-        detail: expect.stringContaining("the database has version 0.0.1, this is "),
+        detail: expect.stringContaining("the database has notika 0.0.1, this is notika "),
         remedy: "npx notika upgrade",
       });
       expect(older.find(({ finding }) => finding === "worker")).toMatchObject({
