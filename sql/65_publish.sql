@@ -86,6 +86,7 @@ begin
     end if;
     raise exception 'table "%" does not exist', spec.table_name
       using errcode = 'undefined_table',
+            detail = format('Workflow "%s" was to be published on it.', spec.name),
             hint = case when v_instead is null
                         then 'The tables of a schema: select * from pg_tables where schemaname = '
                              || quote_literal(v_parts[1]) || ';'

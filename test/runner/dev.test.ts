@@ -101,7 +101,9 @@ test("tasks are loaded anew when they change", async () => {
   await write("tasks/greet.ts", greet("public.people"));
   const it = dev();
   const url = await urlOf(it);
-  await it.says(/greet cannot be published yet: .*table "public.people" does not exist\n {2}.*pg_tables/);
+  await it.says(
+    /greet cannot be published yet: .*table "public.people" does not exist\n {2}Workflow "greet".*\n {2}.*pg_tables/,
+  );
   await it.says(/Try it/);
 
   await using sql = connect(url);
