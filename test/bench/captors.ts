@@ -25,7 +25,7 @@ export const captors = {
   appendRow: triggered("a constant row kept", "append.capture_row", ["append.log"]),
   appendEvent: triggered("a constant event kept", "append.capture_event", ["append.event_log"]),
   appendEvents: {
-    name: "a constant event kept, by the statement",
+    name: "a constant event kept, by statement",
     attach: (table, number) =>
       Object.entries({ insert: "new", update: "new", delete: "old" })
         .map(
