@@ -238,7 +238,8 @@ describe("a publisher", () => {
     expect(owned).not.toBe("eve");
   });
 
-  test("ends no body of a function with a name or a string", async ({ db }) => {
+  test("ends no body of a function with a name or a string", async ({ db, skip }) => {
+    if (db.engine === "pglite") skip("it keeps a session authorization beyond the transaction");
     const column = "$capture$; alter role eve superuser; select $x$";
     const bomb = "$passes$; alter role eve superuser; select $x$";
     await db.script(`${scene} ${noEventTriggers}
