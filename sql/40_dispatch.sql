@@ -57,17 +57,16 @@ create or replace function notika._payload(
   language sql
   stable
 begin atomic
-  select json_build_object(
-    'id', (event).event_id::text,
-    'workflow', workflow,
-    'operation', (event).operation,
-    'table', table_name,
-    'at', to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    'new', (event).new,
-    'old', (event).old,
-    'truncated', (event).truncated,
-    'depth', (event).depth
-  );
+  -- As json_build_object writes it, which looks up the type of each argument for each event.  No
+  -- name of a workflow or an operation needs escapes.
+  select format(
+    '{"id" : "%s", "workflow" : "%s", "operation" : "%s", "table" : %s, "at" : "%s", '
+    '"new" : %s, "old" : %s, "truncated" : %s, "depth" : %s}',
+    (event).event_id, workflow, (event).operation, coalesce(to_json(table_name), 'null'),
+    to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    coalesce((event).new, 'null'), coalesce((event).old, 'null'),
+    coalesce((event).truncated::text, 'null'), coalesce((event).depth::text, 'null')
+  )::json;
 end;
 
 comment on function notika._payload(notika._event, text, text) is
@@ -286,6 +285,46 @@ $$;
 comment on function notika._close_window(notika.position) is
   'A position behind the window, which is handed over completely.';
 
+create or replace function notika._task_id(workflow text)
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_task_id integer;
+begin
+  loop
+    select t.id into v_task_id
+      from notika_worker._private_tasks as t
+     where t.identifier = _task_id.workflow;
+    exit when found;
+    insert into notika_worker._private_tasks (identifier)
+    values (_task_id.workflow)
+    on conflict do nothing; -- somebody else may just have done so
+  end loop;
+  return v_task_id;
+end;
+$$;
+
+comment on function notika._task_id(text) is
+  'The number that graphile-worker knows the task of a workflow by.';
+
+create or replace function notika._announce_jobs(count bigint)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pg_notify(
+    'jobs:insert', json_build_object('r', random()::text, 'count', _announce_jobs.count)::text);
+end;
+$$;
+
+comment on function notika._announce_jobs(bigint) is
+  'Wakes graphile-worker, as its own add_jobs does.';
+
 create or replace function notika._add_jobs(jobs notika_worker.job_spec[])
   returns void
   language plpgsql
@@ -293,28 +332,15 @@ create or replace function notika._add_jobs(jobs notika_worker.job_spec[])
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  insert into notika_worker._private_tasks as t (identifier)
-  select distinct j.identifier
-    from unnest(_add_jobs.jobs) as j
-   -- Not left to the conflict, because each try draws a number, and of those there are few.
-   where not exists (
-     select from notika_worker._private_tasks as k where k.identifier = j.identifier
-   )
-  on conflict do nothing;
-
   insert into notika_worker._private_jobs
     (task_id, payload, run_at, max_attempts, key, priority, flags)
-  select t.id, j.payload, j.run_at, j.max_attempts, j.job_key, coalesce(j.priority, 0),
+  select t.id, j.payload, j.run_at, j.max_attempts, j.job_key, j.priority,
          case when j.flags is not null then (
            select jsonb_object_agg(f.flag, true) from unnest(j.flags) as f (flag)
          ) end
     from unnest(_add_jobs.jobs) as j
     join notika_worker._private_tasks as t on t.identifier = j.identifier
   on conflict (key) do nothing;
-
-  perform pg_notify(
-    'jobs:insert',
-    json_build_object('r', random()::text, 'count', cardinality(_add_jobs.jobs))::text);
 end;
 $$;
 
@@ -322,42 +348,52 @@ comment on function notika._add_jobs(notika_worker.job_spec[]) is
   'What graphile-worker''s add_jobs does, for runs that are new: it need not look for jobs to '
   'replace, nor return them.';
 
-create or replace function notika._hand_over(
+create or replace function notika._take_chunk(
   here notika.position,
   max_events integer,
+  straight boolean,
   out handed_over integer,
-  out last_id bigint
+  out last_id bigint,
+  out runs bigint,
+  out jobs notika_worker.job_spec[],
+  out signals bigint[],
+  out listeners bigint[]
 )
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan -- a better one is not worth planning for each chunk
 as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_setting notika.setting;
   v_jobs notika_worker.job_spec[];
-  v_is_controlled boolean;
-  v_signals bigint[];
-  v_listeners bigint[];
 begin
   select s.* into v_setting from notika.setting as s;
 
   with chunk as materialized (
-    select v as event, v.event_id, v.workflow_id
-      from notika._event as v
-     where v.event_id > here.window_at
-       and v.event_id <= here.window_high
-       and pg_visible_in_snapshot(v.xid, here.window_snapshot)
-       and not pg_visible_in_snapshot(v.xid, here.snapshot)
-     order by v.event_id
-     limit _hand_over.max_events
+    select row_number() over (order by c.event_id) as place, c.*
+      -- The limit is inside: row_number would look for the event after the last one.
+      from (
+        select v as event, v.event_id, v.workflow_id
+          from notika._event as v
+         where v.event_id > here.window_at
+           and v.event_id <= here.window_high
+           and pg_visible_in_snapshot(v.xid, here.window_snapshot)
+           and not pg_visible_in_snapshot(v.xid, here.snapshot)
+         order by v.event_id
+         limit _take_chunk.max_events
+      ) as c
   ), target as materialized (
     select w.workflow_id, w.name,
            coalesce(notika._quoted(w.relation), w.table_name) as table_name,
-           w.paused_at is not null or w.broken_reason is not null as is_held,
-           w.options ? 'key' or notika._is_gated(w.options) as is_controlled,
+           case when w.paused_at is not null or w.broken_reason is not null
+                then 'infinity'::timestamptz end as held_until,
+           _take_chunk.straight
+             and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
            notika._workflow_of(w.name) is not null as is_source,
-           notika._has_sources(w.name) as has_sources
+           notika._has_sources(w.name) as has_sources,
+           case when notika._workflow_of(w.name) is null then notika._task_id(w.name) end as task_id
       from notika.workflow as w
      where w.workflow_id in (select c.workflow_id from chunk as c)
   ), too_deep as (
@@ -370,49 +406,85 @@ begin
       join target as t on t.workflow_id = c.workflow_id
      where (c.event).depth > v_setting.max_depth and not t.is_source
     on conflict do nothing
+  ), run as not materialized (
+    select t.task_id, t.name, t.is_straight, c.event_id::text as key,
+           notika._payload(c.event, t.name, t.table_name) as payload,
+           -- Ties in run_at have no order, so it counts the events in microseconds, in the past.
+           coalesce(t.held_until, v_now - (100000 - c.place) * interval '1 microsecond') as run_at,
+           case when (c.event).operation in ('backfill', 'replay') then 10 -- behind what is new
+                else 0 end as priority
+      from chunk as c
+      join target as t on t.workflow_id = c.workflow_id
+     where (c.event).depth <= v_setting.max_depth
+       and not t.is_source
+       -- All that were cancelled are looked up at once: event by event costs as much as to read it.
+       and c.event_id not in (
+         select l.run_id
+           from notika.run_log as l
+          where l.run_id > here.window_at and l.run_id <= (select max(k.event_id) from chunk as k)
+            and l.state = 'cancelled'
+       )
+  ), made as (
+    insert into notika_worker._private_jobs (task_id, payload, run_at, max_attempts, key, priority)
+    select r.task_id, r.payload, r.run_at, v_setting.max_attempts, r.key, r.priority
+      from run as r
+     where r.is_straight
   )
-  select count(*), max(c.event_id),
-         array_agg(
-           row(
-             t.name,
-             notika._payload(c.event, t.name, t.table_name),
-             null,
-             -- Ties in run_at have no order, so it counts the events in microseconds, in the past.
-             case when t.is_held then 'infinity'
-                  else v_now - (100000 - c.place) * interval '1 microsecond' end,
-             v_setting.max_attempts,
-             c.event_id::text,
-             case when (c.event).operation in ('backfill', 'replay') then 10 end, -- behind what is new
-             null
-           )::notika_worker.job_spec
-           order by c.event_id
-         ) filter (
-           where (c.event).depth <= v_setting.max_depth
-             and not t.is_source
-             and not exists (
-               select from notika.run_log as l
-                where l.run_id = c.event_id and l.state = 'cancelled'
-             )
-         ),
-         (select bool_or(t.is_controlled) from target as t),
+  select count(*), max(c.event_id), count(t.task_id),
+         (select array_agg(row(r.name, r.payload, null, r.run_at, v_setting.max_attempts, r.key,
+                               r.priority, null)::notika_worker.job_spec)
+            from run as r
+           where not r.is_straight),
          array_agg(c.event_id) filter (where t.is_source),
          array_agg(c.event_id) filter (where t.has_sources)
-    into handed_over, last_id, v_jobs, v_is_controlled, v_signals, v_listeners
-    -- Not in the chunk: there row_number would look for the event after the last one.
-    from (select row_number() over (order by c.event_id) as place, c.* from chunk as c) as c
+    into handed_over, last_id, runs, v_jobs, signals, listeners
+    from chunk as c
     left join target as t on t.workflow_id = c.workflow_id;
+  jobs := v_jobs;
+end;
+$$;
 
-  if v_signals is not null then
-    perform notika._hear(v_signals);
+comment on function notika._take_chunk(notika.position, integer, boolean) is
+  'The next events of the open window: makes jobs of those that no option has a say in, where it is '
+  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to.';
+
+create or replace function notika._hand_over(
+  here notika.position,
+  max_events integer,
+  out handed_over integer,
+  out last_id bigint
+)
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_chunk record;
+begin
+  begin
+    select c.* into v_chunk
+      from notika._take_chunk(here, _hand_over.max_events, straight => true) as c;
+  exception
+    when unique_violation then
+      -- The id of a run is a job's already, as in a copy whose sequences were left behind.  Such a
+      -- job stays; to look each time whether there is one would make all jobs dearer by a third.
+      select c.* into v_chunk
+        from notika._take_chunk(here, _hand_over.max_events, straight => false) as c;
+  end;
+  handed_over := v_chunk.handed_over;
+  last_id := v_chunk.last_id;
+
+  if v_chunk.signals is not null then
+    perform notika._hear(v_chunk.signals);
   end if;
-  if v_is_controlled then
-    v_jobs := notika._control(v_jobs);
+  if v_chunk.jobs is not null then
+    perform notika._add_jobs(notika._control(v_chunk.jobs));
   end if;
-  if cardinality(v_jobs) > 0 then
-    perform notika._add_jobs(v_jobs);
+  if v_chunk.runs > 0 then
+    perform notika._announce_jobs(v_chunk.runs);
   end if;
-  if v_listeners is not null then
-    perform notika._welcome(v_listeners);
+  if v_chunk.listeners is not null then
+    perform notika._welcome(v_chunk.listeners);
   end if;
   if exists (select from notika.backfill as b where b.finished_at is null) then
     perform notika._note_live(_hand_over.here, last_id);

@@ -1,6 +1,5 @@
 -- What hand-over does for workflows with options, between the chunk and its jobs: doubles are
--- dropped, events gathered, runs lined up.  The rest of a chunk passes through untouched, and a
--- chunk without such a workflow does not come here at all.
+-- dropped, events gathered, runs lined up.  The rest of a chunk does not come here at all.
 -- Whoever decides which run of a workflow goes next holds the workflow's line lock until commit.
 
 create or replace function notika._is_gated(options jsonb)
@@ -127,7 +126,7 @@ end;
 $$;
 
 comment on function notika._control(notika_worker.job_spec[]) is
-  'The jobs of a chunk, as the options of their workflows want them.';
+  'The jobs of a chunk for workflows with options, as these want them.';
 
 create table if not exists notika.run_key (
   workflow_id integer not null,

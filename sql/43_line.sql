@@ -151,8 +151,7 @@ begin
   select count(*) into v_count
     from notika_worker.reschedule_jobs(v_jobs, run_at => now()) as j;
   -- As add_jobs does and reschedule_jobs does not.
-  perform pg_notify(
-    'jobs:insert', json_build_object('r', random()::text, 'count', v_count)::text);
+  perform notika._announce_jobs(v_count);
   return v_count;
 end;
 $$;

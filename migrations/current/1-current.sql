@@ -3,6 +3,9 @@
 --!include 10_schema.sql
 --!include 20_workflow.sql
 --!include 30_event_log.sql
+--!include 40_dispatch.sql
+--!include 41_control.sql
+--!include 43_line.sql
 --!include 50_run.sql
 --!include 60_capture.sql
 --!include 61_trigger.sql
