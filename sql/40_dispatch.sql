@@ -77,8 +77,8 @@ create or replace function notika._captured_at(payload json)
   language sql
   stable
 begin atomic
-  -- Not with ->>, which refuses a payload that holds \u0000.
-  select substring(payload::text from '"at" : "([^"]+)"')::timestamptz;
+  -- Not with ->>, which refuses a payload that holds \u0000, nor by a pattern, at six times the price.
+  select nullif(split_part(split_part(payload::text, '"at" : "', 2), '"', 1), '')::timestamptz;
 end;
 
 comment on function notika._captured_at(json) is 'When the event was captured that a task gets.';
