@@ -375,7 +375,7 @@ begin
     select row_number() over (order by c.event_id) as place, c.*
       -- The limit is inside: row_number would look for the event after the last one.
       from (
-        select v as event, v.event_id, v.workflow_id
+        select v.*
           from notika._event as v
          where v.event_id > here.window_at
            and v.event_id <= here.window_high
@@ -384,6 +384,12 @@ begin
          order by v.event_id
          limit _take_chunk.max_events
       ) as c
+  ), event as not materialized (
+    -- Put together where it is read: to keep the columns costs less than to keep them as one.
+    select c.place, c.event_id, c.workflow_id,
+           row(c.event_id, c.xid, c.captured_at, c.cause_id, c.workflow_id, c.depth, c.truncated,
+               c.operation, c.new, c.old, c.snapshot)::notika._event as event
+      from chunk as c
   ), target as materialized (
     select w.workflow_id, w.name,
            coalesce(notika._quoted(w.relation), w.table_name) as table_name,
@@ -402,7 +408,7 @@ begin
            format('stopped at depth %s: runs wake each other in a loop (the run before is %s)',
                   (c.event).depth, coalesce((c.event).cause_id::text, 'unknown')),
            (c.event).captured_at
-      from chunk as c
+      from event as c
       join target as t on t.workflow_id = c.workflow_id
      where (c.event).depth > v_setting.max_depth and not t.is_source
     on conflict do nothing
@@ -413,7 +419,7 @@ begin
            coalesce(t.held_until, v_now - (100000 - c.place) * interval '1 microsecond') as run_at,
            case when (c.event).operation in ('backfill', 'replay') then 10 -- behind what is new
                 else 0 end as priority
-      from chunk as c
+      from event as c
       join target as t on t.workflow_id = c.workflow_id
      where (c.event).depth <= v_setting.max_depth
        and not t.is_source

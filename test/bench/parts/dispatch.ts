@@ -1,5 +1,6 @@
 import { raw } from "sql-template-tag";
 import { type Database, openDatabase } from "../../../runner/database.ts";
+import { atOnce } from "../../../runner/statements.ts";
 import type { Bench } from "../bench.ts";
 import { type Comparison, type Findings, type Goal, of, ratios } from "../measure.ts";
 import { straggler } from "./straggler.ts";
@@ -16,6 +17,15 @@ interface Way {
 }
 
 const rows = async (database: Database, statement: string) => (await database.execute(raw(statement))).length;
+
+/** As the runner does it. */
+async function makeJobs(database: Database, call: string): Promise<number> {
+  const [row] = await database.execute<{ events: number }>(
+    atOnce(`set local synchronous_commit = off; select ${call} as events`),
+  );
+  return row?.events ?? 0;
+}
+
 const notika = "notika, into jobs";
 const hasura = "Hasura-style claim";
 const bareJobs = "constant jobs, no events";
@@ -32,19 +42,13 @@ const ways: Way[] = [
           commit;
         end loop;
       end $$`,
-    async take(database, batch) {
-      const [row] = await database.execute<{ events: number }>(raw(`select notika.dispatch(${batch}) as events`));
-      return row?.events ?? 0;
-    },
+    take: (database, batch) => makeJobs(database, `notika.dispatch(${batch})`),
     tables: [0, 1, 2].map((segment) => `notika.event_log_${segment}`),
   },
   {
     name: bareJobs,
     fill: () => "",
-    async take(database, batch) {
-      const [row] = await database.execute<{ events: number }>(raw(`select bare_jobs.make(${batch}) as events`));
-      return row?.events ?? 0;
-    },
+    take: (database, batch) => makeJobs(database, `bare_jobs.make(${batch})`),
     tables: ["bare_jobs.job"],
   },
   {
@@ -148,7 +152,8 @@ async function drain(bench: Bench, backlog: string, batch: number, seconds: numb
         lanes.map(({ way, database, rates }) => [database === free ? way.name : held(way.name), rates]),
       ),
       note:
-        "The peers hand the events to a client, Notika makes graphile-worker's jobs of them. " +
+        "The peers hand the events to a client, Notika makes graphile-worker's jobs of them and, as in its runner, does " +
+        "not wait for the disk: a crash takes back the jobs and the cursor together. " +
         `${bareJobs}: nobody who makes a job of each event can be faster. ` +
         `Dead tuples when the snapshot had been held to the end: ${await deadTuples(pinned)}.`,
     };
