@@ -103,42 +103,33 @@ comment on function notika._has_fallback(notika.workflow) is
   'Whether a function for any row takes over if the payload function is dropped, so that writes go '
   'on and need no subtransaction for it.';
 
-create or replace function notika._rows(spec notika.workflow)
+create or replace function notika._rows(operation text)
   returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case operation when 'insert' then array['new']
+                        when 'update' then array['new', 'old']
+                        else array['old'] end;
+$$;
+
+comment on function notika._rows(text) is
+  'Which rows an operation has: after the change, before it.';
+
+create or replace function notika._fits_expression(changed text)
+  returns text
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select case spec.operations when '{insert}' then array['new']
-                              when '{delete}' then array['old']
-                              else array['new', 'old'] end;
+  select format('pg_catalog.octet_length(v_%s::pg_catalog.text) operator(pg_catalog.<=) %s',
+                _fits_expression.changed, s.payload_bytes)
+    from notika.setting as s;
 $$;
 
-comment on function notika._rows(notika.workflow) is
-  'Which rows a workflow''s events have: after the change, before it.';
-
-create or replace function notika._fits_expression(spec notika.workflow, changed text)
-  returns text
-  language plpgsql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_missing text := case changed when 'new' then 'delete' else 'insert' end;
-  v_fits text := format(
-    'pg_catalog.octet_length(v_%s::pg_catalog.text) operator(pg_catalog.<=) %s',
-    changed, (select s.payload_bytes from notika.setting as s));
-begin
-  if v_missing = any (spec.operations) then
-    return format('coalesce(%s, tg_op operator(pg_catalog.=) %L)', v_fits, upper(v_missing));
-  end if;
-  return v_fits;
-end;
-$$;
-
-comment on function notika._fits_expression(notika.workflow, text) is
-  'SQL that is true in a trigger for each row when the json of new or old, if there is one, goes into '
-  'an event.';
+comment on function notika._fits_expression(text) is
+  'SQL that is true in a trigger for each row if the json of new or old goes into an event.';
 
 create or replace function notika._indented(code text)
   returns text
@@ -151,7 +142,7 @@ $$;
 
 comment on function notika._indented(text) is 'Code that stands two columns further to the right.';
 
-create or replace function notika._segment_code(condition text default '')
+create or replace function notika._segment_code(condition text default 'true')
   returns text
   language sql
   immutable
@@ -161,9 +152,9 @@ as $body$
   select format($$
   -- In one expression, because each that looks at the world takes a snapshot.
   v_segment := case
-    when pg_catalog.concat(pg_catalog.current_setting('notika.mute', true),
-                           pg_catalog.current_setting('notika.run', true))
-         operator(pg_catalog.=) ''%s
+    when pg_catalog.current_setting('notika.mute', true) operator(pg_catalog.<>) '' then -1
+    when pg_catalog.current_setting('notika.run', true) operator(pg_catalog.<>) '' then -1
+    when %s
       then (pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.>>) 1)
            operator(pg_catalog.%%) 3
     else -1
@@ -328,9 +319,7 @@ create or replace function notika._images_code(spec notika.workflow, operation t
   set search_path = pg_catalog, pg_temp
 as $body$
 declare
-  v_rows text[] := case operation when 'insert' then array['new']
-                                  when 'update' then array['new', 'old']
-                                  else array['old'] end;
+  v_rows text[] := notika._rows(operation);
   v_code text := (
     select string_agg(
              format(E'\n  v_%s := %s;', r, notika._image_expression(spec, r)), '' order by r)
@@ -371,29 +360,58 @@ as $body$
 begin
   return (
     select string_agg(format($$
-    if (%1$s) is not true then%2$s
-      if v_%3$s is null
-         or pg_catalog.octet_length(v_%3$s::pg_catalog.text) operator(pg_catalog.>) %4$s
-      then
+    if %1$s(%2$s) is not true then%3$s
+      if (%2$s) is not true then
         v_truncated := true;
-%5$s
+%4$s
       end if;
     end if;$$,
-             notika._fits_expression(spec, r.name),
+             case when r.missing = any (spec.operations)
+                  then format('tg_op operator(pg_catalog.<>) %L and ', upper(r.missing)) end,
+             notika._fits_expression(r.name),
              case when notika._has_fallback(spec) then format($$
       if v_%1$s is null and notika._payload_function(%2$s, tg_relid) is null then
         v_%1$s := notika._loose_image(%1$s, tg_relid, %2$s);
       end if;$$, r.name, spec.workflow_id) end,
-             r.name,
-             (select s.payload_bytes from notika.setting as s),
              notika._key_code(spec, r.name)), '' order by r.name)
-      from unnest(notika._rows(spec)) as r (name)
+      from (values ('new', 'delete'), ('old', 'insert')) as r (name, missing)
+     where spec.operations <> array[r.missing]
   );
 end;
 $body$;
 
 comment on function notika._mending_code(notika.workflow) is
   'What a trigger for each row does about rows that are too big, or whose payload function is gone.';
+
+create or replace function notika._usual_code(spec notika.workflow, operation text)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $body$
+declare
+  v_has_snapshot boolean := notika._has_sources(spec.name);
+  v_rows text[] := notika._rows(operation);
+begin
+  return notika._images_code(spec, operation)
+      || notika._segment_code(array_to_string(
+           array(select notika._fits_expression(r.name) from unnest(v_rows) as r (name)),
+           E'\n     and '))
+      || notika._at_segment(format($$
+    insert into notika.event_log_%%s (workflow_id, operation, %s%s)
+    values (%s, %L, v_%s%s);$$,
+           array_to_string(v_rows, ', '),
+           case when v_has_snapshot then ', snapshot' end,
+           spec.workflow_id,
+           operation,
+           array_to_string(v_rows, ', v_'),
+           case when v_has_snapshot then ', pg_catalog.pg_current_snapshot()' end))
+      || E'\n  end if;';
+end;
+$body$;
+
+comment on function notika._usual_code(notika.workflow, text) is
+  'What a trigger for each row does about an operation, if there is nothing special about it.';
 
 create or replace function notika._row_code(spec notika.workflow)
   returns text
@@ -402,21 +420,9 @@ create or replace function notika._row_code(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $body$
 declare
-  v_rows text[] := notika._rows(spec);
-  v_columns text := 'workflow_id, operation, ' || array_to_string(v_rows, ', ');
-  v_values text := format(
-    '%s, %s, v_%s',
-    spec.workflow_id,
-    case when cardinality(spec.operations) = 1 then quote_literal(spec.operations[1])
-         else 'v_operation' end,
-    array_to_string(v_rows, ', v_'));
+  v_has_snapshot boolean := notika._has_sources(spec.name);
   v_code text := '';
 begin
-  if notika._has_sources(spec.name) then
-    v_columns := v_columns || ', snapshot';
-    v_values := v_values || ', pg_catalog.pg_current_snapshot()';
-  end if;
-
   if not spec.is_pinned and spec.watch is not null then
     v_code := format($$
   if tg_op operator(pg_catalog.=) 'UPDATE' then
@@ -427,48 +433,48 @@ begin
   end if;
 
   if cardinality(spec.operations) = 1 then
-    v_code := v_code || notika._images_code(spec, spec.operations[1]);
+    v_code := v_code || notika._usual_code(spec, spec.operations[1]);
   else
+    -- Each operation has its own, because every further expression costs a transaction a little.
     v_code := v_code || (
-      select string_agg(
-               format(case when o.place = 1 then $$
-  if tg_op operator(pg_catalog.=) %1$L then$$
-                           when o.place < cardinality(spec.operations) then $$
-  elsif tg_op operator(pg_catalog.=) %1$L then$$ else $$
-  else$$ end || $$
-    v_operation := %2$L;%3$s$$,
-                      upper(o.name), o.name, notika._indented(notika._images_code(spec, o.name))),
-               '' order by o.place)
+      select string_agg(format($$
+  %s tg_op operator(pg_catalog.=) %L then%s$$,
+               case when o.place = 1 then 'if' else 'elsif' end,
+               upper(o.name), notika._indented(notika._usual_code(spec, o.name))), ''
+               order by o.place)
         from unnest(spec.operations) with ordinality as o (name, place)
-    ) || $$
-  end if;$$;
+    ) || E'\n  end if;';
   end if;
 
   return v_code || format($code$
-%1$s%2$s
-  else
+
+  if v_segment operator(pg_catalog.=) -1 then
     select o.is_muted, o.cause_id, o.depth into v_is_muted, v_cause_id, v_depth
       from notika._origin() as o;
     if v_is_muted then
       return null;
     end if;
-%3$s
 
-    v_segment := notika._segment(0);%4$s
+    v_truncated := false;%1$s
+
+    v_operation := case%2$s end;
+    v_segment := notika._segment(0);%3$s
     end if;
   end if;
 $code$,
-    notika._segment_code((
-      select string_agg(E'\n     and ' || notika._fits_expression(spec, r.name), '' order by r.name)
-        from unnest(v_rows) as r (name)
-    )),
-    notika._at_segment(format($$
-    insert into notika.event_log_%%s (%s)
-    values (%s);$$, v_columns, v_values)),
     notika._mending_code(spec),
+    (select string_agg(
+              format(E'\n      when tg_op operator(pg_catalog.=) %L then %L', upper(o.name), o.name),
+              '')
+       from unnest(spec.operations) as o (name)),
     notika._indented(notika._at_segment(format($$
-    insert into notika.event_log_%%s (%s, truncated, cause_id, depth)
-    values (%s, v_truncated, v_cause_id, v_depth);$$, v_columns, v_values))));
+    insert into notika.event_log_%%s
+      (workflow_id, operation, new, old, truncated, cause_id, depth%s)
+    values
+      (%s, v_operation, v_new, v_old, v_truncated, v_cause_id, v_depth%s);$$,
+      case when v_has_snapshot then ', snapshot' end,
+      spec.workflow_id,
+      case when v_has_snapshot then ', pg_catalog.pg_current_snapshot()' end))));
 end;
 $body$;
 
@@ -546,7 +552,7 @@ begin
       v_segment,
       coalesce(notika._key_expression('r', tg_relid::pg_catalog.regclass, %9$L::pg_catalog.text[]),
                '''{}''::pg_catalog.json'))
-      using %7$s, %10$L::pg_catalog.text, v_cause_id, v_depth;
+      using %7$s, %10$L::pg_catalog.text, v_cause_id, coalesce(v_depth, 0);
   end if;
 $code$,
     notika._segment_code(),
@@ -597,11 +603,11 @@ as %3$s$template$,
     spec.workflow_id,
     notika._settings(v_types),
     notika._dollar_quoted(format($capture$
-declare%1$s
+declare -- without values, each of which would cost every row an expression%1$s
   v_segment pg_catalog.int4;
   v_is_muted pg_catalog.bool;
   v_cause_id pg_catalog.int8;
-  v_depth pg_catalog.int2 := 0;
+  v_depth pg_catalog.int2;
 begin%2$s
   -- After the insert: before it, a dispatcher could fall asleep in between.
   if pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.&) 1
@@ -616,7 +622,7 @@ $capture$,
   v_operation pg_catalog.text;
   v_new pg_catalog.json;
   v_old pg_catalog.json;
-  v_truncated pg_catalog.bool := false;' end,
+  v_truncated pg_catalog.bool;' end,
     case spec.capture when 'row' then notika._row_code(spec) else notika._statement_code(spec) end
     ), 'capture')
   );
