@@ -1,6 +1,7 @@
 -- Notika: the schema, its version and its settings.
 -- Names: a plain verb is public; a leading underscore is private; tables are singular, views plural.
--- Every function pins its search_path to pg_catalog, pg_temp and writes every other name in full.
+-- Every function pins its search_path to pg_catalog, pg_temp and writes every other name in full;
+-- those of triggers, which publish makes, pin none and write every name in full.
 
 do $$
 begin

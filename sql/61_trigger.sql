@@ -593,8 +593,8 @@ begin
     v_types := array['point'::regtype]; -- any type may be added later
   end if;
 
-  -- No search_path of its own, which would cost a row as much as the call of the trigger: every
-  -- name in it says where it is from.
+  -- No search_path of its own, which would cost a row more than half of what the call of a trigger
+  -- costs: every name in it says where it is from.
   return format($template$create or replace function notika._capture_%1$s()
   returns trigger
   language plpgsql

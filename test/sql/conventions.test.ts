@@ -93,7 +93,7 @@ describe("in schema notika", () => {
            and prosqlbody is null -- a begin atomic body is resolved when it is created
            -- One runs the caller's DDL, as the caller; the other passes the caller's path on, and does no more.
            and proname not in ('check_ddl', '_guard_start')
-           -- A path would cost each row as much as the call; attacks.test.ts shows that they need none.
+           -- A setting would cost every row; attacks.test.ts shows that they need none.
            and proname !~ '^_capture_[0-9]'
            and 'search_path=pg_catalog, pg_temp' <> all (coalesce(proconfig, '{}'))`),
     ).toEqual([]);
