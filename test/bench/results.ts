@@ -55,8 +55,8 @@ ${Object.entries(servers)
 
 ## Goals
 
-Set before this was built; the median counts. At best: the same of a trigger by hand that does nothing but what nobody
-can leave out, in the same run.
+Set before this was built; the median counts. At best: the same of something made by hand that does nothing but
+what nobody can leave out, in the same run.
 
 ${goalsAsMarkdown(Object.values(parts).flatMap(({ goals }) => goals))}
 
