@@ -367,7 +367,7 @@ as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_setting notika.setting;
-  v_jobs notika_worker.job_spec[];
+  v_jobs notika_worker.job_spec[]; -- sql:check takes a parameter of a type it cannot see for a record
 begin
   select s.* into v_setting from notika.setting as s;
 

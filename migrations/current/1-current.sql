@@ -1,1 +1,5 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
+
+--!include 10_schema.sql
+--!include 40_dispatch.sql
+--!include 90_grants.sql
