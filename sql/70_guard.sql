@@ -667,7 +667,8 @@ as $$
         or exists (select from pg_inherits as i where i.inhparent = w.relation)
         or exists (
           select from pg_trigger as t
-           where t.tgrelid = w.relation and t.tgtype & 66 = 0 and t.tgname !~ '^notika_'
+           where t.tgrelid = w.relation and t.tgname !~ '^notika_'
+             and t.tgtype & 66 = 0 -- neither before nor instead
              and (w.operations = '{delete}' or not t.tgisinternal)
         )
       )

@@ -2,4 +2,5 @@
 
 --!include 10_schema.sql
 --!include 40_dispatch.sql
+--!include 70_guard.sql
 --!include 90_grants.sql
