@@ -251,6 +251,30 @@ comment on function notika._distrusted(regprocedure, regclass) is
   'A function or type that the owner should not let a condition use: it is not the owner''s, nor a '
   'superuser''s, or it does more than compute.';
 
+create or replace function notika._check_payload(spec notika.workflow, part regclass)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Another function may take over, which writes need: its events would carry the key alone.
+  if spec.is_pinned and spec.columns is not null
+     and notika._payload_function(spec.workflow_id, _check_payload.part) is null
+  then
+    raise exception 'workflow "%" cannot make events of the rows of table %',
+      spec.name, notika._quoted(_check_payload.part)
+      using errcode = 'undefined_function',
+            detail = format('Function notika.payload_%s(%s) was dropped where the guard did not '
+                            'see it.', spec.workflow_id, notika._quoted(_check_payload.part)),
+            hint = 'Publish it again: ' || notika._call(notika._mended(spec));
+  end if;
+end;
+$$;
+
+comment on function notika._check_payload(notika.workflow, regclass) is
+  'Refuses to make events without the function that says what they carry.';
+
 create or replace function notika._check_backfill(spec notika.workflow, condition text)
   returns void
   language plpgsql
@@ -317,6 +341,7 @@ begin
               hint = 'Publish it with ' || array_to_string(v_missing, ', ') || ': '
                      || notika._call(v_corrected);
     end if;
+    perform notika._check_payload(spec, v_part);
   end loop;
 
   if _check_backfill.condition is not null then

@@ -86,6 +86,7 @@ declare
   v_until text;
   v_image text;
 begin
+  perform notika._check_payload(spec, backfill.part);
   select string_agg(format('new.%I', a.attname), ', ' order by k.place),
          string_agg(format('new.%I::text', a.attname), ', ' order by k.place),
          string_agg(format('$1[%s]::%s', k.place,

@@ -2,5 +2,7 @@
 
 --!include 10_schema.sql
 --!include 40_dispatch.sql
+--!include 67_backfill.sql
+--!include 68_backfill_page.sql
 --!include 70_guard.sql
 --!include 90_grants.sql

@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { type TestDatabase, test } from "../support/database.ts";
-import { asRole, captured, events, inTransaction, undone } from "./support.ts";
+import { asRole, captured, events, inTransaction, noEventTriggers, undone } from "./support.ts";
 
 const items = `
   create table public.item (id int primary key, n int);
@@ -175,6 +175,55 @@ describe("backfill", () => {
     expect(await db.query("select count(*)::int as n from notika.event_log where operation = 'backfill'")).toEqual([
       { n: 2499 },
     ]);
+  });
+
+  test("stops where the payload function was dropped unseen, and goes on once that is mended", async ({ db }) => {
+    const publish =
+      "select notika.publish('work', 'public.item', operations => '{insert,update}', columns => '{id,n}', condition => 'new.n <> 3');";
+    const dropped = {
+      message: 'workflow "work" cannot make events of the rows of table public.item',
+      detail: "Function notika.payload_1(public.item) was dropped where the guard did not see it.",
+      hint: `Publish it again: ${publish}`,
+    };
+    await db.script(`${items} ${publish} select notika.backfill('work'), notika.dispatch()`);
+    await db.script(`${noEventTriggers} drop function notika.payload_1(public.item)`);
+
+    await finish(db);
+    expect(await progress(db)).toMatchObject([
+      {
+        state: "failed",
+        rows_seen: 1000,
+        events: 900,
+        error: [...Object.values(dropped), "Then it goes on with: select notika.backfill('work');"].join("\n"),
+      },
+    ]);
+    expect(await refusal(db)).toMatchObject({ code: "42883", ...dropped });
+
+    await db.query(publish);
+    expect(await db.query("select notika.backfill('work') as did")).toEqual([{ did: "continued" }]);
+    await finish(db);
+    expect(await progress(db)).toMatchObject([{ state: "done", rows_seen: 2500, events: 2250 }]);
+    expect(
+      await db.query(`select count(distinct new ->> 'id')::int as rows, count(new ->> 'n')::int as whole,
+                             count(*) filter (where truncated)::int as truncated
+                        from notika.event_log`),
+    ).toEqual([{ rows: 2250, whole: 2250, truncated: 0 }]);
+  });
+
+  test("names the child whose payload function was dropped unseen", async ({ db }) => {
+    await db.script(`
+      create table public.item (id int primary key, n int);
+      create table public.part (primary key (id)) inherits (public.item);
+      insert into public.item values (1, 1);
+      insert into public.part values (2, 2);
+      select notika.publish('work', 'public.item', columns => '{id,n}');
+      ${noEventTriggers}
+      drop function notika.payload_1(public.part) cascade`);
+
+    expect(await refusal(db)).toMatchObject({
+      message: 'workflow "work" cannot make events of the rows of table public.part',
+      hint: expect.stringMatching(/^Publish it again: select notika\.publish\('work', 'public\.item'/),
+    });
   });
 
   test("waits while its workflow is paused, ends with it, and when it is cancelled", async ({ db }) => {
