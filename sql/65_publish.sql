@@ -2,7 +2,7 @@
 -- plan and publish share everything up to the list of steps; publish then executes it, under a lock
 -- timeout.  The condition is text that becomes part of a statement, so it is taken apart first.
 
-create or replace function notika._call(spec notika.workflow)
+create or replace function notika._call(spec notika.workflow, shown text default null)
   returns text
   language sql
   stable
@@ -16,15 +16,18 @@ as $$
     ', columns => ' || quote_literal((spec).columns::text),
     ', watch => ' || quote_literal((spec).watch::text),
     ', condition => ' || quote_literal((spec).condition),
-    case when (spec).guard <> 'block' then ', guard => ' || quote_literal((spec).guard) end,
-    case when (spec).on_rename <> 'follow'
+    case when (spec).guard <> 'block' or shown = 'guard'
+         then ', guard => ' || quote_literal((spec).guard) end,
+    case when (spec).on_rename <> 'follow' or shown = 'on_rename'
          then ', on_rename => ' || quote_literal((spec).on_rename) end,
     ', options => ' || quote_literal(nullif((spec).options, '{}')::text),
     ', match => ' || quote_literal((spec).match::text)
   );
 $$;
 
-comment on function notika._call(notika.workflow) is 'The call of publish that has this meaning.';
+comment on function notika._call(notika.workflow, text) is
+  'The call of publish that has this meaning, without what goes without saying, but with the option '
+  'that is to be shown.';
 
 create or replace function notika._is_reserved(namespace oid)
   returns boolean
@@ -707,13 +710,13 @@ begin
     v_corrected.guard := 'block';
     raise exception 'guard "%" is not block, warn or off', coalesce(v_spec.guard, 'null')
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: ' || notika._call(v_corrected);
+            hint = 'For instance: ' || notika._call(v_corrected, shown => 'guard');
   end if;
   if v_spec.on_rename is null or v_spec.on_rename not in ('follow', 'block') then
     v_corrected.on_rename := 'follow';
     raise exception 'on_rename "%" is not follow or block', coalesce(v_spec.on_rename, 'null')
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: ' || notika._call(v_corrected);
+            hint = 'For instance: ' || notika._call(v_corrected, shown => 'on_rename');
   end if;
 
   v_spec.relation := notika._find_table(v_spec);

@@ -1,7 +1,9 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
 
+drop function if exists notika._call(notika.workflow);
 --!include 10_schema.sql
 --!include 40_dispatch.sql
+--!include 65_publish.sql
 --!include 67_backfill.sql
 --!include 68_backfill_page.sql
 --!include 70_guard.sql
