@@ -55,6 +55,7 @@ export const captors = {
     logs: ring,
   },
   hasura: triggered("Hasura-style", "hasura.capture", ["hasura.event_log"]),
+  hasuraColumns: triggered("Hasura-style, 4 columns", "hasura.capture_columns", ["hasura.event_log"]),
   pgmq: triggered("pgmq-style", "pgmq.capture", ["pgmq.q_orders"]),
   pgq: triggered("PgQ-style", "pgq.capture", ["pgq.event_1_0"]),
   audit: triggered("audit-style", "audit.capture", ["audit.record_version"]),

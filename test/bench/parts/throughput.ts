@@ -7,7 +7,8 @@ import { type Comparison, type Findings, type Goal, interleave, means, of, ratio
 import type { Pace } from "../pgbench.ts";
 import { columns, type Operation, openTarget, row, type Target } from "../targets.ts";
 
-const { none, emptyWhen, appendRow, appendEvent, projected, each, wholeRow, noMatch, hasura, pgmq, addJob } = captors;
+const { none, emptyWhen, appendRow, appendEvent, projected, each, wholeRow, noMatch } = captors;
+const { hasura, hasuraColumns, pgmq, pgq, audit, addJob } = captors;
 
 /** A server, and how its transactions commit. */
 interface Mode {
@@ -36,9 +37,9 @@ interface Race {
 }
 
 const needed = [none, emptyWhen, appendEvent, projected, noMatch];
-const others = [none, each, wholeRow, pgmq, addJob];
+const others = [none, each, wholeRow, hasuraColumns, pgmq, pgq, audit, addJob];
 const most = [none, projected, wholeRow, noMatch, hasura, addJob];
-const wide: Race[] = [
+const wide = (others: Captor[]): Race[] => [
   { operation: "insert", clients: 4, entrants: others, name: "the others" },
   { operation: "update", clients: 4, entrants: others, name: "the others" },
   { operation: "delete", clients: 4, entrants: most },
@@ -66,7 +67,7 @@ function modesOf({ durable, fast, older }: Bench): Mode[] {
       goal: { kept: 0.95 },
       entrants: needed,
       length: 2,
-      besides: wide,
+      besides: wide([...others, hasura]),
     },
     {
       name: "synchronous commit, a disk of 1 ms",
@@ -84,7 +85,7 @@ function modesOf({ durable, fast, older }: Bench): Mode[] {
       goal: asynchronousGoal(fast),
       entrants: [...needed, appendRow, hasura],
       length: 3.5,
-      besides: wide,
+      besides: wide(others),
     },
   ];
   if (older) {
@@ -181,7 +182,7 @@ function script(operation: Operation, table: string): string {
 }
 
 const luck =
-  "Each sample is a run of pgbench with connections of its own. Where the system puts these decides whether it gets up to " +
+  "Each sample is a run of pgbench (prepared statements, two threads) with connections of its own. Where the system puts these decides whether it gets up to " +
   "twice as many transactions done, so the goals compare the means of five rounds at a time.";
 
 function compared(title: string, paces: Record<string, Pace[]>, measure: keyof Pace): Comparison {

@@ -1,7 +1,9 @@
 -- Hasura-style event trigger: the row before and after as json, in a row with a uuid and the columns of its
--- delivery, with its indexes, written in a subtransaction as there. Events are claimed with an update of what is
--- not locked, in the order of creation.
--- Left out: the log of invocations, marking events as delivered, retries, and all that calls the webhook.
+-- delivery, with its indexes, written in a subtransaction as there. By default it sends the whole row; `capture_columns`
+-- sends four columns, which one can ask for. Events are claimed with an update of what is not locked, in the order of
+-- creation.
+-- Left out: a function for each operation and the dummy rows that it makes for inserts and deletes, the log of
+-- invocations, marking events as delivered, retries, and all that calls the webhook.
 create schema hasura;
 
 create table hasura.event_log (
@@ -19,7 +21,6 @@ create table hasura.event_log (
   archived boolean not null default false
 );
 create index on hasura.event_log (trigger_name);
-create index on hasura.event_log (locked);
 create index on hasura.event_log (locked nulls first, next_retry_at nulls first, created_at)
  where not delivered and not error and not archived;
 
@@ -44,27 +45,45 @@ begin
 end;
 $$;
 
-create function hasura.capture() returns trigger language plpgsql as $$
+do $do$
 declare
-  v_data json := json_build_object(
-    'old', case when tg_op <> 'INSERT' then row_to_json(old) end,
-    'new', case when tg_op <> 'DELETE' then row_to_json(new) end
-  );
+  v_function record;
 begin
-  -- Types such as json have no equality, which is found out by trying: a subtransaction for each row.
-  begin
-    if tg_op <> 'UPDATE' or old <> new then
-      perform hasura.log_event(tg_table_schema, tg_table_name, tg_name, tg_op, v_data);
-    end if;
-  exception
-    when undefined_function then
-      if old *<> new then
-        perform hasura.log_event(tg_table_schema, tg_table_name, tg_name, tg_op, v_data);
-      end if;
-  end;
-  return null;
+  for v_function in
+    select f.*
+      from (
+        values ('capture', 'row_to_json(%1$s)'),
+               ('capture_columns',
+                'row_to_json((select c from (select %1$s.id, %1$s.customer_id, %1$s.status, %1$s.amount) as c))')
+      ) as f (name, image)
+  loop
+    execute format($template$
+      create function hasura.%I() returns trigger language plpgsql as $$
+      declare
+        v_data json := json_build_object(
+          'old', case when tg_op <> 'INSERT' then %s end,
+          'new', case when tg_op <> 'DELETE' then %s end
+        );
+      begin
+        -- Types such as json have no equality, which is found out by trying: a subtransaction for each row.
+        begin
+          if tg_op <> 'UPDATE' or old <> new then
+            perform hasura.log_event(tg_table_schema, tg_table_name, tg_name, tg_op, v_data);
+          end if;
+        exception
+          when undefined_function then
+            if old *<> new then
+              perform hasura.log_event(tg_table_schema, tg_table_name, tg_name, tg_op, v_data);
+            end if;
+        end;
+        return null;
+      end;
+      $$
+      $template$,
+      v_function.name, format(v_function.image, 'old'), format(v_function.image, 'new'));
+  end loop;
 end;
-$$;
+$do$;
 
 create function hasura.take(most integer) returns setof hasura.event_log language sql as $$
   update hasura.event_log
