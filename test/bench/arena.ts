@@ -53,9 +53,12 @@ const settings = {
 const shown = [
   "server_version",
   "fsync",
-  "synchronous_commit",
   "full_page_writes",
+  "wal_level",
+  "wal_compression",
+  "data_checksums",
   "shared_buffers",
+  "work_mem",
   "max_wal_size",
   "checkpoint_timeout",
   "autovacuum",
@@ -108,7 +111,8 @@ export async function openArena({ url, bin, durable }: ArenaOptions): Promise<Ar
       const rows = await admin.execute<{ name: string; setting: string }>(
         raw(`select name, current_setting(name) as setting from pg_settings where name in ('${shown.join("','")}')`),
       );
-      return Object.fromEntries(rows.map(({ name, setting }) => [name, setting]));
+      // That of the databases of the bench, which may not be the server's.
+      return { ...Object.fromEntries(rows.map(({ name, setting }) => [name, setting])), synchronous_commit: commits };
     },
     async close() {
       if (!server) for (const name of made) await drop(name);
@@ -122,6 +126,11 @@ const nameIn = (url: string) => new URL(url).pathname.slice(1);
 
 async function equip(database: Database) {
   await install(database);
+  await addPeers(database);
+}
+
+/** Puts the tables of the bench and its peers into a database that has Notika. */
+export async function addPeers(database: Pick<Database, "script">) {
   await database.script(readFileSync(path.join(import.meta.dirname, "orders.sql"), "utf8"));
   for (const name of peerFiles) await database.script(peerSql(name));
 }

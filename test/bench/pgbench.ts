@@ -1,11 +1,10 @@
 import { execFile } from "node:child_process";
-import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { findProgram } from "../support/postgres.ts";
 import { readMachineClock } from "./machine_clock.ts";
+import { pgbenchProgram } from "./programs.ts";
 
 /** Lets each of so many clients, with a connection of its own, run a script so many times. */
 export type Pgbench = (url: string, script: string, clients: number, times: number) => Promise<Pace>;
@@ -17,11 +16,8 @@ export interface Pace {
   cpu: number;
 }
 
-export async function findPgbench(bin?: string): Promise<Pgbench> {
-  const beside = bin && path.join(bin, "pgbench");
-  const program = beside && existsSync(beside) ? beside : findProgram("pgbench");
-  if (!program) throw new Error("pgbench is missing: install PostgreSQL's programs, or name their folder with --bin");
-
+export function findPgbench(bin?: string): Pgbench {
+  const program = pgbenchProgram(bin);
   return async (url, script, clients, times) => {
     const folder = await mkdtemp(path.join(tmpdir(), "notika-pgbench-"));
     try {

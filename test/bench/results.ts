@@ -9,7 +9,9 @@ import { asMarkdown, goalsAsMarkdown } from "./report.ts";
 /** All that one run of the bench found, and where. */
 export interface Results {
   at: string;
-  seconds: number;
+  /** What to type for the same. */
+  command: string;
+  minutes: number;
   machine: Record<string, string>;
   /** The settings of the servers. */
   servers: Record<string, Record<string, string>>;
@@ -33,10 +35,11 @@ export async function writeResults(folder: string, results: Results): Promise<vo
 
 const rounded = (_: string, value: unknown) => (typeof value === "number" ? Number(value.toPrecision(5)) : value);
 
-function page({ at, seconds, machine, servers, parts }: Results): string {
+function page({ at, command, minutes, machine, servers, parts }: Results): string {
   return `# What Notika costs, and what others do
 
-Written by \`npm run bench -- --seconds ${seconds}\` on ${at.slice(0, 10)}; [results.json](results.json) has every sample.
+Written by \`${command}\` on ${at.slice(0, 10)}, in ${Math.round(minutes)} minutes; [results.json](results.json) has every
+sample.
 
 Variants are measured in turn, A B C C B A …, and compared within a round: minimum, median and maximum are those of the
 rounds. Ratios travel; times are those of this machine.

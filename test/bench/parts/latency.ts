@@ -93,7 +93,7 @@ export async function latency(bench: Bench): Promise<Findings> {
     ): Promise<Comparison[]> {
       const found = percentiles.map((part): Comparison => {
         const samples = Object.fromEntries(Object.keys(ways).map((name) => [name, []]));
-        return { title: titleOf(title, part), unit: `ms; of ${rounds} rounds`, base: listen, samples };
+        return { title: titleOf(title, part), unit: `ms; of ${rounds} rounds`, base: listen, samples, note };
       });
       for (let round = 0; round < rounds; round++) {
         say(`latency: ${title}, round ${round + 1} of ${rounds}`);
@@ -118,6 +118,10 @@ async function startPooler(url: string): Promise<PgBouncer | undefined> {
   if (!pgbouncer || hostname !== "127.0.0.1" || password) return undefined;
   return startPgBouncer({ server: Number(port), connections: 20, users: [username] });
 }
+
+const note =
+  "From the client's answer to the commit, in the process that also runs the tasks. graphile-worker, add_job in the trigger, " +
+  "has no hand-over: the job is there when the row is, and the writer has paid for it.";
 
 const titleOf = (title: string, part: number) => `commit to start of the task, ${title}: percentile ${part * 100}`;
 
@@ -219,6 +223,7 @@ async function costOfWaiting({ seconds, say }: Bench, writer: Database, ways: Re
       title: `a runner that has nothing to do: ${name}`,
       unit: "a second",
       samples: { statements: [statements], "% of a core": [cpu] },
+      note: `Measured once, for ${Math.round(passed)} s. The CPU is that of the runner's process; what the server does for it is not in it.`,
     });
     found.goals.push(
       { claim: `idle runner, ${name}: statements a second`, values: [statements], limit: { atMost: 5 } },
@@ -229,6 +234,7 @@ async function costOfWaiting({ seconds, say }: Bench, writer: Database, ways: Re
     title: "commit to start of the task, the first after a silence",
     unit: "ms",
     samples: first,
+    note: "Measured once.",
   });
   return found;
 }

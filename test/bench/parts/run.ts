@@ -57,6 +57,10 @@ async function compare({ seconds, say }: Bench, arena: Arena, mode: string): Pro
       unit: `a second, ${concurrency} at a time`,
       base: names.batched,
       samples,
+      note:
+        "From the start of the first task to the outcome of the last. The jobs of graphile-worker lie in its table by then; " +
+        "Notika's events lie in the log, and all that follows counts. A bare job that is done leaves no trace, a run leaves " +
+        "its outcome in run_log.",
     };
     const toBatched = (name: string) => ratios(of(comparison, name), of(comparison, names.batched));
     return {
