@@ -1,98 +1,172 @@
-import { added, type Comparison, ratios, spread } from "./measure.ts";
+import { captors } from "./captors.ts";
+import { added, type Comparison, quantile, ratios } from "./measure.ts";
 import type { Results } from "./results.ts";
 
 interface Bar {
   name: string;
-  value: number;
+  median: number;
+  /** The lower and the upper quartile. */
+  middle: [number, number];
 }
 
 interface Panel {
   title: string;
+  /** How to read it. */
+  reading: string;
   unit: string;
+  isLessBetter: boolean;
   bars: Bar[];
 }
 
-const width = 860;
-const left = 260;
-const right = 90;
+const width = 880;
+const margin = 24;
+const left = 276;
+const right = 100;
 const line = 26;
-const head = 44;
+const head = 58;
+const gap = 22;
+const foot = 40;
 
-/** The comparisons that say most, as bars: an SVG for light and for dark pages. */
+/** The comparisons that say most, as bars, on a ground of its own: it looks the same on every page, light or dark. */
 export function drawChart({ parts }: Results): string {
   const find = (part: string, title: string) =>
     parts[part]?.comparisons.find((comparison) => comparison.title === title);
   const panels = [
-    medians([find("capture", "one insert")], "What capturing adds to the insert of a row", "µs", added),
-    medians(
-      [
+    panel({
+      title: "What capturing adds to the insert of a row",
+      reading: "µs in the server, less is better",
+      unit: "µs",
+      isLessBetter: true,
+      comparisons: [find("capture", "one insert")],
+      against: added,
+    }),
+    panel({
+      title: "Inserts a second with 4 clients that do nothing else, commits not waiting for the disk",
+      reading: "% of those without capture, more is better",
+      unit: "%",
+      isLessBetter: false,
+      comparisons: [
         find("throughput", "insert, 4 clients, asynchronous commit"),
         find("throughput", "insert, 4 clients, asynchronous commit, the others"),
       ],
-      "Inserts a second with 4 clients, of those without capture",
-      "%",
-      (of, to) => ratios(of, to).map((ratio) => ratio * 100),
-    ),
-    medians(
-      [find("dispatch", "hand-over in batches of 1,000, what a held snapshot leaves of the rate")],
-      "What a snapshot that has been held for the whole backlog leaves of the rate of hand-over",
-      "%",
-      (of) => of.slice(-Math.ceil(of.length / 4)).map((ratio) => ratio * 100),
-    ),
+      against: (of, to) => ratios(of, to).map((ratio) => ratio * 100),
+    }),
+    panel({
+      title: "Hand-over of a backlog while somebody holds a snapshot, at the end of it",
+      reading: "% of the rate without that, more is better",
+      unit: "%",
+      isLessBetter: false,
+      comparisons: [find("dispatch", "hand-over in batches of 1,000, what a held snapshot leaves of the rate")],
+      against: (of) => of.slice(-Math.ceil(of.length / 4)).map((ratio) => ratio * 100),
+    }),
   ].filter((panel) => panel !== undefined);
 
-  let top = 0;
+  let top = margin / 2;
   const drawn = panels.map((panel) => {
-    const group = `<g transform="translate(0 ${top})">${drawPanel(panel)}</g>`;
-    top += head + panel.bars.length * line + 18;
+    const group = `<g transform="translate(0 ${top})">\n${drawPanel(panel)}\n</g>`;
+    top += head + panel.bars.length * line + gap;
     return group;
   });
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${top}" width="${width}" height="${top}" role="img" aria-label="${panels.map(({ title }) => title).join("; ")}">
+  const height = top + foot;
+  const titles = panels.map(({ title, reading }) => `${title}: ${reading}`).join("; ");
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${escaped(titles)}">
 <style>
-  text { font: 14px system-ui, sans-serif; fill: #24292f }
-  .title { font-weight: 600; font-size: 15px }
-  .ours { fill: #2463eb } .theirs { fill: #9aa4b2 } .cut { fill: #ffffff }
+  text { font: 14px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #24292f }
+  .title { font-weight: 600; font-size: 16px }
+  .quiet { fill: #57606a; font-size: 13px }
+  .ground { fill: #ffffff; stroke: #d0d7de }
+  .ours { fill: #2463eb } .theirs { fill: #8c96a5 } .least { fill: #cdd4dd }
+  .spread { stroke: #24292f; stroke-width: 1.5; stroke-opacity: .55 } .cut { fill: #ffffff } .full { stroke: #8c96a5; stroke-dasharray: 2 3 }
   @media (prefers-color-scheme: dark) {
-    text { fill: #d7dde4 } .ours { fill: #6ea0ff } .theirs { fill: #5c6773 } .cut { fill: #0d1117 }
+    text { fill: #e6edf3 } .quiet { fill: #9aa4af } .ground { fill: #0d1117; stroke: #30363d }
+    .ours { fill: #4c86f5 } .theirs { fill: #6b7684 } .least { fill: #39424d } .spread { stroke: #e6edf3 } .cut { fill: #0d1117 }
   }
 </style>
+<rect class="ground" x=".5" y=".5" width="${width - 1}" height="${height - 1}" rx="8"/>
 ${drawn.join("\n")}
+<g transform="translate(0 ${top})">
+${drawLegend()}
+</g>
 </svg>
 `;
 }
 
-/** The median of each variant against the base, or on its own; the base itself has no bar. */
-function medians(
-  comparisons: (Comparison | undefined)[],
-  title: string,
-  unit: string,
-  against: (of: number[], to: number[]) => number[],
-): Panel | undefined {
-  const bars = comparisons
-    .filter((comparison) => comparison !== undefined)
-    .flatMap(({ base, samples }) =>
-      Object.entries(samples)
-        .filter(([name]) => name !== base)
-        .map(([name, values]) => ({ name, value: spread(against(values, samples[base ?? name] ?? [])).median })),
-    );
-  return bars.length > 0 ? { title, unit, bars } : undefined;
+interface Source extends Omit<Panel, "bars"> {
+  comparisons: (Comparison | undefined)[];
+  against: (of: number[], to: number[]) => number[];
 }
 
-function drawPanel({ title, unit, bars }: Panel): string {
-  const values = bars.map(({ value }) => value).toSorted((a, b) => b - a);
-  const [most = 1, second = most] = values;
-  // One that is far beyond all others is cut, so that these can be told apart.
-  const end = most > 3 * second ? second * 1.25 : most;
-  const scale = (width - left - right) / end;
-  const rows = bars.map(({ name, value }, index) => {
-    const y = head + index * line;
-    const length = Math.max(1, Math.min(value, end) * scale);
-    const kind = name.startsWith("notika") ? "ours" : "theirs";
-    const cut = value > end ? `<path class="cut" d="M${left + length - 26} ${y + 20}l6-20h5l-6 20z"/>` : "";
-    const shown = value >= 10 ? Math.round(value) : value.toFixed(1);
-    return `  <text x="${left - 10}" y="${y + 14}" text-anchor="end">${name}</text>
-  <rect class="${kind}" x="${left}" y="${y}" width="${length.toFixed(1)}" height="19" rx="2"/>${cut}
-  <text x="${(left + length + 8).toFixed(1)}" y="${y + 14}">${shown} ${unit}</text>`;
-  });
-  return `<text class="title" x="0" y="24">${title}</text>\n${rows.join("\n")}`;
+/** Each variant against the base, or on its own, the best first; the base itself has no bar. */
+function panel({ comparisons, against, ...rest }: Source): Panel | undefined {
+  const bars = new Map<string, Bar>();
+  for (const { base, samples } of comparisons.filter((comparison) => comparison !== undefined)) {
+    for (const [name, values] of Object.entries(samples)) {
+      if (name === base || bars.has(name)) continue;
+      const sorted = against(values, samples[base ?? name] ?? []).toSorted((a, b) => a - b);
+      const [low, median, high] = [quantile(sorted, 0.25), quantile(sorted, 0.5), quantile(sorted, 0.75)];
+      bars.set(name, { name, median, middle: [low, high] });
+    }
+  }
+  if (bars.size === 0) return undefined;
+  const better = rest.isLessBetter ? 1 : -1;
+  return { ...rest, bars: [...bars.values()].toSorted((a, b) => (a.median - b.median) * better) };
 }
+
+function drawPanel({ title, reading, unit, bars }: Panel): string {
+  const [most = 1, second = most] = bars.map(({ median }) => median).toSorted((a, b) => b - a);
+  // One that is far beyond all others is cut, so that these can be told apart.
+  const longest = most > 3 * second ? second * 1.25 : most;
+  const end = unit === "%" ? Math.max(100, longest) : longest;
+  const room = width - left - right;
+  const at = (value: number) => left + (Math.min(Math.max(value, 0), end) / end) * room;
+
+  const rows = bars.map(({ name, median, middle: [low, high] }, index) => {
+    const y = head + index * line;
+    const length = Math.max(1, at(median) - left);
+    const cut = median > end ? `\n  <path class="cut" d="M${left + length - 30} ${y + 20}l7-21h6l-7 21z"/>` : "";
+    const reach = median > end ? "" : `\n  ${across("spread", at(low), at(high), y + 9.5)}`;
+    const shown = median >= 10 ? Math.round(median) : median.toFixed(1);
+    return `  <text x="${left - 12}" y="${y + 14.5}" text-anchor="end">${escaped(name)}</text>
+  <rect class="${kindOf(name)}" x="${left}" y="${y}" width="${length.toFixed(1)}" height="19" rx="2"/>${cut}${reach}
+  <text x="${width - margin}" y="${y + 14.5}" text-anchor="end">${shown} ${unit}</text>`;
+  });
+  const full = unit === "%" ? [`  ${down("full", at(100), head - 4, head + bars.length * line - 3)}`] : [];
+  return [
+    `  <text class="title" x="${margin}" y="24">${escaped(title)}</text>`,
+    `  <text class="quiet" x="${margin}" y="44">${escaped(reading)}</text>`,
+    ...full,
+    ...rows,
+  ].join("\n");
+}
+
+function drawLegend(): string {
+  const kinds = { ours: "Notika", theirs: "others", least: "the least that anybody can do" };
+  let x = margin;
+  const keys = Object.entries(kinds).map(([kind, text]) => {
+    const key = `  <rect class="${kind}" x="${x}" y="0" width="14" height="14" rx="2"/><text class="quiet" x="${x + 20}" y="12">${text}</text>`;
+    x += 44 + text.length * 7;
+    return key;
+  });
+  return [
+    ...keys,
+    `  ${across("spread", x, x + 20, 7)}<text class="quiet" x="${x + 26}" y="12">median, and the middle half of the rounds</text>`,
+  ].join("\n");
+}
+
+const across = (kind: string, from: number, to: number, y: number) =>
+  `<path class="${kind}" d="M${from.toFixed(1)} ${y}H${to.toFixed(1)}"/>`;
+const down = (kind: string, x: number, from: number, to: number) =>
+  `<path class="${kind}" d="M${x.toFixed(1)} ${from}V${to}"/>`;
+
+const least = new Set<string>(
+  [captors.empty, captors.emptyWhen, captors.appendRow, captors.appendEvent, captors.appendEvents].map(
+    ({ name }) => name,
+  ),
+);
+
+function kindOf(name: string): "ours" | "theirs" | "least" {
+  if (name.startsWith("notika")) return "ours";
+  return least.has(name) ? "least" : "theirs";
+}
+
+const escaped = (text: string) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
