@@ -16,7 +16,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "pglite",
-          include: ["test/{runner,migrations}/**/*.test.ts"],
+          include: ["test/{runner,migrations,bench}/**/*.test.ts"],
           pool: "threads",
         },
       },
