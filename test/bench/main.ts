@@ -1,4 +1,5 @@
 // npm run bench: Notika and its peers, side by side on one server.
+import { loadavg } from "node:os";
 import path from "node:path";
 import { findBinaries } from "../support/binaries.ts";
 import { describeMachine } from "../support/machine.ts";
@@ -32,6 +33,7 @@ const given = readOrExplain(process.argv.slice(2));
 const { url, bin, cpu } = given;
 const out = given.out ?? (given.isAll ? import.meta.dirname : undefined);
 const started = performance.now();
+const loadBefore = loadavg()[0]?.toFixed(1) ?? "";
 const durable = await openArena({ url, bin, durable: true });
 const fast = await openArena({ url, bin, durable: false });
 const older = !url && !bin && given.parts.includes("throughput") ? await openOlder() : undefined;
@@ -40,7 +42,7 @@ try {
     at: new Date().toISOString(),
     command: `npm run bench -- ${asWords(given)}`,
     minutes: 0,
-    machine: { ...describeMachine(), ...describePrograms(bin) },
+    machine: { ...describeMachine(), ...describePrograms(bin), "load before": loadBefore },
     servers: await describeServers({
       "synchronous commit": durable,
       "asynchronous commit": fast,

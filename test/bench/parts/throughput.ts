@@ -2,7 +2,7 @@ import { raw } from "sql-template-tag";
 import { type Database, openDatabase } from "../../../runner/database.ts";
 import type { Arena } from "../arena.ts";
 import type { Bench } from "../bench.ts";
-import { type Captor, captors, floors } from "../captors.ts";
+import { type Captor, captors, remarksOn } from "../captors.ts";
 import { type Comparison, type Findings, type Goal, interleave, means, of, ratios } from "../measure.ts";
 import type { Pace } from "../pgbench.ts";
 import { columns, type Operation, openTarget, row, type Target } from "../targets.ts";
@@ -141,14 +141,17 @@ async function inMode(bench: Bench, mode: Mode): Promise<Findings> {
     for (const operation of ["insert", "update"] as const) {
       const { title, paces } = await hold({ operation, clients: 4, entrants }, 0.3, bench.seconds * length);
       const comparison = compared(title, paces, "tps");
-      found.comparisons.push({ ...comparison, note: `${note} ${luck} ${floors}`.trim() });
+      found.comparisons.push({ ...comparison, note: `${note} ${luck} ${remarksOn(Object.keys(paces))}`.trim() });
       const work = compared(title, paces, "cpu");
       if (of(work, none.name).every(Number.isFinite)) found.comparisons.push(work);
       found.goals.push(...goalsOf(comparison, goal));
     }
     for (const race of besides) {
       const { title, paces } = await hold(race, 0.2, bench.seconds / 5);
-      found.comparisons.push({ ...compared(title, paces, "tps"), note: `${note} Few rounds.`.trim() });
+      found.comparisons.push({
+        ...compared(title, paces, "tps"),
+        note: `${note} Few rounds. ${remarksOn(Object.keys(paces))}`.trim(),
+      });
     }
     return found;
   } finally {
