@@ -4,7 +4,7 @@ export const help = `npm run bench -- [part …] [options]
 
 parts: capture, throughput, dispatch, run, latency, guard, test-kit; without one all of them
 
-  --seconds N   how long a comparison takes, more or less; default 15
+  --seconds N   how long a comparison takes, more or less; default 15, with less the goals mean little
   --url URL     a running server, on which databases are made and dropped; default: PostgreSQL 18 from npm, and where
                 throughput has another goal there also 15
   --bin DIR     the programs of the server to start, and pgbench

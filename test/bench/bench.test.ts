@@ -177,18 +177,20 @@ describe("the chart", () => {
     expect(svg.match(/class="cut"/g)).toHaveLength(1);
   });
 
-  test("shows a variant of two comparisons once, as the first has it", () => {
+  test("shows a rate as a part of the base's, the highest first, and marks where all of it is", () => {
+    const samples = { "no capture": [10, 20], low: [2, 4], high: [9, 18] };
     const title = "insert, 4 clients, asynchronous commit";
-    const { comparisons } = part(title, { none: [10], shared: [5] }, "none");
-    const [others] = part(`${title}, the others`, { none: [10], shared: [9], alone: [2] }, "none").comparisons;
-    if (others) comparisons.push(others);
+    const svg = drawChart(resultsOf({ throughput: part(title, samples, "no capture") }));
 
-    const bars = barsOf(drawChart(resultsOf({ throughput: { comparisons, goals: [] } })));
+    const [high, low] = barsOf(svg);
 
-    expect(bars).toMatchObject([
-      { name: "shared", text: "50 %" },
-      { name: "alone", text: "20 %" },
+    expect([high, low]).toMatchObject([
+      { name: "high", text: "90 %" },
+      { name: "low", text: "20 %" },
     ]);
+    const [, all = ""] = /class="full" d="M([\d.]+) /.exec(svg) ?? [];
+    const [, start = ""] = /<rect class="theirs" x="(\d+)"/.exec(svg) ?? [];
+    expect((high?.length ?? 0) / (Number(all) - Number(start))).toBeCloseTo(0.9);
   });
 
   test("is sound XML whatever its variants are called, and of whatever was measured", () => {
