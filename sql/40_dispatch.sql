@@ -730,16 +730,17 @@ begin
   end if;
   perform notika._set_asleep(true);
 
-  -- Whoever has written and not committed yet may have looked before and will not notify; nor does
-  -- anybody where transactions may be prepared.
+  -- Whoever has read the bit before, and so will not notify, keeps a lock on its sequence until
+  -- his transaction ends.  Nobody notifies where transactions may be prepared.
   return current_setting('max_prepared_transactions') = '0' and not exists (
     select from pg_locks as k
      where k.locktype = 'relation' and k.granted and k.mode = 'RowExclusiveLock'
        and k.database = (select d.oid from pg_database as d where d.datname = current_database())
-       and k.relation in (
-         'notika.event_log_0'::regclass, 'notika.event_log_1'::regclass,
-         'notika.event_log_2'::regclass
-       )
+       and (k.relation = 'notika.control_seq'::regclass and k.pid <> pg_backend_pid()
+            or k.relation in (
+              'notika.event_log_0'::regclass, 'notika.event_log_1'::regclass,
+              'notika.event_log_2'::regclass
+            ))
   );
 end;
 $$;

@@ -142,28 +142,30 @@ $$;
 
 comment on function notika._indented(text) is 'Code that stands two columns further to the right.';
 
-create or replace function notika._segment_code(condition text default 'true')
+create or replace function notika._control_code(condition text default 'true')
   returns text
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
 as $body$
-  -- The row that was written gave the transaction its xid before the segment is read.
+  -- The row that was written gave the transaction its xid before the segment is read.  Who reads
+  -- the sequence keeps a lock on it, by which _doze finds those who do not know yet that they are
+  -- to notify.
   select format($$
   -- In one expression, because each that looks at the world takes a snapshot.
-  v_segment := case
-    when pg_catalog.current_setting('notika.mute', true) operator(pg_catalog.<>) '' then -1
-    when pg_catalog.current_setting('notika.run', true) operator(pg_catalog.<>) '' then -1
+  v_control := case
+    when pg_catalog.current_setting('notika.mute', true) operator(pg_catalog.<>) '' then 7
+    when pg_catalog.current_setting('notika.run', true) operator(pg_catalog.<>) '' then 7
     when %s
-      then (pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.>>) 1)
-           operator(pg_catalog.%%) 3
-    else -1
-  end;$$, _segment_code.condition);
+      then pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.%%) 6
+    else 7
+  end;$$, _control_code.condition);
 $body$;
 
-comment on function notika._segment_code(text) is
-  'What a trigger does to know the segment that it writes to; -1: the session or, where there is a '
-  'condition, the row is not of the usual kind.';
+comment on function notika._control_code(text) is
+  'What a trigger does to know the segment that it writes to, which is half of v_control, and '
+  'whether it has to notify: then v_control is odd. 7: the session or, where there is a condition, '
+  'the row is not of the usual kind.';
 
 create or replace function notika._at_segment(template text)
   returns text
@@ -172,16 +174,17 @@ create or replace function notika._at_segment(template text)
   set search_path = pg_catalog, pg_temp
 as $body$
   select format($$
-  if v_segment operator(pg_catalog.=) 0 then%s
-  elsif v_segment operator(pg_catalog.=) 1 then%s
-  elsif v_segment operator(pg_catalog.=) 2 then%s$$,
+  if v_control operator(pg_catalog.<) 2 then%s
+  elsif v_control operator(pg_catalog.<) 4 then%s
+  elsif v_control operator(pg_catalog.<) 6 then%s
+  end if;$$,
     format(_at_segment.template, 0),
     format(_at_segment.template, 1),
     format(_at_segment.template, 2));
 $body$;
 
 comment on function notika._at_segment(text) is
-  'Code for each segment, of which that of v_segment runs; %s stands for its number.';
+  'Code for each segment, of which that of v_control runs; %s stands for its number.';
 
 create or replace function notika._key_code(spec notika.workflow, changed text)
   returns text
@@ -296,8 +299,8 @@ begin
                v_limit,
                notika._object_expression(
                  array_agg(a.attname::text order by a.attnum),
-                 array_agg(notika._json_expression(format('%s.%I', changed, a.attname), a.atttypid)
-                           order by a.attnum)))
+                 array_agg(format('%s.%I', changed, a.attname) order by a.attnum),
+                 array_agg(a.atttypid order by a.attnum)))
         from pg_attribute as a
        where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
     );
@@ -394,7 +397,7 @@ declare
   v_rows text[] := notika._rows(operation);
 begin
   return notika._images_code(spec, operation)
-      || notika._segment_code(array_to_string(
+      || notika._control_code(array_to_string(
            array(select notika._fits_expression(r.name) from unnest(v_rows) as r (name)),
            E'\n     and '))
       || notika._at_segment(format($$
@@ -405,8 +408,7 @@ begin
            spec.workflow_id,
            operation,
            array_to_string(v_rows, ', v_'),
-           case when v_has_snapshot then ', pg_catalog.pg_current_snapshot()' end))
-      || E'\n  end if;';
+           case when v_has_snapshot then ', pg_catalog.pg_current_snapshot()' end));
 end;
 $body$;
 
@@ -432,49 +434,57 @@ begin
   end if;$$, spec.workflow_id);
   end if;
 
+  -- Each operation has its own, because every further expression costs a transaction a little.
   if cardinality(spec.operations) = 1 then
     v_code := v_code || notika._usual_code(spec, spec.operations[1]);
   else
-    -- Each operation has its own, because every further expression costs a transaction a little.
     v_code := v_code || (
-      select string_agg(format($$
-  %s tg_op operator(pg_catalog.=) %L then%s$$,
-               case when o.place = 1 then 'if' else 'elsif' end,
-               upper(o.name), notika._indented(notika._usual_code(spec, o.name))), ''
-               order by o.place)
+      select string_agg(format(E'\n  %s%s',
+               case o.place when 1 then v_condition
+                            when cardinality(spec.operations) then 'else'
+                            else 'els' || v_condition end,
+               notika._indented(notika._usual_code(spec, o.name))), '' order by o.place)
         from unnest(spec.operations) with ordinality as o (name, place)
+       cross join lateral (
+         select format('if tg_op operator(pg_catalog.=) %L then', upper(o.name))
+       ) as c (v_condition)
     ) || E'\n  end if;';
   end if;
 
   return v_code || format($code$
 
-  if v_segment operator(pg_catalog.=) -1 then
-    select o.is_muted, o.cause_id, o.depth into v_is_muted, v_cause_id, v_depth
-      from notika._origin() as o;
-    if v_is_muted then
-      return null;
+  if v_control operator(pg_catalog.&) 1 operator(pg_catalog.=) 1 then
+    if v_control operator(pg_catalog.=) 7 then
+      select o.is_muted, o.cause_id, o.depth into v_is_muted, v_cause_id, v_depth
+        from notika._origin() as o;
+      if v_is_muted then
+        return null;
+      end if;
+
+      v_truncated := false;%1$s
+
+      v_operation := case%2$s end;
+      v_control :=
+        pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.%%) 6;%3$s
     end if;
-
-    v_truncated := false;%1$s
-
-    v_operation := case%2$s end;
-    v_segment := notika._segment(0);%3$s
+    if v_control operator(pg_catalog.&) 1 operator(pg_catalog.=) 1 then
+      perform notika._wake();
     end if;
   end if;
 $code$,
-    notika._mending_code(spec),
+    notika._indented(notika._mending_code(spec)),
     (select string_agg(
-              format(E'\n      when tg_op operator(pg_catalog.=) %L then %L', upper(o.name), o.name),
-              '')
+              format(E'\n        when tg_op operator(pg_catalog.=) %L then %L',
+                     upper(o.name), o.name), '')
        from unnest(spec.operations) as o (name)),
-    notika._indented(notika._at_segment(format($$
+    notika._indented(notika._indented(notika._at_segment(format($$
     insert into notika.event_log_%%s
       (workflow_id, operation, new, old, truncated, cause_id, depth%s)
     values
       (%s, v_operation, v_new, v_old, v_truncated, v_cause_id, v_depth%s);$$,
       case when v_has_snapshot then ', snapshot' end,
       spec.workflow_id,
-      case when v_has_snapshot then ', pg_catalog.pg_current_snapshot()' end))));
+      case when v_has_snapshot then ', pg_catalog.pg_current_snapshot()' end)))));
 end;
 $body$;
 
@@ -524,20 +534,15 @@ declare
     v_limit);
 begin
   return format($code$%1$s
-  if v_segment operator(pg_catalog.<) 0 then
+  if v_control operator(pg_catalog.=) 7 then
     select o.is_muted, o.cause_id, o.depth into v_is_muted, v_cause_id, v_depth
       from notika._origin() as o;
     if v_is_muted then
       return null;
     end if;
-    v_segment := notika._segment(0);
-  end if;
-
-  -- What has variables in it would be planned anew for each statement.
-  if v_cause_id is null then%2$s
-    end if;
-  else%3$s
-    end if;
+    v_control :=
+      pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.%%) 6;%3$s
+  else -- what has no variables in it is not planned anew for each statement%2$s
   end if;
 
   if pg_catalog.current_setting('notika.set_aside', true) operator(pg_catalog.=) 'on' then
@@ -549,13 +554,17 @@ begin
          from changed as r
         where (pg_catalog.octet_length(notika.payload_%7$s(r.*)::pg_catalog.text)
                operator(pg_catalog.<=) %8$s) is not true',
-      v_segment,
+      v_control operator(pg_catalog.>>) 1,
       coalesce(notika._key_expression('r', tg_relid::pg_catalog.regclass, %9$L::pg_catalog.text[]),
                '''{}''::pg_catalog.json'))
       using %7$s, %10$L::pg_catalog.text, v_cause_id, coalesce(v_depth, 0);
   end if;
+
+  if v_control operator(pg_catalog.&) 1 operator(pg_catalog.=) 1 then
+    perform notika._wake();
+  end if;
 $code$,
-    notika._segment_code(),
+    notika._control_code(),
     notika._indented(notika._at_segment(format(v_append, '', ''))),
     notika._indented(notika._at_segment(
       format(v_append, ', cause_id, depth', ', v_cause_id, v_depth'))),
@@ -604,18 +613,13 @@ as %3$s$template$,
     notika._settings(v_types),
     notika._dollar_quoted(format($capture$
 declare -- without values, each of which would cost every row an expression%1$s
-  v_segment pg_catalog.int4;
+  v_control pg_catalog.int8;
   v_is_muted pg_catalog.bool;
   v_cause_id pg_catalog.int8;
   v_depth pg_catalog.int2;
+  v_nothing pg_catalog.bool;
 begin%2$s
-  -- After the insert: before it, a dispatcher could fall asleep in between.
-  if pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.&) 1
-     operator(pg_catalog.=) 1
-  then
-    perform notika._wake();
-  end if;
-  return null; -- an after trigger; the result is ignored
+  return v_nothing; -- an after trigger's result is ignored; null would be an expression
 end;
 $capture$,
     case spec.capture when 'row' then '

@@ -289,6 +289,48 @@ test("types of the application's own are captured to their depth, and watched", 
   expect(await captured(db, "watched")).toEqual(Array(4).fill({ id: 12 }));
 });
 
+test("a row of strings alone looks as it does beside a number", async ({ db }) => {
+  await db.script(`
+    create schema app;
+    create type app.mood as enum ('sad', 'so "so"');
+    create domain app.code as text;
+    create domain app.cents as int8;
+    create domain app.temper as app.mood;
+    create type app.price_range as range (subtype = numeric);
+    create type app.name as (first text, "it's \\" varchar);
+    create function app.spring(app.mood) returns text language plpgsql as
+      $$ begin raise exception 'called as %', current_user; end $$;
+    create cast (app.mood as text) with function app.spring(app.mood) as implicit;
+    create table app.strings (
+      "text" text, "varchar" varchar, short varchar(40), uuid uuid, int8 int8, "numeric" numeric, mood app.mood, code app.code,
+      cents app.cents, temper app.temper, prices app.price_range, "it's \\ ""so""" text, name app.name, letter char(3), n int
+    );`);
+  const names = await db.query<{ name: string }>(
+    "select attname as name from pg_attribute where attrelid = 'app.strings'::regclass and attnum between 1 and 12 order by attnum",
+  );
+  const list = (columns: string[]) => `array[${columns.map(literal)}]`;
+  const strings = names.map(({ name }) => name);
+  await db.script(`
+    select notika.publish('strings', 'app.strings', '{insert,update}', ${list(strings)});
+    select notika.publish('codes', 'app.strings', '{insert,update}', '{code}');
+    select notika.publish('letters', 'app.strings', '{insert,update}', '{letter}');
+    select notika.publish('beside', 'app.strings', '{insert,update}', ${list([...strings, "name", "letter", "n"])});
+    insert into app.strings default values`);
+  await db.query(
+    `insert into app.strings values (${literal(oddText)}, 'x  ', ' y ', '00112233-4455-6677-8899-aabbccddeeff', 9007199254740993,
+       12345678901234567890.10, 'so "so"', '', -1, 'sad', '[1.10,2)', '\\', (${literal(oddText)}, null), 'z', 1)`,
+  );
+
+  const beside = (await captured(db, "beside")) as Record<string, unknown>[];
+  expect(beside).toHaveLength(2);
+  expect(beside[1]).toMatchObject({ text: oddText, int8: "9007199254740993", letter: "z  ", name: { first: oddText } });
+  expect(await captured(db, "strings")).toEqual(
+    beside.map((row) => Object.fromEntries(strings.map((name) => [name, row[name]]))),
+  );
+  expect(await captured(db, "codes")).toEqual(beside.map(({ code }) => ({ code })));
+  expect(await captured(db, "letters")).toEqual(beside.map(({ letter }) => ({ letter })));
+});
+
 test("numbers that are none, and times without end, are strings", async ({ db }) => {
   await db.script(`
     create schema app;
