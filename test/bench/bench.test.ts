@@ -141,6 +141,7 @@ describe("the chart", () => {
     minutes: 0,
     machine: {},
     servers: {},
+    leftOut: [],
     parts,
   });
   /** Name, length and text of each bar. */

@@ -16,4 +16,6 @@ export interface Bench {
   cpu: boolean;
   /** Says what is being measured. */
   say(progress: string): void;
+  /** Says what cannot be measured here, and why. */
+  leaveOut(what: string): void;
 }

@@ -34,6 +34,7 @@ const { url, bin, cpu } = given;
 const out = given.out ?? (given.isAll ? import.meta.dirname : undefined);
 const started = performance.now();
 const loadBefore = loadavg()[0]?.toFixed(1) ?? "";
+const leftOut: string[] = [];
 const durable = await openArena({ url, bin, durable: true });
 const fast = await openArena({ url, bin, durable: false });
 const older = !url && !bin && given.parts.includes("throughput") ? await openOlder() : undefined;
@@ -48,9 +49,10 @@ try {
       "asynchronous commit": fast,
       ...(older && { [`asynchronous commit, PostgreSQL ${older.major}`]: older }),
     }),
+    leftOut,
     parts: {},
   };
-  const bench: Bench = { durable, fast, older, pgbench: findPgbench(bin), seconds: given.seconds, cpu, say };
+  const bench: Bench = { durable, fast, older, pgbench: findPgbench(bin), seconds: given.seconds, cpu, say, leaveOut };
   for (const name of given.parts) {
     const findings = await parts[name]?.(bench);
     if (!findings) continue;
@@ -83,9 +85,14 @@ async function openOlder(): Promise<Arena | undefined> {
   try {
     return await openArena({ bin: await findBinaries(15), durable: false });
   } catch (error) {
-    say(`without PostgreSQL 15: ${(error as Error).message}`);
+    leaveOut(`PostgreSQL 15: ${(error as Error).message}`);
     return undefined;
   }
+}
+
+function leaveOut(what: string) {
+  leftOut.push(what);
+  say(`left out: ${what}`);
 }
 
 function say(progress: string) {

@@ -15,6 +15,8 @@ export interface Results {
   machine: Record<string, string>;
   /** The settings of the servers. */
   servers: Record<string, Record<string, string>>;
+  /** What could not be measured there. */
+  leftOut: string[];
   parts: Record<string, Findings>;
 }
 
@@ -35,10 +37,10 @@ export async function writeResults(folder: string, results: Results): Promise<vo
 
 const rounded = (_: string, value: unknown) => (typeof value === "number" ? Number(value.toPrecision(5)) : value);
 
-function page({ at, command, minutes, machine, servers, parts }: Results): string {
+function page({ at, command, minutes, machine, servers, leftOut, parts }: Results): string {
   return `# What Notika costs, and what others do
 
-Written by \`${command}\` on ${at.slice(0, 10)}, in ${Math.round(minutes)} minutes; [results.json](results.json) has every
+Written by \`${command}\` on ${at.slice(0, 10)}, in ${Number(minutes.toPrecision(2))} minutes; [results.json](results.json) has every
 sample.
 
 Variants are measured in turn, A B C C B A …, and compared within a round: minimum, median and maximum are those of the
@@ -55,7 +57,7 @@ ${Object.entries(servers)
         .join(", ")}`,
   )
   .join("\n")}
-
+${leftOut.map((what) => `- left out: ${what}\n`).join("")}
 ## Goals
 
 Set before this was built; the median counts. At best: the same of something made by hand that does nothing but

@@ -51,7 +51,7 @@ export async function latency(bench: Bench): Promise<Findings> {
       ...(through && { [pooled]: notika(through), [past]: notika(through, url) }),
       [worker]: { table: "bench.beat", start: (onStart) => startWorker(url, onStart) },
     };
-    if (!pooler) bench.say("latency: no PgBouncer can be put before the server, so what goes through one is left out");
+    if (!pooler) bench.leaveOut("latency through PgBouncer: none can be put before the server");
 
     const atRest = await compare(bench, "at rest", ways, async (way, pulse) => {
       for (let at = 0; at < (bench.seconds * 1000) / rounds; ) {

@@ -109,7 +109,7 @@ async function inMode(bench: Bench, mode: Mode): Promise<Findings> {
   try {
     const obstacle = await obstacleTo(database, settings);
     if (obstacle) {
-      bench.say(`throughput: left out: ${name}: ${obstacle}`);
+      bench.leaveOut(`throughput, ${name}: ${obstacle}`);
       return found;
     }
     await database.script("create sequence bench.deleted");
@@ -185,8 +185,8 @@ function script(operation: Operation, table: string): string {
 }
 
 const luck =
-  "Each sample is a run of pgbench (prepared statements, two threads) with connections of its own. Where the system puts these decides whether it gets up to " +
-  "twice as many transactions done, so the goals compare the means of five rounds at a time.";
+  "Each sample is a run of pgbench (prepared statements, two threads) with connections of its own. Where the system puts " +
+  "these decides whether it gets up to twice as many transactions done, so the goals compare the means of five rounds at a time.";
 
 function compared(title: string, paces: Record<string, Pace[]>, measure: keyof Pace): Comparison {
   return {

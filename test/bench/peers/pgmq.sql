@@ -1,6 +1,7 @@
 -- pgmq-style queue: send() writes a jsonb message to a table that is found by the name of its queue; a batch is read
 -- by making it invisible for a while, and deleted once it is done.
--- Left out: archives, headers, partitions, notifications.
+-- Left out: the other functions that a message passes through on its way to the insert, archives, headers, partitions,
+-- notifications.
 create schema pgmq;
 
 create table pgmq.q_orders (
