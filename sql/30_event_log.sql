@@ -174,7 +174,7 @@ create or replace function notika._wake()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Read after the insert: a dispatcher that falls asleep before sees the row, one that falls
+  -- Called after the insert: a dispatcher that falls asleep before sees the row, one that falls
   -- asleep after is seen.  Where two-phase commit is in use nobody notifies, because
   -- PREPARE TRANSACTION refuses a transaction that did; the dispatcher's polling finds the event.
   if pg_sequence_last_value('notika.control_seq') & 1 = 1

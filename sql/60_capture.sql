@@ -75,16 +75,19 @@ create or replace function notika._settings(types oid[])
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan -- to plan takes longer than to run
 as $$
+declare
+  v_plain oid[] :=
+    '{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,uuid,json,jsonb,xml,date,time,timetz,
+      timestamp,inet,cidr,macaddr,macaddr8,bit,varbit,oid,tsvector}'::regtype[];
 begin
+  if types <@ v_plain then
+    return ''; -- as nearly always, and the guard waits for it
+  end if;
+
   -- Each setting costs every row a little, so only those that the types need; a type that is not
   -- listed may hold any of the others.
   return (
-    with plain (type) as (
-      select unnest(
-        '{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,uuid,json,jsonb,xml,date,time,timetz,
-          timestamp,inet,cidr,macaddr,macaddr8,bit,varbit,oid,tsvector}'::regtype[]
-      )
-    ), dependent (type, setting) as (
+    with dependent (type, setting) as (
       values ('timestamptz'::regtype, 'timezone = ''UTC'''),
              (null, 'datestyle = ''ISO, YMD'''),
              ('interval', 'intervalstyle = ''iso_8601'''),
@@ -103,7 +106,7 @@ begin
       from leaf as l
       join dependent as d
         on d.type = l.type
-        or l.type not in (select p.type from plain as p)
+        or l.type <> all (v_plain)
        and l.type not in (select k.type from dependent as k where k.type is not null)
   );
 end;

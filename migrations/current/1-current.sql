@@ -5,6 +5,7 @@ drop function if exists notika._segment_code(text);
 drop function if exists notika._object_expression(text[], text[]);
 
 --!include 10_schema.sql
+--!include 30_event_log.sql
 --!include 40_dispatch.sql
 --!include 60_capture.sql
 --!include 61_trigger.sql
