@@ -146,7 +146,17 @@ begin
 
   foreach v_column in array coalesce(names, '{}') loop
     continue when v_column = any (v_known);
-    names := array(select k from unnest(names) as k where k = any (v_known));
+    -- Often a name is right but for its case or an underscore.
+    names := array(
+      select k.name
+        from unnest(names) with ordinality as n (name, place)
+        join unnest(v_known) as k (name)
+          on k.name = n.name
+          or n.name <> all (v_known)
+         and lower(translate(k.name, '_', '')) = lower(translate(n.name, '_', ''))
+       group by k.name
+       order by min(n.place)
+    );
     if what = 'columns' then
       v_corrected.columns := nullif(names, '{}');
     else

@@ -122,10 +122,10 @@ describe("publish refuses, and says what would work:", () => {
 
     await expectRefusals(db, [
       [
-        `'w', 'app.users', columns => '{id,mail,Email,name,ctid}'`,
+        `'w', 'app.users', columns => '{id,mail,Email,e_mail,name,ctid}'`,
         "42703",
         'column "mail" of table app.users does not exist',
-        "Correct columns, for instance: select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,name}');",
+        "Correct columns, for instance: select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,email,name}');",
         "Its columns are id, email, name, Plan.",
       ],
       [
@@ -134,7 +134,7 @@ describe("publish refuses, and says what would work:", () => {
         /"mail"/,
         "select notika.publish('w', 'app.users', operations => '{insert}');",
       ],
-      [`'w', 'app.users', columns => '{plan}'`, "42703", /"plan"/, "select notika.publish('w', 'app.users'"],
+      [`'w', 'app.users', columns => '{plan}'`, "42703", /"plan"/, `columns => '{Plan}');`],
       [
         `'w', 'app.users', columns => '{id,null}'`,
         "42703",
@@ -151,7 +151,7 @@ describe("publish refuses, and says what would work:", () => {
         `'w', 'app.users', '{update}', '{id}', watch => '{Name,email}'`,
         "42703",
         'column "Name" of table app.users does not exist',
-        "Correct watch, for instance: select notika.publish('w', 'app.users', operations => '{update}', columns => '{id}', watch => '{email}');",
+        "Correct watch, for instance: select notika.publish('w', 'app.users', operations => '{update}', columns => '{id}', watch => '{name,email}');",
       ],
       [
         `'w', 'app.users', '{update}', '{id}', watch => '{}'`,
