@@ -69,6 +69,26 @@ describe("a writer", () => {
     expect(await drain(db)).toEqual([1]);
   });
 
+  test("that looked in a savepoint and rolled that back keeps it from sleeping all the same", async ({ db }) => {
+    const [writer, blocker] = [await db.connect(), await db.connect()];
+    const pid = await writer.value<number>("select pg_backend_pid()");
+    await begin(writer, "savepoint before");
+    await writer.query("insert into item values (1)");
+    await writer.query("rollback to before");
+    await begin(blocker, "lock table notika.event_log_0 in share mode");
+    const stalled = writer.query("insert into item values (2)");
+    await until(db, `exists (select from pg_locks where pid = ${pid} and not granted)`);
+
+    expect(await db.value("select notika._doze()")).toBe(false);
+    await commit(blocker);
+    await stalled;
+    expect(await drain(db)).toEqual([]);
+    await commit(writer);
+
+    expect(await db.value("select notika._doze()")).toBe(true);
+    expect(await drain(db)).toEqual([1]);
+  });
+
   test("never leaves an event behind that a sleeping dispatcher is not told of", async ({ db }) => {
     const end = Date.now() + 60_000;
     const rings = await listen(db);

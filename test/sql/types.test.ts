@@ -302,7 +302,7 @@ test("a row of strings alone looks as it does beside a number", async ({ db }) =
       $$ begin raise exception 'called as %', current_user; end $$;
     create cast (app.mood as text) with function app.spring(app.mood) as implicit;
     create table app.strings (
-      "text" text, "varchar" varchar, short varchar(40), uuid uuid, int8 int8, "numeric" numeric, mood app.mood, code app.code,
+      "text" text collate "C", "varchar" varchar, short varchar(40) collate "POSIX", uuid uuid, int8 int8, "numeric" numeric, mood app.mood, code app.code,
       cents app.cents, temper app.temper, prices app.price_range, "it's \\ ""so""" text, name app.name, letter char(3), n int
     );`);
   const names = await db.query<{ name: string }>(
