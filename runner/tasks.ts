@@ -94,9 +94,13 @@ function freshLoader() {
 
   return async (file: string): Promise<unknown> => {
     const module: { default?: unknown } = await modules.import(pathToFileURL(file).href, import.meta.url);
-    if (!("default" in module)) throw new TypeError("it has no default export");
-    // A module that was compiled to CommonJS has its default export one level down.
-    const exported = module.default as { default?: unknown } | null;
-    return exported && typeof exported === "object" && "default" in exported ? exported.default : exported;
+    // A module that was compiled to CommonJS has its exports one level down.
+    const exports = isCompiled(module.default) ? module.default : module;
+    if (!("default" in exports)) throw new TypeError("it has no default export");
+    return exports.default;
   };
+}
+
+function isCompiled(exported: unknown): exported is { default?: unknown } {
+  return typeof exported === "object" && exported !== null && ("__esModule" in exported || "default" in exported);
 }

@@ -179,12 +179,14 @@ describe("what is wrong with tasks is said", () => {
     await write("package.json", "{}");
     await write("tasks/a.ts", "\nexport default () => {\n  const x: number = ;\n};");
     await write("tasks/b.ts", 'import x from "./nowhere.ts";\nexport default () => x;');
+    await write("tasks/c.ts", "export const run = () => {};");
 
     const error = await loadTasks(folder).catch((error) => error);
 
     expect(error.message.replaceAll(`${path.relative("", folder)}/`, "").split("\n")).toEqual([
       'a.ts:3: Unexpected ";"',
       "b.ts: Cannot find module './nowhere.ts'",
+      "c.ts: it has no default export",
     ]);
   });
 
