@@ -265,8 +265,9 @@ begin
     raise exception 'workflow "%" cannot make events of the rows of table %',
       spec.name, notika._quoted(_check_payload.part)
       using errcode = 'undefined_function',
-            detail = format('Function notika.payload_%s(%s) was dropped where the guard did not '
-                            'see it.', spec.workflow_id, notika._quoted(_check_payload.part)),
+            detail = format('There is no function notika.payload_%s(%s): it was dropped, or the table '
+                            'came, where the guard did not see it.',
+                            spec.workflow_id, notika._quoted(_check_payload.part)),
             hint = 'Publish it again: ' || notika._call(notika._mended(spec));
   end if;
 end;

@@ -182,7 +182,8 @@ describe("backfill", () => {
       "select notika.publish('work', 'public.item', operations => '{insert,update}', columns => '{id,n}', condition => 'new.n <> 3');";
     const dropped = {
       message: 'workflow "work" cannot make events of the rows of table public.item',
-      detail: "Function notika.payload_1(public.item) was dropped where the guard did not see it.",
+      detail:
+        "There is no function notika.payload_1(public.item): it was dropped, or the table came, where the guard did not see it.",
       hint: `Publish it again: ${publish}`,
     };
     await db.script(`${items} ${publish} select notika.backfill('work'), notika.dispatch()`);
@@ -224,6 +225,31 @@ describe("backfill", () => {
       message: 'workflow "work" cannot make events of the rows of table public.part',
       hint: expect.stringMatching(/^Publish it again: select notika\.publish\('work', 'public\.item'/),
     });
+  });
+
+  test("names the child that was made unseen, and takes its rows once that is mended", async ({ db }) => {
+    const publish = "select notika.publish('work', 'public.item', operations => '{insert}', columns => '{id,n}');";
+    await db.script(`
+      create table public.item (id int primary key, n int);
+      insert into public.item values (1, 1);
+      ${publish}
+      ${noEventTriggers}
+      create table public.part (primary key (id)) inherits (public.item);
+      insert into public.part values (2, 2)`);
+
+    expect(await refusal(db)).toMatchObject({
+      message: 'workflow "work" cannot make events of the rows of table public.part',
+      detail: expect.stringContaining("no function notika.payload_1(public.part): it was dropped, or the table came,"),
+      hint: `Publish it again: ${publish}`,
+    });
+
+    await db.query(publish);
+    await db.query("select notika.backfill('work')");
+    await finish(db);
+    expect(await captured(db, "work")).toEqual([
+      { id: 1, n: 1 },
+      { id: 2, n: 2 },
+    ]);
   });
 
   test("waits while its workflow is paused, ends with it, and when it is cancelled", async ({ db }) => {
