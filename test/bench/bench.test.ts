@@ -101,11 +101,13 @@ describe("a report", () => {
     const goals: Goal[] = [
       { claim: "fast", values: [1, 3, 2], limit: { atLeast: 2 } },
       { claim: "slow", values: [0.3], limit: { atMost: 0.25 }, atBest: { variant: "by hand", values: [0.2] } },
+      { claim: "nearly", values: [0.94996], limit: { atLeast: 0.95 } },
     ];
 
-    expect(linesOf({ comparisons: [], goals }).slice(2, 4)).toEqual([
+    expect(linesOf({ comparisons: [], goals }).slice(2, 5)).toEqual([
       ["fast", "1", "2", "3", "≥ 2", "reached"],
       ["slow", "0.3", "0.3", "0.3", "≤ 0.25", "missed", "0.2, by hand"],
+      ["nearly", "0.95", "0.94996", "0.95", "≥ 0.95", "missed"],
     ]);
   });
 

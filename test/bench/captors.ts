@@ -62,6 +62,7 @@ export const captors = {
 } satisfies Record<string, Captor>;
 
 const remarks: Partial<Record<keyof typeof captors, string>> = {
+  projected: "all four are strings in json. With one that is not, such as an integer, it costs 0.7 µs more.",
   appendRow: "nobody who keeps anything in a trigger can go below it.",
   appendEvent: "nobody can go below it who keeps a log with a number, a transaction and a time for each event.",
   emptyWhen:

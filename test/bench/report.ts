@@ -40,21 +40,33 @@ function comparisonTable({ samples, base }: Comparison): Table {
 function goalTable(goals: Goal[]): Table {
   return [
     ["", "min", "median", "max", "goal", "", "at best"],
-    ...goals.map((goal) => [
-      goal.claim,
-      ...cells(spread(goal.values)),
-      "atLeast" in goal.limit ? `≥ ${short(goal.limit.atLeast)}` : `≤ ${short(goal.limit.atMost)}`,
-      isReached(goal) ? "reached" : "missed",
-      goal.atBest ? `${short(spread(goal.atBest.values).median)}, ${goal.atBest.variant}` : "",
-    ]),
+    ...goals.map((goal) => {
+      const { min, median, max } = spread(goal.values);
+      const limit = "atLeast" in goal.limit ? goal.limit.atLeast : goal.limit.atMost;
+      return [
+        goal.claim,
+        short(min),
+        apart(median, limit),
+        short(max),
+        `${"atLeast" in goal.limit ? "≥" : "≤"} ${short(limit)}`,
+        isReached(goal) ? "reached" : "missed",
+        goal.atBest ? `${short(spread(goal.atBest.values).median)}, ${goal.atBest.variant}` : "",
+      ];
+    }),
   ];
 }
 
-const cells = ({ min, median, max }: Spread) => [min, median, max].map(short);
+const cells = ({ min, median, max }: Spread) => [min, median, max].map((value) => short(value));
 
 /** Three digits that mean something. */
-function short(value: number): string {
+function short(value: number, digits = 3): string {
   if (!Number.isFinite(value)) return "–";
   if (Math.abs(value) >= 100) return Math.round(value).toLocaleString("en");
-  return String(Number(value.toPrecision(3)));
+  return String(Number(value.toPrecision(digits)));
+}
+
+/** So many digits that what is next to a limit does not look as if it were on it. */
+function apart(value: number, limit: number): string {
+  const digits = [3, 4, 5].find((digits) => value === limit || short(value, digits) !== short(limit));
+  return short(value, digits ?? 6);
 }
