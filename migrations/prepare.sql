@@ -1,33 +1,9 @@
--- Runs before the migrations, in their transaction, at every install: makes the two ledgers and
--- refuses what does not fit.  No migration itself, it meets every Notika there was: only add to it.
+-- Runs before the migrations, in their transaction, at every install, as the owner of Notika: makes
+-- the two ledgers and refuses what does not fit.  No migration itself, it meets every Notika there
+-- was: only add to it.
 
 set local client_min_messages = warning; -- "already exists, skipping" is no news
 set local search_path = pg_catalog, pg_temp;
-
-do $$
-declare
-  v_schema name;
-begin
-  -- One install at a time; those that waited then find everything done.
-  perform pg_advisory_xact_lock(hashtextextended('notika.install', 0));
-
-  foreach v_schema in array '{notika,notika_worker}'::name[] loop
-    -- "if not exists" would want CREATE on the database even for a schema that is there.
-    continue when to_regnamespace(v_schema::text) is not null;
-
-    if not has_database_privilege(current_database(), 'create') then
-      raise exception 'permission denied to create schema "%" in database "%"',
-          v_schema, current_database()
-        using errcode = 'insufficient_privilege',
-              hint = format('Let the owner of the database run: create schema notika authorization %1$I; '
-                            'create schema notika_worker authorization %1$I; '
-                            'All that a role needs is printed by: npx notika grant %1$s', current_user);
-    end if;
-
-    execute format('create schema %I', v_schema);
-  end loop;
-end;
-$$;
 
 -- A dump without data leaves tables, triggers and functions, but no ledger and nothing that says
 -- what the triggers are for.  All of it goes, and comes again as a new installation.
@@ -86,7 +62,7 @@ begin
     execute v_statement;
   end loop;
   raise warning 'notika: this was a copy without data; it was installed anew and nothing is published'
-    using hint = 'Publish the workflows again: npx notika publish, or select notika.publish(…).';
+    using hint = 'Publish the workflows again: npx notika publish, or select notika.publish(...).';
 end;
 $$;
 

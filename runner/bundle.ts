@@ -6,6 +6,8 @@ import { committedMigrations, currentMigration, type Migration, readText } from 
 /** All of `install` as one SQL script, for psql and other people's migration tools; it may be run twice. */
 export async function installScript(): Promise<string> {
   return `-- Notika ${versionOf("notika")}, graphile-worker ${versionOf("graphile-worker")}
+-- Run it with: psql -v ON_ERROR_STOP=1 -f FILE
+-- An administrator may name the role that is to own Notika: set notika.owner = '...';
 
 begin isolation level read committed;
 
@@ -23,21 +25,30 @@ export async function installVersion(): Promise<string> {
     .digest("hex");
 }
 
-/** Applies the migrations that the database does not have; wants a transaction around it. */
+/**
+ * Settles who owns Notika, and applies the migrations that the database does not have, as that role; wants a transaction
+ * around it.
+ */
 export async function migrateScript(): Promise<string> {
   const committed = await committedMigrations();
   const current = await currentMigration();
+  const steps = [...workerSteps.map(workerStep), ...committed.map(step), current === undefined ? "" : execute(current)];
 
-  return `set local notika.known = '${JSON.stringify(await knownMigrations())}';
+  return `${await readText("migrations/owner.sql")}
+set local notika.known = '${JSON.stringify(await knownMigrations())}';
 
+call notika._as_owner($notika_owner$
 ${await readText("migrations/prepare.sql")}
 do $notika_install$
 declare
   v_worker_upgrade constant boolean := exists (select from notika_worker.migrations);
 begin
-${[...workerSteps.map(workerStep), ...committed.map(step), current === undefined ? "" : execute(current)].join("\n")}
+${steps.join("\n")}
 end;
 $notika_install$;
+$notika_owner$);
+
+drop procedure notika._as_owner(text);
 `;
 }
 

@@ -10,10 +10,14 @@ export interface InstallReport {
   steps: { step: string; outcome: string; detail: string | null }[];
 }
 
-/** Brings Notika's schema in the database up to this package: all of it or, when something fails, nothing. */
-export async function install(database: Database): Promise<InstallReport> {
+/**
+ * Brings Notika's schema in the database up to this package: all of it or, when something fails, nothing.  An administrator
+ * may name the role that is to own it.
+ */
+export async function install(database: Database, { owner = "" }: { owner?: string } = {}): Promise<InstallReport> {
   const migrate = raw(await migrateScript());
   const report = database.transaction(async (execute) => {
+    await execute(sql`select set_config('notika.owner', ${owner}, true)`);
     await execute(migrate);
     const applied = await execute<{ name: string }>(
       sql`select name from notika.migration where xmin = pg_current_xact_id()::xid order by name`,

@@ -82,7 +82,7 @@ comment on column notika.setting.runs_kept is
 insert into notika.setting default values
   on conflict do nothing;
 
-create or replace function notika._caller()
+create or replace function notika._session_role()
   returns name
   language sql
   stable
@@ -94,30 +94,9 @@ as $$
          end;
 $$;
 
-comment on function notika._caller() is
-  'The role that called a security definer function: the last SET ROLE, or else the login.';
-
-create or replace function notika._know_caller()
-  returns void
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-begin
-  -- When a superuser reindexes or analyzes a table, functions of its owner run as the owner, in the
-  -- superuser's session: the caller would seem to be the superuser.  Postgres refuses this then.
-  execute 'declare notika_probe cursor with hold for select';
-  execute 'close notika_probe';
-exception when insufficient_privilege then
-  raise exception 'cannot tell on whose behalf this is called'
-    using errcode = 'insufficient_privilege',
-          detail = 'It is called by a function of an index or of a materialized view.',
-          hint = 'Call it in a statement of its own.';
-end;
-$$;
-
-comment on function notika._know_caller() is
-  'An error where _caller() would not be whose rights the calling code has.';
+comment on function notika._session_role() is
+  'The role that the session acts as outside of SECURITY DEFINER functions: the last SET ROLE, or '
+  'else the login. A guess, not a proof: nothing is allowed by it.';
 
 create or replace function notika._dollar_quoted(body text, tag text)
   returns text

@@ -41,6 +41,8 @@ create table if not exists notika.workflow (
   column_names text[],
   watch text[],
   condition text,
+  condition_sql text,
+  condition_uses jsonb,
   capture text not null default 'row',
   guard text not null,
   on_rename text not null,
@@ -48,7 +50,8 @@ create table if not exists notika.workflow (
   is_pinned boolean not null default true,
   broken_reason text,
   published_at timestamptz not null default clock_timestamp(),
-  published_by name not null default session_user,
+  published_by name not null default current_user,
+  publisher_id oid,
   unpublished_at timestamptz,
   paused_at timestamptz,
   relation regclass generated always as (
@@ -56,6 +59,7 @@ create table if not exists notika.workflow (
   ) stored,
   options jsonb not null default '{}',
   match text[],
+  given jsonb not null default '[]',
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -86,7 +90,12 @@ comment on column notika.workflow.column_names is
   'The same columns as they are called now: renames are followed, the keys stay.';
 comment on column notika.workflow.watch is
   'An update counts only when one of these columns changes; null: any update.';
-comment on column notika.workflow.condition is 'SQL over new and old, the triggers'' WHEN.';
+comment on column notika.workflow.condition is
+  'SQL over new and old, as it was given: a later change must meet it.';
+comment on column notika.workflow.condition_sql is
+  'The same as Postgres prints it, with every name in full: the triggers'' WHEN.';
+comment on column notika.workflow.condition_uses is
+  'What it uses and what the names of that meant: see notika._uses.';
 comment on column notika.workflow.capture is
   'The form of its triggers, which publish chooses: row, or statement where that sees the same.';
 comment on column notika.workflow.guard is 'What DDL against the contract meets: block, warn, off.';
@@ -97,7 +106,10 @@ comment on column notika.workflow.is_pinned is
   'Whether they pin the columns they read: not while a migration is let through, nor when it is broken.';
 comment on column notika.workflow.broken_reason is 'Why it cannot capture; null: it can.';
 comment on column notika.workflow.published_at is 'When it was last published or changed.';
-comment on column notika.workflow.published_by is 'Who published it.';
+comment on column notika.workflow.published_by is
+  'The role that published it: its members may change it.';
+comment on column notika.workflow.publisher_id is
+  'The same as a number, which stays when the role is renamed.';
 comment on column notika.workflow.unpublished_at is
   'When it was unpublished; null: it is published.';
 comment on column notika.workflow.paused_at is 'Since when its runs are held; null: they are not.';
@@ -107,6 +119,9 @@ comment on column notika.workflow.options is
   'What it asks of its hand-over: see notika.configure.';
 comment on column notika.workflow.match is
   'Of a source: the payload keys that waits compare; of workflow:cancel those of the run, too: a=b.';
+
+comment on column notika.workflow.given is
+  'What publish has granted to the owner of Notika for it, which unpublish takes back.';
 
 create or replace function notika._workflow_of(name text)
   returns text
@@ -153,7 +168,7 @@ comment on column notika.workflows.table_name is
 comment on column notika.workflows.operations is 'Any of insert, update, delete.';
 comment on column notika.workflows.columns is 'What an event carries; null: the whole row.';
 comment on column notika.workflows.watch is 'Columns of which one must change in an update.';
-comment on column notika.workflows.condition is 'SQL over new and old.';
+comment on column notika.workflows.condition is 'SQL over new and old, as it was given.';
 comment on column notika.workflows.capture is
   'The form of its triggers, chosen for it: row, one call for each row; or statement, one for all rows '
   'of a statement: the whole of an insert or delete, where neither parts of the table nor others'' '

@@ -502,14 +502,33 @@ comment on function notika._hand_over(notika.position, integer) is
   'Makes jobs of the next events of the open window, or signals of those of sources; says how many '
   'events it saw, and the last.';
 
+create or replace function notika._cluster()
+  returns bigint
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if has_function_privilege('pg_catalog.pg_control_system()', 'execute') then
+    return (select c.system_identifier from pg_control_system() as c);
+  end if;
+  return 0; -- some managed servers keep it to themselves: then transaction ids alone tell a copy
+end;
+$$;
+
+comment on function notika._cluster() is
+  'The identifier of this cluster, by which a copy in another one is told; 0: it is not to be read.';
+
 create or replace function notika._is_foreign(here notika.position)
   returns boolean
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_cluster constant bigint := notika._cluster();
 begin
-  return here.system_identifier <> (select c.system_identifier from pg_control_system() as c)
+  return here.system_identifier <> v_cluster and 0 not in (here.system_identifier, v_cluster)
       or pg_snapshot_xmax(coalesce(here.window_snapshot, here.snapshot))
          > pg_snapshot_xmax(pg_current_snapshot());
 end;
@@ -573,7 +592,7 @@ begin
   update notika.listener as l set xid = null, snapshot = null;
   update notika.signal as s set xid = '3';
 
-  select c.system_identifier into v_next.system_identifier from pg_control_system() as c;
+  v_next.system_identifier := notika._cluster();
   v_next.snapshot := '4:4:'; -- no transaction of this cluster
   v_next.high := greatest(here.high, here.window_high);
   -- Below the bound are those that were captured here before the sequence was advanced.

@@ -188,36 +188,57 @@ create or replace function notika._publish_by_time(workflow text, options jsonb)
   returns text
   language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
   set lock_timeout = '3s'
 as $$
-declare
-  v_is_new boolean;
 begin
-  perform notika._check_scheduled_name(_publish_by_time.workflow);
-
-  -- One that is published on no table has a row all the same: it is paused, resumed, shown.
-  insert into notika.workflow as w
-    (name, operations, guard, on_rename, definition, is_pinned, published_by)
-  values (_publish_by_time.workflow, '{}', 'off', 'follow', '{}', false, notika._caller())
-  on conflict (name) do update
-    set table_name = null, operations = '{}', columns = null, column_names = null, watch = null,
-        condition = null, guard = 'off', is_pinned = false, paused_at = null, options = '{}',
-        published_at = clock_timestamp(), published_by = notika._caller(), unpublished_at = null
-    where w.unpublished_at is not null;
-  v_is_new := found;
-
-  return case notika.configure(workflow, coalesce(_publish_by_time.options, '{}'))
-           when 'unchanged' then 'unchanged'
-           else case when v_is_new then 'published' else 'changed' end
-         end;
+  return notika._ask('_publish_by_time', jsonb_build_object(
+    'workflow', _publish_by_time.workflow, 'options', _publish_by_time.options)) #>> '{}';
 end;
 $$;
 
 comment on function notika._publish_by_time(text, jsonb) is
   'Configures a workflow, which is published without a table if it is not published yet. Says '
   'published, changed or unchanged.';
+
+create or replace function notika._do_publish_by_time(caller name, workflow text, options jsonb)
+  returns text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_is_new boolean;
+begin
+  perform notika._check_scheduled_name(_do_publish_by_time.workflow);
+
+  -- One that is published on no table has a row all the same: it is paused, resumed, shown.
+  insert into notika.workflow as w
+    (name, operations, guard, on_rename, definition, is_pinned, published_by, publisher_id)
+  select _do_publish_by_time.workflow, '{}', 'off', 'follow', '{}', false, r.rolname, r.oid
+    from pg_roles as r
+   where r.rolname = _do_publish_by_time.caller
+  on conflict (name) do update
+    set table_name = null, operations = '{}', columns = null, column_names = null, watch = null,
+        condition = null, condition_sql = null, condition_uses = null, guard = 'off',
+        is_pinned = false, paused_at = null, options = '{}', published_at = clock_timestamp(),
+        published_by = excluded.published_by, publisher_id = excluded.publisher_id,
+        unpublished_at = null
+    where w.unpublished_at is not null;
+  v_is_new := found;
+
+  return case notika._do_configure(
+           _do_publish_by_time.caller, _do_publish_by_time.workflow,
+           coalesce(nullif(_do_publish_by_time.options, 'null'), '{}'))
+           when 'unchanged' then 'unchanged'
+           else case when v_is_new then 'published' else 'changed' end
+         end;
+end;
+$$;
+
+comment on function notika._do_publish_by_time(name, text, jsonb) is
+  'Carries out _publish_by_time for a caller.';
 
 create or replace function notika.schedule(
   workflow text,
@@ -228,21 +249,14 @@ create or replace function notika.schedule(
   returns timestamptz
   language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
+  set lock_timeout = '3s'
 as $$
-declare
-  v_next timestamptz;
 begin
-  perform notika._publish_by_time(schedule.workflow, coalesce((
-    select w.options
-      from notika.workflow as w
-     where w.name = schedule.workflow and w.unpublished_at is null
-  ), '{}') || jsonb_build_object('schedule', jsonb_build_object(
-    'cron', schedule.cron, 'timeZone', schedule.time_zone, 'missed', schedule.missed
-  )));
-  select s.next_at into v_next from notika.schedules as s where s.workflow = schedule.workflow;
-  return v_next;
+  return (notika._ask('schedule', jsonb_build_object(
+    'workflow', schedule.workflow, 'cron', schedule.cron, 'time_zone', schedule.time_zone,
+    'missed', schedule.missed)) #>> '{}')::timestamptz;
 end;
 $$;
 
@@ -250,17 +264,59 @@ comment on function notika.schedule(text, text, text, text) is
   'Starts a workflow at times: cron is minute, hour, day, month and weekday on the clock of '
   'time_zone; missed: skip or catch up. It need not be published on a table. Says when it is due.';
 
+create or replace function notika._do_schedule(
+  caller name,
+  workflow text,
+  cron text,
+  time_zone text,
+  missed text
+)
+  returns timestamptz
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._do_publish_by_time(_do_schedule.caller, _do_schedule.workflow, coalesce((
+    select w.options
+      from notika.workflow as w
+     where w.name = _do_schedule.workflow and w.unpublished_at is null
+  ), '{}') || jsonb_build_object('schedule', jsonb_build_object(
+    'cron', _do_schedule.cron, 'timeZone', _do_schedule.time_zone, 'missed', _do_schedule.missed
+  )));
+  return (select s.next_at from notika.schedules as s where s.workflow = _do_schedule.workflow);
+end;
+$$;
+
+comment on function notika._do_schedule(name, text, text, text, text) is
+  'Carries out schedule for a caller.';
+
 create or replace function notika.unschedule(workflow text)
   returns void
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '3s'
+as $$
+begin
+  perform notika._ask('unschedule', jsonb_build_object('workflow', unschedule.workflow));
+end;
+$$;
+
+comment on function notika.unschedule(text) is
+  'Takes the schedule of a workflow away; one without a table is not published any more.';
+
+create or replace function notika._do_unschedule(caller name, workflow text)
+  returns void
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_workflow_id integer := notika._published(unschedule.workflow);
+  v_workflow_id integer := notika._published(_do_unschedule.workflow);
 begin
-  perform notika.configure(w.name, w.options - 'schedule')
+  perform notika._do_configure(_do_unschedule.caller, w.name, w.options - 'schedule')
      from notika.workflow as w
     where w.workflow_id = v_workflow_id;
   update notika.workflow as w
@@ -269,8 +325,7 @@ begin
 end;
 $$;
 
-comment on function notika.unschedule(text) is
-  'Takes the schedule of a workflow away; one without a table is not published any more.';
+comment on function notika._do_unschedule(name, text) is 'Carries out unschedule for a caller.';
 
 create or replace function notika._keep_time(due notika.schedule, now timestamptz)
   returns integer

@@ -180,6 +180,17 @@ comment on column notika.lag.blocked_by is
   'which keeps the ring from turning, and prepared transactions, which may do both; null: none.';
 comment on column notika.lag.dispatcher_seen_at is 'When a runner was last heard of.';
 
+create or replace view notika.run_counts as
+select r.workflow, r.state, count(*) as runs
+  from notika.runs as r
+ group by r.workflow, r.state;
+
+comment on view notika.run_counts is 'How many runs of each workflow are in which state.';
+comment on column notika.run_counts.workflow is 'The workflow.';
+comment on column notika.run_counts.state is
+  'ready, running, waiting, retrying, held, done, failed, cancelled or expired.';
+comment on column notika.run_counts.runs is 'How many runs are in it and remembered.';
+
 create or replace function notika.emit(workflow text, payload jsonb default '{}')
   returns bigint
   language plpgsql
@@ -226,17 +237,34 @@ create or replace function notika.pause(workflow text)
   returns void
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._ask('pause', jsonb_build_object('workflow', pause.workflow));
+end;
+$$;
+
+comment on function notika.pause(text) is
+  'Holds the runs of a workflow. Its changes are captured all the same; resume lets them run.';
+
+create or replace function notika._do_pause(caller name, workflow text)
+  returns void
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_workflow_id integer := notika._published(pause.workflow);
+  v_workflow_id integer := notika._published(_do_pause.workflow);
 begin
-  if notika._workflow_of(pause.workflow) is not null then
-    raise exception 'source "%" has no runs to hold', pause.workflow
+  perform notika._expect_decider(w, _do_pause.caller, or_runner => true)
+     from notika.workflow as w
+    where w.workflow_id = v_workflow_id;
+  if notika._workflow_of(_do_pause.workflow) is not null then
+    raise exception 'source "%" has no runs to hold', _do_pause.workflow
       using errcode = 'invalid_parameter_value',
             hint = format('Pause its workflow: select notika.pause(%L);',
-                          notika._workflow_of(pause.workflow));
+                          notika._workflow_of(_do_pause.workflow));
   end if;
   update notika.workflow as w
      set paused_at = clock_timestamp()
@@ -245,18 +273,46 @@ begin
 end;
 $$;
 
-comment on function notika.pause(text) is
-  'Holds the runs of a workflow. Its changes are captured all the same; resume lets them run.';
+comment on function notika._do_pause(name, text) is 'Carries out pause for a caller.';
 
 create or replace function notika.resume(workflow text)
   returns void
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._ask('resume', jsonb_build_object('workflow', resume.workflow));
+end;
+$$;
+
+comment on function notika.resume(text) is 'Lets the runs go on that pause held, all at once.';
+
+create or replace function notika._do_resume(caller name, workflow text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._expect_decider(w, _do_resume.caller, or_runner => true)
+     from notika.workflow as w
+    where w.workflow_id = notika._published(_do_resume.workflow);
+  perform notika._resume(_do_resume.workflow);
+end;
+$$;
+
+comment on function notika._do_resume(name, text) is 'Carries out resume for a caller.';
+
+create or replace function notika._resume(workflow text)
+  returns void
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_workflow_id integer := notika._published(resume.workflow);
+  v_workflow_id integer := notika._published(_resume.workflow);
   v_jobs bigint[];
 begin
   update notika.workflow as w
@@ -266,7 +322,7 @@ begin
   select array_agg(j.id) into v_jobs
     from notika_worker._private_jobs as j
     join notika_worker._private_tasks as t on t.id = j.task_id
-   where t.identifier = resume.workflow and j.run_at = 'infinity'
+   where t.identifier = _resume.workflow and j.run_at = 'infinity'
      and not notika._is_behind(j.key::bigint)
      and not exists (
        select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
@@ -278,13 +334,29 @@ begin
 end;
 $$;
 
-comment on function notika.resume(text) is 'Lets the runs go on that pause held, all at once.';
+comment on function notika._resume(text) is 'Lets the runs of a workflow go on that were held.';
 
 create or replace function notika.retry(run_id bigint, from_start boolean default false)
   returns void
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._ask('retry', jsonb_build_object(
+    'run_id', retry.run_id, 'from_start', retry.from_start));
+end;
+$$;
+
+comment on function notika.retry(bigint, boolean) is
+  'Makes a run that has ended run again: it goes on from the step that failed, or from_start, '
+  'where it forgets its steps.';
+
+create or replace function notika._do_retry(caller name, run_id bigint, from_start boolean)
+  returns void
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -293,30 +365,33 @@ begin
   -- The lock keeps two people from retrying the same run twice.
   select l.* into v_run
     from notika.run_log as l
-   where l.run_id = retry.run_id and l.retried_at is null
+   where l.run_id = _do_retry.run_id and l.retried_at is null
      for update;
-  if not found then
-    perform notika._alive(retry.run_id);
+  perform notika._expect_decider(w, _do_retry.caller, or_runner => true)
+     from notika.workflow as w
+    where w.name = coalesce(v_run.workflow, (
+      select r.workflow from notika.runs as r where r.run_id = _do_retry.run_id
+    ));
+  if v_run.run_id is null then
+    perform notika._alive(_do_retry.run_id);
   end if;
 
   v_run.event := coalesce(v_run.event, (
-    select r.event from notika.runs as r where r.run_id = retry.run_id
+    select r.event from notika.runs as r where r.run_id = _do_retry.run_id
   ));
   if v_run.event is null then
-    raise exception 'the event of run % is gone', retry.run_id
+    raise exception 'the event of run % is gone', _do_retry.run_id
       using errcode = 'no_data_found',
             detail = 'The run was done, and the ring has forgotten its event since.',
-            hint = format('Start a new run: select notika.emit(%L, ''{…}'');', v_run.workflow);
+            hint = format('Start a new run: select notika.emit(%L, ''{...}'');', v_run.workflow);
   end if;
 
-  perform notika._revive(v_run, retry.from_start);
+  perform notika._revive(v_run, _do_retry.from_start);
   perform notika._hold_jobs();
 end;
 $$;
 
-comment on function notika.retry(bigint, boolean) is
-  'Makes a run that has ended run again: it goes on from the step that failed, or from_start, '
-  'where it forgets its steps.';
+comment on function notika._do_retry(name, bigint, boolean) is 'Carries out retry for a caller.';
 
 create or replace function notika.retry(
   workflow text,
@@ -326,25 +401,49 @@ create or replace function notika.retry(
   returns integer
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (notika._ask('retry_failed', jsonb_build_object(
+    'workflow', retry.workflow, 'since', retry.since, 'from_start', retry.from_start)) #>> '{}')::integer;
+end;
+$$;
+
+comment on function notika.retry(text, timestamptz, boolean) is
+  'Makes the runs of a workflow that have failed since then run again, as retry does with one; says '
+  'how many.';
+
+create or replace function notika._do_retry(
+  caller name,
+  workflow text,
+  since timestamptz,
+  from_start boolean
+)
+  returns integer
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run notika.run_log;
   v_count integer := 0;
 begin
-  if not exists (select from notika.workflow as w where w.name = retry.workflow) then
-    perform notika._published(retry.workflow);
+  if not exists (select from notika.workflow as w where w.name = _do_retry.workflow) then
+    perform notika._published(_do_retry.workflow);
   end if;
+  perform notika._expect_decider(w, _do_retry.caller, or_runner => true)
+     from notika.workflow as w
+    where w.name = _do_retry.workflow;
   for v_run in
     select l.*
       from notika.run_log as l
-     where l.workflow = retry.workflow and l.state = 'failed' and l.retried_at is null
-       and l.finished_at >= retry.since
+     where l.workflow = _do_retry.workflow and l.state = 'failed' and l.retried_at is null
+       and l.finished_at >= _do_retry.since
      order by l.run_id
        for update
   loop
-    perform notika._revive(v_run, retry.from_start);
+    perform notika._revive(v_run, _do_retry.from_start);
     v_count := v_count + 1;
   end loop;
   perform notika._hold_jobs();
@@ -352,9 +451,8 @@ begin
 end;
 $$;
 
-comment on function notika.retry(text, timestamptz, boolean) is
-  'Makes the runs of a workflow that have failed since then run again, as retry does with one; says '
-  'how many.';
+comment on function notika._do_retry(name, text, timestamptz, boolean) is
+  'Carries out retry of what has failed for a caller.';
 
 create or replace function notika._revive(ended notika.run_log, from_start boolean)
   returns void
@@ -407,7 +505,21 @@ create or replace function notika.cancel(run_id bigint)
   returns boolean
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (notika._ask('cancel', jsonb_build_object('run_id', cancel.run_id)) #>> '{}')::boolean;
+end;
+$$;
+
+comment on function notika.cancel(bigint) is
+  'Ends a run that has not ended: true; one that has is left alone: false.';
+
+create or replace function notika._do_cancel(caller name, run_id bigint)
+  returns boolean
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -415,17 +527,20 @@ declare
   v_cancelled boolean;
 begin
   if not exists (
-    select from notika_worker._private_jobs as j where j.key = cancel.run_id::text
+    select from notika_worker._private_jobs as j where j.key = _do_cancel.run_id::text
   ) then
     -- Its event may be on the way: wait until it has become a job, or keep it from that.
     perform pg_advisory_xact_lock(hashtextextended('notika.dispatch', 0));
   end if;
-  select r.* into v_run from notika.runs as r where r.run_id = cancel.run_id;
+  select r.* into v_run from notika.runs as r where r.run_id = _do_cancel.run_id;
   if not found then
-    raise exception 'there is no run %', cancel.run_id
+    raise exception 'there is no run %', _do_cancel.run_id
       using errcode = 'undefined_object',
             hint = 'The ids are in: select * from notika.runs;';
   end if;
+  perform notika._expect_decider(w, _do_cancel.caller, or_runner => true)
+     from notika.workflow as w
+    where w.name = v_run.workflow;
   if v_run.state in ('done', 'failed', 'cancelled', 'expired') then
     return false;
   end if;
@@ -437,15 +552,14 @@ begin
      v_run.created_at, v_run.started_at)
   on conflict do nothing;
   v_cancelled := found; -- or it has ended in this very moment
-  perform notika._cancelled(array[cancel.run_id]);
+  perform notika._cancelled(array[_do_cancel.run_id]);
   -- A running job is not stopped, but neither is it tried again, nor does its outcome count.
-  perform notika_worker.remove_job(cancel.run_id::text);
+  perform notika_worker.remove_job(_do_cancel.run_id::text);
   return v_cancelled;
 end;
 $$;
 
-comment on function notika.cancel(bigint) is
-  'Ends a run that has not ended: true; one that has is left alone: false.';
+comment on function notika._do_cancel(name, bigint) is 'Carries out cancel for a caller.';
 
 create or replace function notika._finish(outcomes json)
   returns void

@@ -720,7 +720,7 @@ begin
     );
   end if;
   if spec.is_pinned and spec.condition is not null then
-    v_filters := v_filters || format('(%s)', spec.condition);
+    v_filters := v_filters || format('(%s)', spec.condition_sql);
   end if;
   if notika._is_held(spec) then
     -- Never false, but a dependency: what takes the payload function away with CASCADE takes the

@@ -97,33 +97,40 @@ $$;
 comment on function notika._is_watched_change(anyelement, anyelement, regclass, integer) is
   'Whether an update changed one of the watched columns that are still there.';
 
-create or replace function notika._passes_definition(workflow_id integer, condition text)
+create or replace function notika._passes_definition(spec notika.workflow)
   returns text
-  language sql
-  immutable
+  language plpgsql
+  stable
   set search_path = pg_catalog, pg_temp
 as $body$
-  -- With the writer's rights, like the condition of a trigger, and read as it was when it was
-  -- published.
-  select format($template$create or replace function notika._passes_%s(new record, old record)
+begin
+  -- With the writer's rights, like the condition of a trigger.  Its names are found again in each
+  -- session, so before that they must mean what they meant when it was published.
+  return format($template$create or replace function notika._passes_%s(new record, old record)
   returns boolean
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
 as %s$template$,
-    _passes_definition.workflow_id,
+    (spec).workflow_id,
     notika._dollar_quoted(format($passes$
 begin
+  if (%s) is not true then
+    return true;
+  end if;
   return %s;
 exception when others then
   return true; -- what it reads is not there any more: rather an event too many than one too few
 end;
-$passes$, _passes_definition.condition), 'passes'));
+$passes$, case when notika._lost_meaning((spec).condition_uses) is null
+               then notika._names_hold_code((spec).condition_uses) else 'false' end,
+         (spec).condition_sql), 'passes'));
+end;
 $body$;
 
-comment on function notika._passes_definition(integer, text) is
-  'The statement that makes a function of the condition, which is read anew in each session.';
+comment on function notika._passes_definition(notika.workflow) is
+  'The statement that makes a function of the condition, which is parsed in each session.';
 
 create or replace function notika._has_event_triggers()
   returns boolean

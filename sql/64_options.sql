@@ -289,33 +289,18 @@ create or replace function notika.configure(workflow text, options jsonb)
   returns text
   language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
   set lock_timeout = '3s'
 as $$
-declare
-  v_workflow_id integer := notika._published(configure.workflow);
-  v_before notika.workflow;
-  v_options jsonb;
 begin
-  select w.* into v_before
-    from notika.workflow as w
-   where w.workflow_id = v_workflow_id
-     for update;
-  v_options := notika._check_options(v_before, configure.options);
-  perform notika._set_schedule(v_workflow_id, v_options -> 'schedule');
-  if v_options = v_before.options then
-    return 'unchanged';
-  end if;
-
-  update notika.workflow as w set options = v_options where w.workflow_id = v_workflow_id;
-  perform notika._advance(v_workflow_id);
-  return 'changed';
+  return notika._ask('configure', jsonb_build_object(
+    'workflow', configure.workflow, 'options', configure.options)) #>> '{}';
 exception when lock_not_available then
   raise exception 'cannot configure workflow "%": somebody else is changing it', configure.workflow
     using errcode = 'lock_not_available',
-          detail = 'It was waited for three seconds.',
-          hint = 'Try again. Who may hold it up: select pid, query from pg_stat_activity '
+          detail = 'Gave up after 3 s.',
+          hint = 'Try again. Which sessions may hold it: select pid, query from pg_stat_activity '
                  'where state = ''idle in transaction'';';
 end;
 $$;
@@ -325,3 +310,33 @@ comment on function notika.configure(text, jsonb) is
   'concurrency: how many runs at a time; order: runs of the same value one after the other; '
   'debounce, digest: {by, window, max}, one run for many events; '
   'schedule: {cron, timeZone, missed}, as in notika.schedule. Says changed or unchanged.';
+
+create or replace function notika._do_configure(caller name, workflow text, options jsonb)
+  returns text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer := notika._published(_do_configure.workflow);
+  v_before notika.workflow;
+  v_options jsonb;
+begin
+  select w.* into v_before
+    from notika.workflow as w
+   where w.workflow_id = v_workflow_id
+     for update;
+  perform notika._expect_decider(v_before, _do_configure.caller);
+  v_options := notika._check_options(v_before, nullif(_do_configure.options, 'null'));
+  perform notika._set_schedule(v_workflow_id, v_options -> 'schedule');
+  if v_options = v_before.options then
+    return 'unchanged';
+  end if;
+
+  update notika.workflow as w set options = v_options where w.workflow_id = v_workflow_id;
+  perform notika._advance(v_workflow_id);
+  return 'changed';
+end;
+$$;
+
+comment on function notika._do_configure(name, text, jsonb) is 'Carries out configure for a caller.';

@@ -196,14 +196,14 @@ $$;
 comment on function notika._check_columns(notika.workflow, text, text[]) is
   'Refuses columns that the table does not have.';
 
-create or replace function notika._unreadable(function regprocedure, relation regclass)
+create or replace function notika._unreadable(caller name, function regprocedure, relation regclass)
   returns text
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
   select case
-           when has_table_privilege(notika._caller(), _unreadable.relation, 'select') then null
+           when has_table_privilege(_unreadable.caller, _unreadable.relation, 'select') then null
            -- A row as a whole leaves no trace in pg_depend.
            when (
              select p.prosqlbody::text ~ ':varattno 0 ' from pg_proc as p where p.oid = _unreadable.function
@@ -215,29 +215,13 @@ as $$
               where d.classid = 'pg_proc'::regclass and d.objid = _unreadable.function
                 and d.refclassid = 'pg_class'::regclass and d.refobjid = _unreadable.relation
                 and a.attnum > 0
-                and not has_column_privilege(notika._caller(), d.refobjid, a.attnum, 'select')
+                and not has_column_privilege(_unreadable.caller, d.refobjid, a.attnum, 'select')
            )
          end;
 $$;
 
-comment on function notika._unreadable(regprocedure, regclass) is
+comment on function notika._unreadable(name, regprocedure, regclass) is
   'The columns of a table that a function reads and the caller may not; *: the row as a whole.';
-
-create or replace function notika._called(class oid, object oid)
-  returns setof regprocedure
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(o.oprcode, d.refobjid)::regprocedure
-    from pg_depend as d
-    left join pg_operator as o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
-   where d.classid = _called.class and d.objid = _called.object
-     and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass);
-$$;
-
-comment on function notika._called(oid, oid) is
-  'The functions, those of operators included, that a function or a trigger''s condition calls.';
 
 create or replace function notika._may_write(role oid, relation regclass)
   returns boolean
@@ -253,161 +237,6 @@ as $$
 $$;
 
 comment on function notika._may_write(oid, regclass) is 'Whether a role may write to a table.';
-
-create or replace function notika._check_condition(spec notika.workflow)
-  returns void
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-  set standard_conforming_strings = on
-as $$
-declare
-  v_bare text;
-  v_depth integer := 0;
-  v_sign text;
-  v_problem text;
-  v_operation text;
-  v_has_subquery boolean;
-  v_judged regprocedure;
-  v_unreadable text;
-  v_role name;
-  v_function regprocedure;
-  v_state text;
-  v_message text;
-  v_hint text;
-  v_corrected notika.workflow := _check_condition.spec;
-begin
-  -- What is left without strings and quoted names must not end the expression it stands in.
-  v_bare := regexp_replace(spec.condition, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '''''', 'g');
-  for v_sign in select m[1] from regexp_matches(v_bare, '[()]', 'g') as m loop
-    v_depth := v_depth + case v_sign when '(' then 1 else -1 end;
-    exit when v_depth < 0;
-  end loop;
-
-  v_problem := case
-    when spec.condition !~ '\S' then 'it is empty'
-    when v_depth <> 0 then 'its parentheses do not match'
-    when replace(v_bare, '''''', '') ~ $re$['"]$re$ then 'a quote is not closed'
-    when v_bare ~ ';' then 'it is more than one expression'
-    when v_bare ~ '--|/\*' then 'it has a comment'
-    when v_bare ~ '\$' then 'it has a dollar sign outside of quotes'
-    -- A backslash in them may hide a quote.
-    when v_bare ~* $re$(^|[^a-z0-9_])e'|u&'$re$ then 'it has a string with escapes'
-  end;
-  if v_problem is not null then
-    v_corrected.condition := 'new.<column> is not null';
-    raise exception 'condition of workflow "%" is not valid: %', spec.name, v_problem
-      using errcode = 'syntax_error',
-            detail = format('The condition is: %s', spec.condition),
-            hint = 'Write one expression over new and old, for instance: '
-                   || notika._call(v_corrected);
-  end if;
-
-  -- Postgres judges it as an expression over two rows, then over those that the operation has.
-  -- What it refuses in a WHERE it refuses in a trigger's WHEN, which it refuses subqueries in too.
-  foreach v_operation in array '{update}'::text[] || array_remove(spec.operations, 'update') loop
-    begin
-      execute format(
-        'create function notika._condition_%s() returns boolean language sql '
-        'begin atomic select true from %s where (%s); end',
-        pg_backend_pid(),
-        case v_operation
-          when 'insert' then format('%s as new', notika._quoted(spec.relation))
-          when 'delete' then format('%s as old', notika._quoted(spec.relation))
-          else format('%1$s as new, %1$s as old', notika._quoted(spec.relation))
-        end,
-        spec.condition
-      );
-      v_judged := to_regprocedure(format('notika._condition_%s()', pg_backend_pid()));
-      select p.prosqlbody::text ~ '\{SUBLINK ' into v_has_subquery from pg_proc as p where p.oid = v_judged;
-      v_unreadable := coalesce(v_unreadable, notika._unreadable(v_judged, spec.relation));
-      -- A trigger's WHEN is evaluated with the rights of whoever writes.
-      select r.rolname, c.function into v_role, v_function
-        from notika._called('pg_proc'::regclass, v_judged) as c (function)
-        join pg_roles as r
-          on r.rolname = notika._caller() or notika._may_write(r.oid, spec.relation)
-       where not has_function_privilege(r.oid, c.function, 'execute')
-       order by r.rolname <> notika._caller(), r.rolname, c.function
-       limit 1;
-      raise exception 'undo' using errcode = 'NKUND';
-    exception
-      when sqlstate 'NKUND' then
-        v_message := null;
-      when lock_not_available or deadlock_detected then
-        raise;
-      when others then
-        get stacked diagnostics
-          v_state = returned_sqlstate, v_message = message_text, v_hint = pg_exception_hint;
-    end;
-
-    if v_message is not null and v_operation <> 'update' then
-      v_corrected.operations := coalesce(
-        nullif(array_remove(spec.operations, v_operation), '{}'), '{update}');
-      raise exception 'condition of workflow "%" refers to %, but % row', spec.name,
-        case v_operation when 'insert' then 'old' else 'new' end,
-        case v_operation when 'insert' then 'an insert has no old' else 'a delete has no new' end
-        using errcode = 'invalid_column_reference',
-              detail = format('The condition is: %s', spec.condition),
-              hint = format('Publish it without %s, and a second workflow for that: %s',
-                            v_operation, notika._call(v_corrected));
-    end if;
-    if v_message is null and v_unreadable is not null then
-      -- From the events one could tell what decides about them.
-      v_state := 'insufficient_privilege';
-      v_message := format('role "%s" may not read %s of table %s', notika._caller(),
-                          case v_unreadable when '*' then 'all' else v_unreadable end,
-                          spec.table_name);
-      v_hint := format('Run: grant select%s on %s to %I;',
-                       case v_unreadable when '*' then '' else format(' (%s)', v_unreadable) end,
-                       spec.table_name, notika._caller());
-    end if;
-    if v_message is null and v_role is not null then
-      v_state := 'insufficient_privilege';
-      v_message := format('role "%s" %s may not execute function %s', v_role,
-                          case when v_role = notika._caller() then 'publishes it and'
-                               else 'writes to the table and' end,
-                          v_function);
-      v_hint := format('Run: grant execute on function %s to %I;', v_function, v_role);
-    end if;
-    if v_message is null and v_has_subquery then
-      v_state := 'feature_not_supported';
-      v_message := 'it has a subquery, which a trigger''s WHEN cannot have';
-      v_hint := 'Publish without it, and let the task look.';
-    end if;
-    if v_message is not null then
-      raise exception 'condition of workflow "%" is not valid: %', spec.name,
-        replace(replace(v_message, 'argument of WHERE', 'it'), ' in WHERE', ' in a condition')
-        using errcode = v_state,
-              detail = format('The condition is: %s', spec.condition),
-              hint = coalesce(
-                nullif(v_hint, ''),
-                case v_state
-                  when '42P01' then 'Columns are written new.<column> and old.<column>.'
-                  when '42703' then 'The columns of the table: ' || (
-                    select string_agg(a.attname, ', ' order by a.attnum)
-                      from pg_attribute as a
-                     where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
-                  ) || '.'
-                  when '42501' then (
-                    select string_agg(format('Run: grant usage on schema %I to %I;', n.nspname,
-                                             current_user), ' ' order by n.nspname)
-                      from pg_namespace as n
-                     where not has_schema_privilege(n.oid, 'usage')
-                       and (strpos(spec.condition, n.nspname || '.') > 0
-                            or strpos(spec.condition, quote_ident(n.nspname) || '.') > 0)
-                  )
-                  when '42702' then 'Write new.<column> or old.<column>.'
-                  when '42804' then 'Compare with something, as in: new.<column> = ''x''.'
-                end,
-                'Write one expression over new and old, for instance: new.<column> is not null.'
-              );
-    end if;
-  end loop;
-end;
-$$;
-
-comment on function notika._check_condition(notika.workflow) is
-  'Refuses a condition that is not one boolean expression over the rows its operations have.';
 
 create or replace function notika._family(relation regclass)
   returns setof regclass
@@ -433,86 +262,296 @@ $$;
 comment on function notika._family(regclass) is
   'A table and its inheritance children: those that need triggers of their own.';
 
-create or replace function notika._check_rights(spec notika.workflow)
+create or replace function notika._owner()
+  returns name
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select pg_get_userbyid(n.nspowner) from pg_namespace as n where n.nspname = 'notika';
+$$;
+
+comment on function notika._owner() is 'The role that owns Notika, also for code that runs as another.';
+
+create or replace function notika._needed_rights(relation regclass, function regprocedure)
+  returns table (privilege text, object text, is_had boolean, may_grant boolean)
+  language plpgsql
+  stable
+  security invoker
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_owner constant name := notika._owner();
+begin
+  return query
+    with part (oid) as (
+      select f::oid from notika._family(_needed_rights.relation) as f
+      union
+      select p.relid from pg_partition_tree(_needed_rights.relation) as p
+    ), schema (oid, is_tables) as (
+      select c.relnamespace, true from pg_class as c where c.oid = _needed_rights.relation
+      union
+      -- Those that a condition names.
+      select coalesce(p.pronamespace, t.typnamespace, o.oprnamespace), false
+        from pg_depend as d
+        left join pg_proc as p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
+        left join pg_type as t on d.refclassid = 'pg_type'::regclass and t.oid = d.refobjid
+        left join pg_operator as o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
+       where d.classid = 'pg_proc'::regclass and d.objid = _needed_rights.function
+         and coalesce(p.pronamespace, t.typnamespace, o.oprnamespace) is not null
+    )
+    select n.privilege, n.object, n.is_had, n.may_grant
+      from (
+        select 1 as place, 'usage' as privilege, format('schema %I', n.nspname) as object,
+               has_schema_privilege(v_owner, n.oid, 'usage') as is_had,
+               pg_has_role(n.nspowner, 'usage') or has_schema_privilege(n.oid, 'usage with grant option')
+                 as may_grant
+          from pg_namespace as n
+         where n.oid in (select s.oid from schema as s) and n.nspname !~ '^pg_'
+        union all
+        select 2, k.privilege, format('table %s', notika._quoted(c.oid)),
+               has_table_privilege(v_owner, c.oid, k.privilege),
+               pg_has_role(c.relowner, 'usage') or has_table_privilege(c.oid, k.privilege || ' with grant option')
+          from pg_class as c
+         cross join unnest('{select,trigger}'::text[]) as k (privilege)
+         where c.oid in (select p.oid from part as p)
+        union all
+        -- Everybody has it unless it was revoked.
+        select 3, 'usage', format('type %s', notika._quoted(c.oid)),
+               has_type_privilege(v_owner, c.reltype, 'usage'),
+               pg_has_role(c.relowner, 'usage') or has_type_privilege(c.reltype, 'usage with grant option')
+          from pg_class as c
+         where c.oid in (select p.oid from part as p)
+      ) as n
+     order by n.place, n.object, n.privilege;
+end;
+$$;
+
+comment on function notika._needed_rights(regclass, regprocedure) is
+  'The rights that the owner of Notika needs on a table to capture its changes, to read its rows, and '
+  'to name what a condition uses; whether it has them, and whether the caller may grant them.';
+
+create or replace function notika._grant_missing(relation regclass, function regprocedure)
+  returns jsonb
+  language plpgsql
+  volatile
+  security invoker -- as somebody who may
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_owner constant name := notika._owner();
+  v_right record;
+  v_given jsonb := '[]';
+begin
+  for v_right in
+    select n.* from notika._needed_rights(_grant_missing.relation, _grant_missing.function) as n
+     where not n.is_had and n.may_grant
+  loop
+    execute format('grant %s on %s to %I', v_right.privilege, v_right.object, v_owner);
+    v_given := v_given || jsonb_build_object('privilege', v_right.privilege, 'object', v_right.object);
+  end loop;
+  return v_given;
+end;
+$$;
+
+comment on function notika._grant_missing(regclass, regprocedure) is
+  'Grants the owner of Notika what it lacks on a table, as far as the caller may, and says what.';
+
+create or replace function notika._revoke_given(given json)
+  returns void
+  language plpgsql
+  volatile
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_owner constant name := notika._owner();
+  v_right record;
+begin
+  for v_right in
+    select g.privilege, g.object from json_to_recordset(given) as g (privilege text, object text)
+  loop
+    begin
+      execute format('revoke %s on %s from %I', v_right.privilege, v_right.object, v_owner);
+    exception when insufficient_privilege or undefined_table or undefined_object or invalid_schema_name then
+      null; -- uninstall names what is left
+    end;
+  end loop;
+end;
+$$;
+
+comment on function notika._revoke_given(json) is
+  'Takes back what _grant_missing gave, as far as the caller may.';
+
+create or replace function notika._keep_given(before jsonb, given jsonb, spec notika.workflow)
+  returns jsonb
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Only what is about this table: what is said to have been given will be taken back.
+  select coalesce(jsonb_agg(distinct g.right), '[]')
+    from jsonb_array_elements(_keep_given.before || coalesce(_keep_given.given, '[]')) as g ("right")
+   where g.right in (
+     select jsonb_build_object('privilege', n.privilege, 'object', n.object)
+       from notika._needed_rights((spec).relation, null) as n
+   );
+$$;
+
+comment on function notika._keep_given(jsonb, jsonb, notika.workflow) is
+  'What publish has granted for a workflow, with what it granted just now.';
+
+create or replace function notika._unneeded(spec notika.workflow)
+  returns json
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(json_agg(g.right), '[]')
+    from jsonb_array_elements((spec).given) as g ("right")
+   where g.right not in (
+     select jsonb_build_object('privilege', n.privilege, 'object', n.object)
+       from notika.workflow as w
+      cross join lateral notika._needed_rights(w.relation, null) as n
+      where w.unpublished_at is null and w.relation is not null and w.workflow_id <> (spec).workflow_id
+   );
+$$;
+
+comment on function notika._unneeded(notika.workflow) is
+  'What publish has granted for a workflow and no other one needs.';
+
+create or replace function notika._check_rights(spec notika.workflow, caller name)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_columns text;
+begin
+  if not has_schema_privilege(caller, (
+    select c.relnamespace from pg_class as c where c.oid = spec.relation
+  ), 'usage') then
+    raise exception 'role "%" may not use the schema of table %', caller, spec.table_name
+      using errcode = 'insufficient_privilege',
+            hint = format('Run: grant usage on schema %I to %I;', (parse_ident(spec.table_name))[1], caller);
+  end if;
+  if not has_table_privilege(caller, spec.relation, 'trigger') then
+    raise exception 'role "%" may not create triggers on table %', caller, spec.table_name
+      using errcode = 'insufficient_privilege',
+            hint = format('Run: grant trigger on %s to %I;', spec.table_name, caller);
+  end if;
+
+  -- Publishing shows the rows to those who read events: only for a role that may read them anyway.
+  if spec.columns is null then
+    if not has_table_privilege(caller, spec.relation, 'select') then
+      raise exception 'role "%" may not read table %', caller, spec.table_name
+        using errcode = 'insufficient_privilege',
+              hint = format('Run: grant select on %s to %I;', spec.table_name, caller);
+    end if;
+  else
+    select string_agg(format('%I', k.name), ', ') into v_columns
+      from unnest(spec.columns || spec.watch) as k (name)
+     where not has_column_privilege(caller, spec.relation, k.name, 'select');
+    if v_columns is not null then
+      raise exception 'role "%" may not read % of table %', caller, v_columns, spec.table_name
+        using errcode = 'insufficient_privilege',
+              hint = format('Run: grant select (%s) on %s to %I;', v_columns, spec.table_name, caller);
+    end if;
+  end if;
+end;
+$$;
+
+comment on function notika._check_rights(notika.workflow, name) is
+  'Refuses to publish a table for a caller who could not attach a trigger to it, or read it.';
+
+create or replace function notika._check_own_rights(spec notika.workflow)
   returns void
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_caller name := notika._caller();
-  v_role name;
-  v_table regclass;
-  v_columns text;
+  v_right record;
 begin
-  foreach v_role in array array[current_user, v_caller] loop
-    if not has_schema_privilege(v_role, (
-      select c.relnamespace from pg_class as c where c.oid = spec.relation
-    ), 'usage') then
-      raise exception 'role "%" may not use the schema of table %', v_role, spec.table_name
-        using errcode = 'insufficient_privilege',
-              hint = format('Run: grant usage on schema %I to %I;',
-                            (parse_ident(spec.table_name))[1], v_role);
-    end if;
-
-    -- The caller's right is to the table; to make triggers takes a right to each part of it.
-    for v_table in
-      select f.relation
-        from (
-          select spec.relation
-          union
-          select f from notika._family(spec.relation) as f where v_role = current_user
-          union
-          select p.relid from pg_partition_tree(spec.relation) as p where v_role = current_user
-        ) as f (relation)
-       order by f.relation <> spec.relation, f.relation
-    loop
-      if not has_table_privilege(v_role, v_table, 'trigger') then
-        raise exception 'role "%" may not create triggers on table %',
-          v_role, notika._quoted(v_table)
-          using errcode = 'insufficient_privilege',
-                hint = format('Run: grant trigger on %s to %I;', notika._quoted(v_table), v_role);
-      end if;
-    end loop;
-  end loop;
-
-  -- A payload function takes a row, whose type everybody may use unless that was revoked.
-  select f.relation into v_table
-    from notika._family(spec.relation) as f (relation)
-    join pg_class as c on c.oid = f.relation
-   where spec.columns is not null and not has_type_privilege(c.reltype, 'usage')
-   order by f.relation <> spec.relation, f.relation
+  select n.* into v_right
+    from notika._needed_rights(spec.relation, null) as n
+   where not n.is_had and n.privilege <> 'select'
+     and (spec.columns is not null or n.object not like 'type %')
+   order by n.object = 'table ' || spec.table_name desc
    limit 1;
   if found then
-    raise exception 'role "%" may not use the row type of table %', current_user,
-      notika._quoted(v_table)
+    raise exception 'role "%", which owns Notika, may not %', current_user,
+        case when v_right.object like 'schema %' then format('use the schema of table %s', spec.table_name)
+             when v_right.object like 'type %' then format('use the row type of table %s', substr(v_right.object, 6))
+             else format('create triggers on table %s', substr(v_right.object, 7)) end
       using errcode = 'insufficient_privilege',
-            hint = format('Run: grant usage on type %s to %I;', notika._quoted(v_table), current_user);
-  end if;
-
-  -- Publishing shows the rows to whoever reads events: only for those who may read them anyway.
-  if spec.columns is null then
-    if not has_table_privilege(v_caller, spec.relation, 'select') then
-      raise exception 'role "%" may not read table %', v_caller, spec.table_name
-        using errcode = 'insufficient_privilege',
-              hint = format('Run: grant select on %s to %I;', spec.table_name, v_caller);
-    end if;
-  else
-    select string_agg(format('%I', k.name), ', ') into v_columns
-      from unnest(spec.columns || spec.watch) as k (name)
-     where not has_column_privilege(v_caller, spec.relation, k.name, 'select');
-    if v_columns is not null then
-      raise exception 'role "%" may not read % of table %', v_caller, v_columns, spec.table_name
-        using errcode = 'insufficient_privilege',
-              hint = format('Run: grant select (%s) on %s to %I;', v_columns, spec.table_name,
-                            v_caller);
-    end if;
+            detail = format('Its caller does not own the %s and may not grant it.', v_right.object),
+            hint = format('Let the owner of it, or an administrator, run: grant %s on %s to %I;',
+                          v_right.privilege, v_right.object, current_user);
   end if;
 end;
 $$;
 
-comment on function notika._check_rights(notika.workflow) is
-  'Refuses to publish a table for a caller who could not attach a trigger to it, or read it.';
+comment on function notika._check_own_rights(notika.workflow) is
+  'Refuses to publish a table on which the owner of Notika may not make what it needs.';
+
+create or replace function notika._may_decide(spec notika.workflow, caller name)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select pg_has_role(_may_decide.caller, current_user, 'member')
+      or coalesce((
+           select pg_has_role(_may_decide.caller, r.oid, 'member')
+             from pg_roles as r
+            where r.oid = (spec).publisher_id and r.rolname = (spec).published_by
+               or r.oid = (spec).publisher_id
+         ), false)
+      or coalesce((
+           select pg_has_role(_may_decide.caller, c.relowner, 'member')
+             from pg_class as c
+            where c.oid = (spec).relation
+         ), false);
+$$;
+
+comment on function notika._may_decide(notika.workflow, name) is
+  'Whether a role is a member of the one that published a workflow, of the owner of its table, or of '
+  'the owner of Notika.';
+
+create or replace function notika._expect_decider(spec notika.workflow, caller name, or_runner boolean default false)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_owner oid := (select c.relowner from pg_class as c where c.oid = spec.relation);
+begin
+  if notika._may_decide(spec, caller)
+     or or_runner and has_function_privilege(caller, 'notika.dispatch(integer)', 'execute')
+  then
+    return;
+  end if;
+  raise exception 'role "%" may not decide about workflow "%"', caller, spec.name
+    using errcode = 'insufficient_privilege',
+          detail = format('It was published by "%s"%s. It may be changed by members of %s.',
+                     spec.published_by,
+                     case when v_owner is not null
+                          then format(', its table is owned by "%s"', pg_get_userbyid(v_owner)) end,
+                     case when v_owner is not null then 'these roles and of the owner of Notika'
+                          else 'this role and of the owner of Notika' end),
+          hint = format('Let a member of one of these roles do it, or an administrator run: grant %I to %I;',
+                        coalesce(pg_get_userbyid(v_owner), spec.published_by), caller);
+end;
+$$;
+
+comment on function notika._expect_decider(notika.workflow, name, boolean) is
+  'An error unless the caller may change a workflow, or, where runners may as well, is a runner.';
 
 create or replace function notika._check_match(spec notika.workflow, match text[])
   returns text[]
@@ -651,12 +690,14 @@ comment on function notika._wants_pins(text) is
   'Whether the functions of a workflow that is whole pin its columns.';
 
 create or replace function notika._specify(
+  caller name,
   workflow text,
   table_name text,
   operations text[],
   columns text[],
   watch text[],
   condition text,
+  function oid,
   guard text,
   on_rename text,
   match text[]
@@ -741,10 +782,10 @@ begin
       using errcode = 'invalid_parameter_value',
             hint = 'Add update, or leave watch out: ' || notika._call(v_corrected);
   end if;
-  perform notika._know_caller();
-  perform notika._check_rights(v_spec);
+  perform notika._check_rights(v_spec, _specify.caller);
   if v_spec.condition is not null then
-    perform notika._check_condition(v_spec);
+    select c.condition_sql, c.condition_uses into v_spec.condition_sql, v_spec.condition_uses
+      from notika._take_condition(v_spec, _specify.caller, _specify.function) as c;
   end if;
   v_spec.match := notika._check_match(v_spec, _specify.match);
   v_spec.column_names := v_spec.columns;
@@ -754,7 +795,7 @@ end;
 $$;
 
 comment on function
-  notika._specify(text, text, text[], text[], text[], text, text, text, text[]) is
+  notika._specify(name, text, text, text[], text[], text[], text, oid, text, text, text[]) is
   'Makes a workflow''s row of what publish is given, or says what would be right instead.';
 
 create or replace function notika._compared(spec notika.workflow)
@@ -825,7 +866,7 @@ begin
                null
         union all
         select 5, null,
-               notika._passes_definition((spec).workflow_id, (spec).condition),
+               notika._passes_definition(spec),
                null
          where (spec).condition is not null and not (spec).is_pinned
         union all
@@ -1098,15 +1139,21 @@ declare
   v_hint text;
 begin
   for v_statement in select s.statement from notika._steps(before, after, false) as s loop
+    if v_count = 0 and after.is_pinned then
+      perform notika._expect_meaning(after);
+    end if;
     execute v_statement;
     v_count := v_count + 1;
   end loop;
+  if v_count > 0 then
+    perform notika._expect_as_read(after);
+  end if;
   if v_always <> '{}' and v_count > 0 then
     perform notika._enable_always(after.workflow_id, v_always);
   end if;
   return v_count;
 exception
-  when lock_not_available or deadlock_detected then
+  when lock_not_available or deadlock_detected or sqlstate 'NK002' then
     raise;
   when others then
     get stacked diagnostics
@@ -1143,6 +1190,120 @@ $$;
 comment on function notika._refuse_locked(text, text, text) is
   'Says that a table, or the workflow itself, was locked for too long, as an error.';
 
+create or replace function notika._as_called(
+  workflow text,
+  table_name text,
+  operations text[],
+  columns text[],
+  watch text[],
+  condition text,
+  guard text,
+  on_rename text,
+  match text[]
+)
+  returns notika.workflow
+  language plpgsql
+  stable
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_call notika.workflow;
+begin
+  v_call.name := _as_called.workflow;
+  v_call.table_name := _as_called.table_name;
+  v_call.operations := _as_called.operations;
+  v_call.columns := _as_called.columns;
+  v_call.watch := _as_called.watch;
+  v_call.condition := nullif(btrim(_as_called.condition), '');
+  v_call.guard := coalesce(_as_called.guard, 'block');
+  v_call.on_rename := coalesce(_as_called.on_rename, 'follow');
+  v_call.options := '{}';
+  v_call.match := _as_called.match;
+  begin
+    v_call.relation := notika._table(_as_called.table_name);
+  exception when invalid_parameter_value then
+    v_call.relation := null; -- which is said where all else is said
+  end;
+  return v_call;
+end;
+$$;
+
+comment on function notika._as_called(text, text, text[], text[], text[], text, text, text, text[]) is
+  'A workflow as the arguments of publish describe it, right or wrong.';
+
+create or replace function notika._request_of(call notika.workflow, options jsonb, function regprocedure, given jsonb)
+  returns jsonb
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'workflow', (call).name, 'table_name', (call).table_name, 'operations', (call).operations,
+    'columns', (call).columns, 'watch', (call).watch, 'condition', (call).condition,
+    'guard', (call).guard, 'on_rename', (call).on_rename, 'match', (call).match,
+    'options', _request_of.options, 'function', _request_of.function::oid::bigint, 'given', _request_of.given);
+$$;
+
+comment on function notika._request_of(notika.workflow, jsonb, regprocedure, jsonb) is
+  'The arguments of publish as a request has them.';
+
+create or replace function notika._specify(caller name, request jsonb)
+  returns notika.workflow
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_request record;
+begin
+  select r.* into v_request
+    from jsonb_to_record(_specify.request) as r (
+           workflow text, table_name text, operations text[], columns text[], watch text[],
+           condition text, function oid, guard text, on_rename text, match text[]);
+  return notika._specify(
+    _specify.caller, v_request.workflow, v_request.table_name, v_request.operations, v_request.columns,
+    v_request.watch, v_request.condition, v_request.function, v_request.guard, v_request.on_rename,
+    v_request.match);
+end;
+$$;
+
+comment on function notika._specify(name, jsonb) is 'Makes a workflow''s row of a request to publish it.';
+
+create or replace function notika._plan(caller name, request jsonb)
+  returns table (statement text, lock text)
+  language plpgsql
+  volatile
+  security definer -- it changes nothing, and tells nothing that the catalog does not
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_before notika.workflow;
+  v_after notika.workflow := notika._specify(_plan.caller, _plan.request);
+begin
+  select w.* into v_before from notika.workflow as w where w.name = v_after.name;
+  v_after.workflow_id := coalesce(
+    v_before.workflow_id,
+    -- The id that publish would draw now.
+    coalesce(pg_sequence_last_value(
+      pg_get_serial_sequence('notika.workflow', 'workflow_id')::regclass), 0) + 1
+  );
+  v_after.capture := notika._form(v_after);
+  v_after.definition := notika._definition(v_after);
+  v_after.options := notika._check_options(
+    v_after, coalesce(nullif(_plan.request -> 'options', 'null'), v_before.options, '{}'));
+  return query select s.statement || ';', s.lock from notika._steps(v_before, v_after) as s;
+  if v_after.options <> coalesce(v_before.options, '{}') then
+    return query
+      select format('select notika.configure(%L, %L);', v_after.name, v_after.options), null::text;
+  end if;
+end;
+$$;
+
+comment on function notika._plan(name, jsonb) is
+  'What publishing would do for a caller, who is taken at his word: nothing is done.';
+
 create or replace function notika.plan(
   workflow text,
   table_name text,
@@ -1158,34 +1319,31 @@ create or replace function notika.plan(
   returns table (statement text, lock text)
   language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
   set lock_timeout = '3s'
 as $$
 declare
-  v_before notika.workflow;
-  v_after notika.workflow;
-begin
-  v_after := notika._specify(
+  v_call notika.workflow := notika._as_called(
     plan.workflow, plan.table_name, plan.operations, plan.columns, plan.watch, plan.condition,
-    plan.guard, plan.on_rename, plan.match
-  );
-  select w.* into v_before from notika.workflow as w where w.name = plan.workflow;
-  v_after.workflow_id := coalesce(
-    v_before.workflow_id,
-    -- The id that publish would draw now.
-    coalesce(pg_sequence_last_value(
-      pg_get_serial_sequence('notika.workflow', 'workflow_id')::regclass), 0) + 1
-  );
-  v_after.capture := notika._form(v_after);
-  v_after.definition := notika._definition(v_after);
-  v_after.options := notika._check_options(
-    v_after, coalesce(plan.options, v_before.options, '{}'));
-  return query select s.statement || ';', s.lock from notika._steps(v_before, v_after) as s;
-  if v_after.options <> coalesce(v_before.options, '{}') then
+    plan.guard, plan.on_rename, plan.match);
+  v_function regprocedure;
+begin
+  if v_call.condition is not null and v_call.relation is not null then
+    v_function := notika._read_condition(v_call);
+  end if;
+  if v_call.relation is not null then
     return query
-      select format('select notika.configure(%L, %L);', v_after.name, v_after.options), null::text;
+      select format('grant %s on %s to %I;', n.privilege, n.object, notika._owner()), null::text
+        from notika._needed_rights(v_call.relation, v_function) as n
+       where not n.is_had and (n.may_grant or n.privilege <> 'select');
+  end if;
+  return query
+    select p.statement, p.lock
+      from notika._plan(current_user, notika._request_of(v_call, plan.options, v_function, null)) as p;
+  if v_function is not null then
+    execute 'drop function pg_temp.notika_condition()';
   end if;
 exception when lock_not_available then
   perform notika._refuse_locked('plan', plan.workflow, plan.table_name);
@@ -1194,8 +1352,8 @@ $$;
 
 comment on function
   notika.plan(text, text, text[], text[], text[], text, text, text, jsonb, text[]) is
-  'What publish would do with the same arguments: its statements and the locks they take. '
-  'Changes nothing; no rows: publish would have nothing to do.';
+  'What publish would do with the same arguments: what it would grant, its statements and the locks '
+  'they take. Changes nothing; no rows: publish would have nothing to do.';
 
 create or replace function notika.publish(
   workflow text,
@@ -1212,34 +1370,84 @@ create or replace function notika.publish(
   returns text
   language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
   set lock_timeout = '3s'
 as $$
 declare
+  v_call notika.workflow := notika._as_called(
+    publish.workflow, publish.table_name, publish.operations, publish.columns, publish.watch,
+    publish.condition, publish.guard, publish.on_rename, publish.match);
+  v_function regprocedure;
+  v_given jsonb;
+  v_outcome text;
+begin
+  -- What the caller alone may do, he does: read his text, and grant what is his.
+  if v_call.condition is not null and v_call.relation is not null then
+    v_function := notika._read_condition(v_call);
+  end if;
+  if v_call.relation is not null then
+    v_given := notika._grant_missing(v_call.relation, v_function);
+  end if;
+  v_outcome := notika._ask(
+    'publish', notika._request_of(v_call, publish.options, v_function, v_given)) #>> '{}';
+  if v_function is not null then
+    execute 'drop function pg_temp.notika_condition()';
+  end if;
+  return v_outcome;
+exception when lock_not_available then
+  return notika._refuse_locked('publish', publish.workflow, publish.table_name);
+end;
+$$;
+
+comment on function
+  notika.publish(text, text, text[], text[], text[], text, text, text, jsonb, text[]) is
+  'Wakes workflow on changes of table_name (schema.table). operations: of insert, update, delete; '
+  'columns: what an event carries, null for the whole row; watch: an update counts when one of '
+  'these changes; condition: SQL over new and old, read with the rights of the caller; guard: block, '
+  'warn, off; on_rename: follow, block; options: see notika.configure, null leaves them as they are. '
+  'A workflow called name:source is what the runs of name wait for, by the values of match. Grants '
+  'the owner of Notika what it lacks on the table, where the caller may. Says published, changed or '
+  'unchanged. Waits three seconds for its locks.';
+
+create or replace function notika._do_publish(caller name, request jsonb)
+  returns text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
   v_before notika.workflow;
-  v_after notika.workflow;
+  v_after notika.workflow := notika._specify(_do_publish.caller, _do_publish.request);
   v_is_changed boolean;
 begin
-  v_after := notika._specify(
-    publish.workflow, publish.table_name, publish.operations, publish.columns, publish.watch,
-    publish.condition, publish.guard, publish.on_rename, publish.match
-  );
+  perform notika._check_own_rights(v_after);
   perform notika._check_workflow_of(v_after);
+  if notika._workflow_of(v_after.name) is not null then
+    perform notika._expect_decider(w, _do_publish.caller)
+       from notika.workflow as w
+      where w.name = notika._workflow_of(v_after.name);
+  end if;
 
   -- One publisher of a workflow at a time; the row also hands out the id.
   insert into notika.workflow
     (name, table_name, operations, guard, on_rename, definition, unpublished_at)
   select v_after.name, v_after.table_name, v_after.operations, v_after.guard, v_after.on_rename,
          '{}', clock_timestamp()
-   where not exists (select from notika.workflow as w where w.name = publish.workflow)
+   where not exists (select from notika.workflow as w where w.name = v_after.name)
   on conflict (name) do nothing;
-  select w.* into v_before from notika.workflow as w where w.name = publish.workflow for update;
+  select w.* into v_before from notika.workflow as w where w.name = v_after.name for update;
+  if v_before.unpublished_at is null then
+    perform notika._expect_decider(v_before, _do_publish.caller);
+  end if;
   v_after.workflow_id := v_before.workflow_id;
+  v_after.given := notika._keep_given(v_before.given, _do_publish.request -> 'given', v_after);
   v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
-  v_after.options := notika._check_options(v_after, coalesce(publish.options, v_before.options));
+  v_after.options := notika._check_options(
+    v_after, coalesce(nullif(_do_publish.request -> 'options', 'null'), v_before.options));
   perform notika._set_busy(true);
   v_is_changed := notika._apply(v_before, v_after) > 0;
   perform notika._set_busy(false);
@@ -1251,6 +1459,8 @@ begin
          column_names = v_after.column_names,
          watch = v_after.watch,
          condition = v_after.condition,
+         condition_sql = v_after.condition_sql,
+         condition_uses = v_after.condition_uses,
          capture = v_after.capture,
          guard = v_after.guard,
          on_rename = v_after.on_rename,
@@ -1258,18 +1468,21 @@ begin
          is_pinned = v_after.is_pinned,
          options = v_after.options,
          match = v_after.match,
+         given = v_after.given,
          broken_reason = null,
          unpublished_at = null,
          published_at = clock_timestamp(),
-         published_by = notika._caller()
+         published_by = _do_publish.caller,
+         publisher_id = (select r.oid from pg_roles as r where r.rolname = _do_publish.caller)
    where w.workflow_id = v_after.workflow_id
      and (v_is_changed
           or w.broken_reason is not null
           or (w.definition, w.guard, w.on_rename, w.table_name, w.columns, w.watch, w.condition,
-              w.options, w.match)
+              w.condition_uses, w.options, w.match, w.given)
              is distinct from
              (v_after.definition, v_after.guard, v_after.on_rename, v_after.table_name,
-              v_after.columns, v_after.watch, v_after.condition, v_after.options, v_after.match));
+              v_after.columns, v_after.watch, v_after.condition, v_after.condition_uses,
+              v_after.options, v_after.match, v_after.given));
   v_is_changed := found;
   -- What this transaction did to the table before is settled by this, and a migration whose
   -- snapshot is older than this must not judge.
@@ -1286,7 +1499,7 @@ begin
 
   -- The runs of a broken workflow are held.
   if v_before.broken_reason is not null and v_before.paused_at is null then
-    perform notika.resume(publish.workflow);
+    perform notika._resume(v_after.name);
   end if;
   if v_after.options <> v_before.options then
     perform notika._set_schedule(v_after.workflow_id, v_after.options -> 'schedule');
@@ -1298,19 +1511,10 @@ begin
     when v_is_changed then 'changed'
     else 'unchanged'
   end;
-exception when lock_not_available then
-  return notika._refuse_locked('publish', publish.workflow, publish.table_name);
 end;
 $$;
 
-comment on function
-  notika.publish(text, text, text[], text[], text[], text, text, text, jsonb, text[]) is
-  'Wakes workflow on changes of table_name (schema.table). operations: of insert, update, delete; '
-  'columns: what an event carries, null for the whole row; watch: an update counts when one of '
-  'these changes; condition: SQL over new and old; guard: block, warn, off; on_rename: follow, '
-  'block; options: see notika.configure, null leaves them as they are. A workflow called name:source '
-  'is what the runs of name wait for, by the values of match. Says published, changed or unchanged. '
-  'Waits three seconds for its locks.';
+comment on function notika._do_publish(name, jsonb) is 'Carries out publish for a caller.';
 
 create or replace function notika._check_workflow_of(spec notika.workflow)
   returns void
@@ -1412,60 +1616,99 @@ create or replace function notika.unpublish(workflow text)
   returns void
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '3s'
+as $$
+begin
+  perform notika._revoke_given(
+    notika._ask('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
+exception when lock_not_available then
+  perform notika._refuse_locked('unpublish', unpublish.workflow, (
+    select w.table_name from notika.workflows as w where w.workflow = unpublish.workflow));
+end;
+$$;
+
+comment on function notika.unpublish(text) is
+  'Takes the triggers and functions of a workflow away, and those of its sources, and what publish '
+  'granted for it where the caller may. What was captured before still runs.';
+
+create or replace function notika._do_unpublish(caller name, workflow text)
+  returns json
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
   set client_min_messages = warning -- the triggers that go along are what was meant
-  set lock_timeout = '3s'
 as $$
 declare
   v_workflow_id integer;
   v_workflow notika.workflow;
   v_source text;
+  v_unneeded jsonb := '[]';
 begin
   -- A source may have gone along with its workflow a moment ago.
   if exists (
     select from notika.workflow as w
-     where w.name = unpublish.workflow and notika._workflow_of(w.name) is not null
+     where w.name = _do_unpublish.workflow and notika._workflow_of(w.name) is not null
        and w.unpublished_at is not null
   ) then
-    return;
+    return '[]';
   end if;
-  v_workflow_id := notika._published(unpublish.workflow);
+  v_workflow_id := notika._published(_do_unpublish.workflow);
   select w.* into v_workflow
     from notika.workflow as w
    where w.workflow_id = v_workflow_id
      for update;
+  perform notika._expect_decider(coalesce((
+    select w from notika.workflow as w
+     where w.name = notika._workflow_of(v_workflow.name) and notika._may_decide(w, _do_unpublish.caller)
+  ), v_workflow), _do_unpublish.caller);
   for v_source in
     select s.name from notika.workflow as s
-     where starts_with(s.name, unpublish.workflow || ':') and s.unpublished_at is null
+     where starts_with(s.name, _do_unpublish.workflow || ':') and s.unpublished_at is null
      order by s.name
   loop
-    perform notika.unpublish(v_source);
+    v_unneeded := v_unneeded || notika._unpublish(v_source)::jsonb;
   end loop;
-  perform notika._warn_of_waits(v_workflow);
-  perform notika.resume(unpublish.workflow);
-
-  perform notika._unpin(v_workflow_id);
-  delete from notika.contract as c where c.workflow_id = v_workflow_id;
-  delete from notika.contract_table as c where c.workflow_id = v_workflow_id;
-  delete from notika.guard_pending as p where p.workflow_id = v_workflow_id;
-  perform notika._set_schedule(v_workflow_id, null);
-  perform notika._end_backfill(b.backfill_id, 'cancelled')
-     from notika.backfill as b
-    where b.workflow_id = v_workflow_id and b.finished_at is null;
-
-  update notika.workflow as w
-     set definition = '{}', options = w.options - 'schedule', broken_reason = null,
-         unpublished_at = clock_timestamp()
-   where w.workflow_id = v_workflow_id;
-  if notika._workflow_of(v_workflow.name) is not null then
-    perform notika._refresh_capture(notika._workflow_of(v_workflow.name));
-  end if;
-exception when lock_not_available then
-  perform notika._refuse_locked('unpublish', unpublish.workflow, v_workflow.table_name);
+  return v_unneeded || notika._unpublish(v_workflow.name)::jsonb;
 end;
 $$;
 
-comment on function notika.unpublish(text) is
-  'Takes the triggers and functions of a workflow away, and those of its sources. What was captured '
-  'before still runs.';
+comment on function notika._do_unpublish(name, text) is
+  'Carries out unpublish for a caller, and says what was granted for the workflow and is not needed.';
+
+create or replace function notika._unpublish(workflow text)
+  returns json
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow notika.workflow;
+begin
+  select w.* into v_workflow from notika.workflow as w where w.name = _unpublish.workflow for update;
+  perform notika._warn_of_waits(v_workflow);
+  perform notika._resume(v_workflow.name);
+
+  perform notika._unpin(v_workflow.workflow_id);
+  delete from notika.contract as c where c.workflow_id = v_workflow.workflow_id;
+  delete from notika.contract_table as c where c.workflow_id = v_workflow.workflow_id;
+  delete from notika.guard_pending as p where p.workflow_id = v_workflow.workflow_id;
+  perform notika._set_schedule(v_workflow.workflow_id, null);
+  perform notika._end_backfill(b.backfill_id, 'cancelled')
+     from notika.backfill as b
+    where b.workflow_id = v_workflow.workflow_id and b.finished_at is null;
+
+  update notika.workflow as w
+     set definition = '{}', options = w.options - 'schedule', broken_reason = null, given = '[]',
+         unpublished_at = clock_timestamp()
+   where w.workflow_id = v_workflow.workflow_id;
+  if notika._workflow_of(v_workflow.name) is not null then
+    perform notika._refresh_capture(notika._workflow_of(v_workflow.name));
+  end if;
+  return notika._unneeded(v_workflow);
+end;
+$$;
+
+comment on function notika._unpublish(text) is
+  'Takes a workflow away, and says what was granted for it and is not needed any more.';

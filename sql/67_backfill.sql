@@ -7,6 +7,8 @@ create table if not exists notika.backfill (
   backfill_id integer generated always as identity,
   workflow_id integer not null,
   condition text,
+  condition_sql text,
+  condition_uses jsonb,
   state text not null default 'running',
   snapshot pg_snapshot not null,
   ends jsonb not null,
@@ -28,7 +30,11 @@ create unique index if not exists backfill_unfinished_idx
 comment on table notika.backfill is 'See the view notika.backfills.';
 comment on column notika.backfill.backfill_id is 'Its order.';
 comment on column notika.backfill.workflow_id is 'The workflow that gets the runs.';
-comment on column notika.backfill.condition is 'Of which rows, besides the workflow''s own condition.';
+comment on column notika.backfill.condition is
+  'Of which rows, besides the workflow''s own condition, as it was given.';
+comment on column notika.backfill.condition_sql is 'The same with every name in full.';
+comment on column notika.backfill.condition_uses is
+  'What it uses and what the names of that meant: see notika._uses.';
 comment on column notika.backfill.state is 'running, failed, done or cancelled.';
 comment on column notika.backfill.snapshot is 'What was committed when it started.';
 comment on column notika.backfill.ends is
@@ -135,121 +141,48 @@ $$;
 comment on function notika._sees_all_rows(regclass) is
   'Whether row security keeps no row of a table from its reader.';
 
-create or replace function notika._check_trust(spec notika.workflow, condition text)
+create or replace function notika._check_trust(spec notika.workflow, uses jsonb)
   returns void
   language plpgsql
-  volatile
+  stable
   set search_path = pg_catalog, pg_temp
-  set standard_conforming_strings = on
 as $$
 declare
-  v_kind text;
-  v_name text;
-  v_flaw text;
+  v_lost text := notika._lost_meaning(_check_trust.uses);
+  v_found record;
 begin
-  if spec.condition is null and _check_trust.condition is null then
-    return;
+  if v_lost is not null then
+    raise exception 'the condition of a backfill of workflow "%" may mean something else by now: %',
+      spec.name, v_lost
+      using errcode = 'NK002',
+            detail = 'It was replaced, or there is more by that name.',
+            hint = format('End it, look at the condition, publish again, and start another one: '
+                          'select notika.cancel_backfill(%L);', spec.name);
   end if;
 
   -- The dispatcher evaluates conditions with the owner's rights, a trigger with the writer's.
-  begin
-    execute format(
-      'create function notika._condition_%s() returns boolean language sql '
-      'begin atomic select true from %2$s as new, %2$s as old where (%3$s) and (%4$s); end',
-      pg_backend_pid(), notika._quoted(spec.relation), coalesce(spec.condition, 'true'),
-      coalesce(_check_trust.condition, 'true'));
-    select d.kind, d.name, d.flaw
-      into v_kind, v_name, v_flaw
-      from notika._distrusted(
-             to_regprocedure(format('notika._condition_%s()', pg_backend_pid())),
-             spec.relation) as d;
-    raise exception 'undo' using errcode = 'NKUND';
-  exception when sqlstate 'NKUND' then
-    null;
-  end;
-  if v_name is null then
+  select d.kind, d.name, d.flaw into v_found from notika._distrusted(uses, spec.relation) as d;
+  if not found then
     return;
   end if;
   raise exception 'a backfill of workflow "%" would execute % % with the rights of "%"',
-    spec.name, case v_kind when 'type' then 'what belongs to type' else v_kind end, v_name,
-    current_user
+    spec.name, case v_found.kind when 'type' then 'what belongs to type' else v_found.kind end,
+    v_found.name, current_user
     using errcode = 'insufficient_privilege',
           detail = 'The dispatcher evaluates the condition as the owner of Notika.'
-                   || case v_kind when 'type' then ' The checks of a domain and the casts of a type '
-                                                   'are functions of its owner.' else '' end,
+                   || case v_found.kind when 'type' then ' The checks of a domain and the casts of a '
+                                                   'type are functions of its owner.' else '' end,
           hint = case
-            when v_flaw is not null then format('Write the condition without it: it %s.', v_flaw)
-            else format('If you trust it: alter %s %s owner to %I;', v_kind, v_name, current_user)
+            when v_found.flaw is not null
+              then format('Write the condition without it: it %s.', v_found.flaw)
+            else format('If you trust it: alter %s %s owner to %I;', v_found.kind, v_found.name, current_user)
           end;
 end;
 $$;
 
-comment on function notika._check_trust(notika.workflow, text) is
-  'Refuses conditions that would execute code of somebody else with the rights of the owner.';
-
-create or replace function notika._distrusted(judged regprocedure, relation regclass)
-  returns table (kind text, name text, flaw text)
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  with trusted (role) as (
-    select r.oid from pg_roles as r where r.rolsuper or r.rolname = current_user
-  ), called (function) as (
-    select c.function::oid from notika._called('pg_proc'::regclass, _distrusted.judged) as c (function)
-    union
-    -- Postgres' own leave no trace in pg_depend.
-    select m[1]::oid
-      from pg_proc as f
-     cross join regexp_matches(f.prosqlbody::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') as m
-     where f.oid = _distrusted.judged
-  ), used (type) as (
-    -- A conversion to a domain calls its checks.
-    select d.refobjid
-      from pg_depend as d
-     where d.classid = 'pg_proc'::regclass and d.objid = _distrusted.judged
-       and d.refclassid = 'pg_type'::regclass
-    union
-    -- What makes json of any value calls the cast of its type.
-    select l.type
-      from pg_attribute as a
-     cross join lateral notika._leaf_types(a.atttypid) as l (type)
-     where a.attrelid = _distrusted.relation and a.attnum > 0 and not a.attisdropped
-       and (
-         exists (
-           select from called as c
-             join pg_proc as p on p.oid = c.function
-            where p.oid < 16384 and p.provolatile <> 'i'
-              and p.prorettype in ('json'::regtype, 'jsonb'::regtype)
-         )
-         or (select f.prosqlbody::text ~ '[{]JSON' from pg_proc as f where f.oid = _distrusted.judged)
-       )
-  )
-  (
-    select 'function', p.oid::regprocedure::text,
-           case when p.proowner not in (select t.role from trusted as t) then null
-                when p.provolatile = 'v' then 'is volatile'
-                else 'reads tables' end
-      from called as c
-      join pg_proc as p on p.oid = c.function
-     where p.proowner not in (select t.role from trusted as t)
-        or p.provolatile = 'v'
-        or p.oid < 16384 and p.proname ~ '^(table|schema|database)_to_xml'
-     union all
-    select 'type', t.oid::regtype::text, null
-      from used as u
-      join pg_type as a on a.oid = u.type
-      join pg_type as t on t.oid = case when a.typcategory = 'A' and a.typelem <> 0 then a.typelem
-                                        else a.oid end
-     where t.typowner not in (select o.role from trusted as o)
-  )
-   order by 1, 2
-   limit 1;
-$$;
-
-comment on function notika._distrusted(regprocedure, regclass) is
-  'A function or type that the owner should not let a condition use: it is not the owner''s, nor a '
-  'superuser''s, or it does more than compute.';
+comment on function notika._check_trust(notika.workflow, jsonb) is
+  'Refuses conditions that would execute code of somebody else with the rights of the owner, or that '
+  'may mean something else than when they were read.';
 
 create or replace function notika._check_payload(spec notika.workflow, part regclass)
   returns void
@@ -276,7 +209,7 @@ $$;
 comment on function notika._check_payload(notika.workflow, regclass) is
   'Refuses to make events without the function that says what they carry.';
 
-create or replace function notika._check_backfill(spec notika.workflow, condition text)
+create or replace function notika._check_backfill(spec notika.workflow)
   returns void
   language plpgsql
   volatile
@@ -286,7 +219,6 @@ as $$
 declare
   v_part regclass;
   v_missing text[];
-  v_extra notika.workflow := _check_backfill.spec;
   v_corrected notika.workflow := _check_backfill.spec;
 begin
   if spec.relation is null then
@@ -344,25 +276,53 @@ begin
     end if;
     perform notika._check_payload(spec, v_part);
   end loop;
-
-  if _check_backfill.condition is not null then
-    v_extra.condition := _check_backfill.condition;
-    v_extra.operations := '{update}';
-    perform notika._check_condition(v_extra);
-  end if;
-
-  perform notika._check_trust(spec, _check_backfill.condition);
 end;
 $$;
 
-comment on function notika._check_backfill(notika.workflow, text) is
+comment on function notika._check_backfill(notika.workflow) is
   'Refuses a backfill that could not be done, not be done right, or not be done safely.';
 
 create or replace function notika.backfill(workflow text, condition text default null)
   returns text
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_call notika.workflow;
+  v_function regprocedure;
+  v_outcome text;
+begin
+  v_call.name := backfill.workflow;
+  v_call.condition := nullif(btrim(backfill.condition), '');
+  if v_call.condition is not null then
+    select w.table_name, notika._table(w.table_name) into v_call.table_name, v_call.relation
+      from notika.workflows as w
+     where w.workflow = backfill.workflow and w.table_name is not null;
+    if v_call.relation is not null then
+      v_function := notika._read_condition(v_call);
+    end if;
+  end if;
+  v_outcome := notika._ask('backfill', jsonb_build_object(
+    'workflow', v_call.name, 'condition', v_call.condition, 'function', v_function::oid::bigint)) #>> '{}';
+  if v_function is not null then
+    execute 'drop function pg_temp.notika_condition()';
+  end if;
+  return v_outcome;
+end;
+$$;
+
+comment on function notika.backfill(text, text) is
+  'Makes a run for each row that the table has now, of those that meet the workflow''s condition and '
+  'this one; a row that changes meanwhile has its own run only. Says started, or continued where one '
+  'has failed. Progress is in notika.backfills. In one transaction with publish no row has two.';
+
+create or replace function notika._do_backfill(caller name, request jsonb)
+  returns text
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
   set datestyle = 'ISO, YMD'
   set intervalstyle = 'iso_8601'
@@ -371,10 +331,11 @@ create or replace function notika.backfill(workflow text, condition text default
   set extra_float_digits = '1'
 as $$
 declare
-  v_workflow_id integer := notika._published(backfill.workflow);
+  v_workflow_id integer := notika._published(_do_backfill.request ->> 'workflow');
   v_spec notika.workflow;
+  v_extra notika.workflow;
   v_before notika.backfill;
-  v_condition text := nullif(btrim(backfill.condition), '');
+  v_condition text := _do_backfill.request ->> 'condition';
   v_part regclass;
   v_end text[];
   v_ends jsonb := '{}'::jsonb;
@@ -383,7 +344,17 @@ begin
     from notika.workflow as w
    where w.workflow_id = v_workflow_id
      for update;
-  perform notika._check_backfill(v_spec, v_condition);
+  perform notika._check_backfill(v_spec);
+  perform notika._check_trust(v_spec, v_spec.condition_uses);
+  if v_condition is not null then
+    v_extra := v_spec;
+    v_extra.condition := v_condition;
+    v_extra.operations := '{update}';
+    select c.condition_sql, c.condition_uses into v_extra.condition_sql, v_extra.condition_uses
+      from notika._take_condition(
+             v_extra, _do_backfill.caller, (_do_backfill.request ->> 'function')::oid) as c;
+    perform notika._check_trust(v_spec, v_extra.condition_uses);
+  end if;
 
   select b.* into v_before
     from notika.backfill as b
@@ -397,12 +368,12 @@ begin
   end if;
   if found then
     raise exception 'a backfill of workflow "%" is under way: it is %',
-      backfill.workflow, v_before.state
+      v_spec.name, v_before.state
       using errcode = 'object_in_use',
             detail = format('Its condition is %s; it has seen %s rows.',
                             coalesce(v_before.condition, 'none'), v_before.rows_seen),
             hint = format('See notika.backfills, or end it: select notika.cancel_backfill(%L);',
-                          backfill.workflow);
+                          v_spec.name);
   end if;
 
   -- Rows with a later key were not there.  After the locks that publish may have taken in this
@@ -419,36 +390,49 @@ begin
     end if;
   end loop;
 
-  insert into notika.backfill (workflow_id, condition, snapshot, ends, started_by)
-  values (v_workflow_id, v_condition, notika._snapshot(), v_ends, notika._caller());
+  insert into notika.backfill
+    (workflow_id, condition, condition_sql, condition_uses, snapshot, ends, started_by)
+  values (v_workflow_id, v_condition, v_extra.condition_sql, v_extra.condition_uses,
+          notika._snapshot(), v_ends, _do_backfill.caller);
   perform notika._wake();
   return 'started';
 end;
 $$;
 
-comment on function notika.backfill(text, text) is
-  'Makes a run for each row that the table has now, of those that meet the workflow''s condition and '
-  'this one; a row that changes meanwhile has its own run only. Says started, or continued where one '
-  'has failed. Progress is in notika.backfills. In one transaction with publish no row has two.';
+comment on function notika._do_backfill(name, jsonb) is 'Carries out backfill for a runner.';
 
 create or replace function notika.cancel_backfill(workflow text)
   returns boolean
   language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._published(cancel_backfill.workflow);
-  return notika._end_backfill(b.backfill_id, 'cancelled')
-    from notika.backfill as b
-    join notika.workflow as w on w.workflow_id = b.workflow_id
-   where w.name = cancel_backfill.workflow and b.finished_at is null;
+  return (notika._ask('cancel_backfill', jsonb_build_object(
+    'workflow', cancel_backfill.workflow)) #>> '{}')::boolean;
 end;
 $$;
 
 comment on function notika.cancel_backfill(text) is
   'Ends the backfill of a workflow; what it has started goes on. True: there was one.';
+
+create or replace function notika._do_cancel_backfill(workflow text)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._published(_do_cancel_backfill.workflow);
+  return notika._end_backfill(b.backfill_id, 'cancelled')
+    from notika.backfill as b
+    join notika.workflow as w on w.workflow_id = b.workflow_id
+   where w.name = _do_cancel_backfill.workflow and b.finished_at is null;
+end;
+$$;
+
+comment on function notika._do_cancel_backfill(text) is 'Carries out cancel_backfill for a runner.';
 
 create or replace function notika._end_backfill(backfill_id integer, state text)
   returns boolean

@@ -150,7 +150,7 @@ begin
     select (select count(*) from placed), (select p.key from placed as p order by p.place desc limit 1),
            (select coalesce(array_agg(a.event_id), '{}') from appended as a)
     $page$,
-    v_texts, coalesce(spec.condition, 'true'), coalesce(backfill.condition, 'true'),
+    v_texts, coalesce(spec.condition_sql, 'true'), coalesce(backfill.condition_sql, 'true'),
     notika._only(backfill.part), notika._quoted(backfill.part),
     case when backfill.last_key is not null
          then format('(%s) > (%s) and', v_columns, v_after) else '' end,
@@ -192,7 +192,8 @@ begin
   end if;
 
   -- Both may have been changed since it was started.
-  perform notika._check_trust(spec, backfill.condition);
+  perform notika._check_trust(spec, spec.condition_uses);
+  perform notika._check_trust(spec, backfill.condition_uses);
   backfill.last_runs := '{}';
   loop
     if backfill.part is null then

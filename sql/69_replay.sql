@@ -4,19 +4,35 @@ create or replace function notika.replay(workflow text, since timestamptz)
   returns bigint
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (notika._ask('replay', jsonb_build_object(
+    'workflow', replay.workflow, 'since', replay.since)) #>> '{}')::bigint;
+end;
+$$;
+
+comment on function notika.replay(text, timestamptz) is
+  'Lets the events of a workflow that were captured since then run again, as far as the ring '
+  'remembers them: copies with new ids. Says how many.';
+
+create or replace function notika._do_replay(workflow text, since timestamptz)
+  returns bigint
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_workflow_id integer := notika._published(replay.workflow);
+  v_workflow_id integer := notika._published(_do_replay.workflow);
   v_oldest timestamptz;
   v_count bigint;
 begin
-  if replay.since is null or replay.since > clock_timestamp() then
-    raise exception 'since is not a time that has passed: %', coalesce(replay.since::text, 'null')
+  if _do_replay.since is null or _do_replay.since > clock_timestamp() then
+    raise exception 'since is not a time that has passed: %', coalesce(_do_replay.since::text, 'null')
       using errcode = 'invalid_parameter_value',
             hint = format('For instance: select notika.replay(%L, now() - interval ''2 hours'');',
-                          replay.workflow);
+                          _do_replay.workflow);
   end if;
 
   -- Until its third turn the ring has forgotten nothing.
@@ -30,12 +46,12 @@ begin
         (select e.captured_at from notika.event_log_2 as e order by e.event_id limit 1)
       ) as o;
   end if;
-  if replay.since < v_oldest then
+  if _do_replay.since < v_oldest then
     raise exception 'the ring reaches back to % only', date_trunc('second', v_oldest)
       using errcode = 'no_data_found',
             detail = 'Older events are forgotten; notika.setting says how large the ring is.',
             hint = format('What it has: select notika.replay(%L, %L); rows that exist: '
-                          'select notika.backfill(%1$L);', replay.workflow, v_oldest);
+                          'select notika.backfill(%1$L);', _do_replay.workflow, v_oldest);
   end if;
 
   perform pg_current_xact_id(); -- before the segment is read: see _append
@@ -46,13 +62,11 @@ begin
       where e.workflow_id = $1 and e.captured_at >= $2 and e.operation <> ''replay''
         and notika._dispatched(e.event_id, e.xid, notika._position()) -- the others will run
       order by e.event_id', notika._segment(0))
-    using v_workflow_id, replay.since;
+    using v_workflow_id, _do_replay.since;
   get diagnostics v_count = row_count;
   perform notika._wake();
   return v_count;
 end;
 $$;
 
-comment on function notika.replay(text, timestamptz) is
-  'Lets the events of a workflow that were captured since then run again, as far as the ring '
-  'remembers them: copies with new ids. Says how many.';
+comment on function notika._do_replay(text, timestamptz) is 'Carries out replay for a runner.';

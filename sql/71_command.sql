@@ -232,7 +232,7 @@ as $body$
          )
          || array(
            select case (parse_ident(m[1]))[1]
-                    when '$user' then notika._caller() else (parse_ident(m[1]))[1] end
+                    when '$user' then notika._session_role() else (parse_ident(m[1]))[1] end
              from regexp_matches(_schemas.path, '("(?:[^"]|"")+"|[^", ]+)', 'g') with ordinality as p (m, place)
             order by p.place
          )::name[];
@@ -272,7 +272,7 @@ create or replace function notika._named_owners(command text)
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
 as $body$
-  select case n when 'current_user' then notika._caller() when 'current_role' then notika._caller()
+  select case n when 'current_user' then notika._session_role() when 'current_role' then notika._session_role()
                 when 'session_user' then session_user else n end
     from notika._names(
       substring(_named_owners.command

@@ -83,7 +83,7 @@ as $$
     select from pg_class as c
      where c.oid = _may_alter.relation
        and (
-         pg_has_role(notika._caller(), c.relowner, 'usage')
+         pg_has_role(notika._session_role(), c.relowner, 'usage')
          -- Or on behalf of somebody, in a function with its owner's rights.
          or exists (
            select from regexp_matches(_may_alter.context, 'PL/pgSQL function (\S+\(.*?\)) line', 'g') as m
@@ -138,6 +138,7 @@ create or replace function notika._let_through(tag text, context text, path text
   returns void
   language plpgsql
   volatile
+  security definer
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
   set client_min_messages = warning -- what is dropped along is not what the caller did
@@ -249,35 +250,13 @@ end;
 $$;
 
 comment on function notika._let_through(text, text, text) is
-  'Takes away the pins that would refuse a command, for the judgement at commit.';
+  'Called by an event trigger: takes away the pins that would refuse a command, for the judgement at '
+  'commit.';
 
-create or replace function notika._guard_start()
-  returns event_trigger
+create or replace function notika._note_dropped(tag text)
+  returns void
   language plpgsql
-  security definer
-  -- No search_path of its own: the names in the command are found on the caller's.  So here every
-  -- name is written in full, and there are no operators.
-as $$
-declare
-  v_context pg_catalog.text;
-begin
-  get diagnostics v_context = pg_context;
-  perform notika._let_through(tg_tag, v_context, pg_catalog.current_setting('search_path'));
-exception
-  when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
-    raise;
-  when others then
-    raise warning 'notika could not check %: % (%)', tg_tag, sqlerrm, sqlstate
-      using hint = 'The command goes on. See what it left: select * from notika.check();';
-end;
-$$;
-
-comment on function notika._guard_start() is
-  'Event trigger: lets a command through that the pins would refuse, for the judgement at commit.';
-
-create or replace function notika._guard_drop()
-  returns event_trigger
-  language plpgsql
+  volatile
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
@@ -320,23 +299,19 @@ begin
      group by t.workflow_id
      order by t.workflow_id
   loop
-    perform notika._summon(array[v_touched.workflow_id], tg_tag, current_query(), v_touched.dropped);
+    perform notika._summon(array[v_touched.workflow_id], tag, current_query(), v_touched.dropped);
   end loop;
-exception
-  when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
-    raise;
-  when others then
-    raise warning 'notika could not check %: % (%)', tg_tag, sqlerrm, sqlstate
-      using hint = 'The command goes on. See what it left: select * from notika.check();';
 end;
 $$;
 
-comment on function notika._guard_drop() is
-  'Event trigger: notes the workflows whose tables, columns, triggers or functions were dropped.';
+comment on function notika._note_dropped(text) is
+  'Called by an event trigger: notes the workflows whose tables, columns, triggers or functions were '
+  'dropped.';
 
-create or replace function notika._guard_end()
-  returns event_trigger
+create or replace function notika._note_commands(tag text)
+  returns void
   language plpgsql
+  volatile
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
@@ -469,20 +444,14 @@ begin
          from notika.workflow as w
         where w.workflow_id = v_touched.workflow_id;
     end if;
-    perform notika._summon(array[v_touched.workflow_id], tg_tag, current_query());
+    perform notika._summon(array[v_touched.workflow_id], tag, current_query());
   end loop;
-exception
-  when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
-    raise;
-  when others then
-    raise warning 'notika could not check %: % (%)', tg_tag, sqlerrm, sqlstate
-      using hint = 'The command goes on. See what it left: select * from notika.check();';
 end;
 $$;
 
-comment on function notika._guard_end() is
-  'Event trigger: keeps a workflow working in the middle of a transaction, as far as it goes, and '
-  'notes that it is to be judged.';
+comment on function notika._note_commands(text) is
+  'Called by an event trigger: keeps a workflow working in the middle of a transaction, as far as it '
+  'goes, and notes that it is to be judged.';
 
 create or replace function notika._guard_at_commit()
   returns trigger
@@ -553,7 +522,7 @@ begin
       update notika.workflow as w set broken_reason = null where w.workflow_id = v_spec.workflow_id;
       perform notika._record(v_spec, 'repaired', null, v_spec.table_name, statement);
       if v_spec.paused_at is null then
-        perform notika.resume(v_spec.name);
+        perform notika._resume(v_spec.name);
       end if;
     end if;
     return;

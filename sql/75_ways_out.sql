@@ -1,6 +1,6 @@
 -- The ways past the guard, each with a name and a reason on record, and the questions one can ask it.
 
-create or replace function notika._owned(workflow text)
+create or replace function notika._owned(caller name, workflow text)
   returns notika.workflow
   language plpgsql
   stable
@@ -10,27 +10,26 @@ declare
   v_spec notika.workflow;
   v_owner oid;
 begin
-  perform notika._know_caller();
   select w.* into v_spec
     from notika.workflow as w
    where w.workflow_id = notika._published(_owned.workflow);
   select c.relowner into v_owner from pg_class as c where c.oid = v_spec.relation;
 
-  if not pg_has_role(notika._caller(), current_user, 'member')
-     and not coalesce(pg_has_role(notika._caller(), v_owner, 'member'), false)
+  if not pg_has_role(caller, current_user, 'member')
+     and not coalesce(pg_has_role(caller, v_owner, 'member'), false)
   then
-    raise exception 'role "%" may not decide about workflow "%"', notika._caller(), v_spec.name
+    raise exception 'role "%" may not decide about workflow "%"', caller, v_spec.name
       using errcode = 'insufficient_privilege',
             detail = 'That is for the owner of its table and for members of the owner of notika.',
-            hint = format('Run: grant %I to %I;', coalesce(v_owner::regrole::text, current_user::text),
-                          notika._caller());
+            hint = format('Run: grant %I to %I;', coalesce(pg_get_userbyid(v_owner), current_user),
+                          caller);
   end if;
   return v_spec;
 end;
 $$;
 
-comment on function notika._owned(text) is
-  'A published workflow that the caller may decide about, or an error.';
+comment on function notika._owned(name, text) is
+  'A published workflow that the caller may let be broken, or an error.';
 
 create or replace function notika._check_reason(reason text)
   returns void
@@ -71,15 +70,31 @@ create or replace function notika.allow_breaking_change(workflow text, reason te
   returns void
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._ask('allow_breaking_change', jsonb_build_object(
+    'workflow', allow_breaking_change.workflow, 'reason', allow_breaking_change.reason));
+end;
+$$;
+
+comment on function notika.allow_breaking_change(text, text) is
+  'Lets this transaction break a workflow, on record. It is marked as broken and its runs are held.';
+
+create or replace function notika._do_allow_breaking_change(caller name, workflow text, reason text)
+  returns void
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_spec notika.workflow := notika._owned(allow_breaking_change.workflow);
+  v_spec notika.workflow := notika._owned(
+    _do_allow_breaking_change.caller, _do_allow_breaking_change.workflow);
 begin
   perform notika._check_reason(reason);
-  insert into notika.guard_log (workflow, verdict, statement, reason)
-  values (v_spec.name, 'allowed', left(current_query(), 400), allow_breaking_change.reason);
+  insert into notika.guard_log (workflow, verdict, reason, done_by)
+  values (v_spec.name, 'allowed', _do_allow_breaking_change.reason, _do_allow_breaking_change.caller);
   -- Where there are no event triggers nobody else lets the command through.
   if not notika._has_event_triggers() then
     perform notika._let_go(v_spec.workflow_id, 'ALLOW');
@@ -87,23 +102,19 @@ begin
 end;
 $$;
 
-comment on function notika.allow_breaking_change(text, text) is
-  'Lets this transaction break a workflow, on record. It is marked as broken and its runs are held.';
+comment on function notika._do_allow_breaking_change(name, text, text) is
+  'Carries out allow_breaking_change for a caller.';
 
 create or replace function notika.release(workflow text, reason text)
   returns void
   language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_spec notika.workflow := notika._owned(release.workflow);
 begin
-  perform notika._check_reason(reason);
-  insert into notika.guard_log (workflow, verdict, statement, reason)
-  values (v_spec.name, 'released', left(current_query(), 400), release.reason);
-  perform notika._let_go(v_spec.workflow_id, 'RELEASE');
+  perform notika._ask('release', jsonb_build_object(
+    'workflow', release.workflow, 'reason', release.reason));
 end;
 $$;
 
@@ -111,11 +122,45 @@ comment on function notika.release(text, text) is
   'Takes the pins of a workflow away until this transaction commits, when what it left is judged: '
   'the way to alter a pinned column where there are no event triggers.';
 
+create or replace function notika._do_release(caller name, workflow text, reason text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow := notika._owned(_do_release.caller, _do_release.workflow);
+begin
+  perform notika._check_reason(reason);
+  insert into notika.guard_log (workflow, verdict, reason, done_by)
+  values (v_spec.name, 'released', _do_release.reason, _do_release.caller);
+  perform notika._let_go(v_spec.workflow_id, 'RELEASE');
+end;
+$$;
+
+comment on function notika._do_release(name, text, text) is 'Carries out release for a caller.';
+
 create or replace function notika.begin_maintenance(reason text, ttl interval default '15 minutes')
   returns bigint
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+  set intervalstyle = 'postgres'
+as $$
+begin
+  return (notika._ask('begin_maintenance', jsonb_build_object(
+    'reason', begin_maintenance.reason, 'ttl', begin_maintenance.ttl)) #>> '{}')::bigint;
+end;
+$$;
+
+comment on function notika.begin_maintenance(text, interval) is
+  'Opens a window in which the guard refuses nothing and takes notes; ends by itself after ttl.';
+
+create or replace function notika._do_begin_maintenance(caller name, reason text, ttl interval)
+  returns bigint
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -127,43 +172,53 @@ begin
       using errcode = 'invalid_parameter_value',
             hint = 'For instance: select notika.begin_maintenance(''<reason>'', ''15 minutes'');';
   end if;
-  perform notika._know_caller();
-  if not pg_has_role(notika._caller(), current_user, 'member') then
-    raise exception 'role "%" may not begin maintenance', notika._caller()
-      using errcode = 'insufficient_privilege',
-            hint = format('Run: grant %I to %I;', current_user, notika._caller());
-  end if;
-  insert into notika.maintenance (reason, ends_at)
-  values (begin_maintenance.reason, clock_timestamp() + begin_maintenance.ttl)
+  perform notika._expect_member(_do_begin_maintenance.caller, 'begin maintenance');
+  insert into notika.maintenance (reason, ends_at, begun_by)
+  values (_do_begin_maintenance.reason, clock_timestamp() + _do_begin_maintenance.ttl,
+          _do_begin_maintenance.caller)
   returning maintenance_id into v_id;
-  insert into notika.guard_log (verdict, reason) values ('maintenance begun', begin_maintenance.reason);
+  insert into notika.guard_log (verdict, reason, done_by)
+  values ('maintenance begun', _do_begin_maintenance.reason, _do_begin_maintenance.caller);
   return v_id;
 end;
 $$;
 
-comment on function notika.begin_maintenance(text, interval) is
-  'Opens a window in which the guard refuses nothing and takes notes; ends by itself after ttl.';
+comment on function notika._do_begin_maintenance(name, text, interval) is
+  'Carries out begin_maintenance for a member of the owner.';
 
 create or replace function notika.end_maintenance()
   returns table (workflow text, state text, reason text)
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select w.workflow, w.state, w.reason
+      from json_to_recordset(notika._ask('end_maintenance', '{}'))
+             as w (workflow text, state text, reason text);
+end;
+$$;
+
+comment on function notika.end_maintenance() is
+  'Closes the window, puts back what it can, and says in what state it leaves each workflow.';
+
+create or replace function notika._do_end_maintenance(caller name)
+  returns json
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_workflow_id integer;
 begin
-  perform notika._know_caller();
-  if not pg_has_role(notika._caller(), current_user, 'member') then
-    raise exception 'role "%" may not end maintenance', notika._caller()
-      using errcode = 'insufficient_privilege',
-            hint = format('Run: grant %I to %I;', current_user, notika._caller());
-  end if;
+  perform notika._expect_member(_do_end_maintenance.caller, 'end maintenance');
   update notika.maintenance as m
      set ended_at = clock_timestamp()
    where m.ended_at is null;
-  insert into notika.guard_log (verdict) values ('maintenance ended');
+  insert into notika.guard_log (verdict, done_by)
+  values ('maintenance ended', _do_end_maintenance.caller);
 
   for v_workflow_id in
     select w.workflow_id from notika.workflow as w where w.unpublished_at is null
@@ -171,12 +226,16 @@ begin
     perform notika._reconcile(v_workflow_id, 'end_maintenance', true);
     perform notika._judge(v_workflow_id, 'end_maintenance', 'maintenance');
   end loop;
-  return query select w.workflow, w.state, w.reason from notika.workflows as w;
+  return (
+    select coalesce(json_agg(json_build_object(
+             'workflow', w.workflow, 'state', w.state, 'reason', w.reason)), '[]')
+      from notika.workflows as w
+  );
 end;
 $$;
 
-comment on function notika.end_maintenance() is
-  'Closes the window, puts back what it can, and says in what state it leaves each workflow.';
+comment on function notika._do_end_maintenance(name) is
+  'Carries out end_maintenance for a member of the owner.';
 
 create or replace function notika._rebind_copy()
   returns void
@@ -374,8 +433,42 @@ $$;
 
 comment on function notika._health() is 'What notika.health shows.';
 
+create or replace function notika._health_without_texts()
+  returns table (finding text, severity text, workflow text)
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select h.finding, h.severity, h.workflow from notika._health() as h;
+end;
+$$;
+
+comment on function notika._health_without_texts() is
+  'What notika.health shows to a monitor: details name tables and columns, and remedies conditions.';
+
+create or replace function notika._visible_health()
+  returns table (finding text, severity text, workflow text, detail text, remedy text)
+  language plpgsql
+  stable
+  security invoker -- so that it depends on the reader of the view
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if has_function_privilege('notika._health()', 'execute') then
+    return query select * from notika._health();
+  else
+    return query select h.*, null::text, null::text from notika._health_without_texts() as h;
+  end if;
+end;
+$$;
+
+comment on function notika._visible_health() is
+  'What notika.health shows to its reader: to a monitor no details and no remedies.';
+
 create or replace view notika.health as
-select h.finding, h.severity, h.workflow, h.detail, h.remedy from notika._health() as h;
+select h.finding, h.severity, h.workflow, h.detail, h.remedy from notika._visible_health() as h;
 
 comment on view notika.health is 'What is well and what is not, with the call that mends it.';
 comment on column notika.health.finding is 'What was looked at or found.';

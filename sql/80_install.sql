@@ -1,83 +1,47 @@
 -- install(): puts right whatever is derived, and says what it did; as often as one likes.
 
-create or replace function notika._install_guard()
-  returns table (step text, outcome text, detail text)
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_start_tags constant text[] := array[
-    'ALTER TABLE', 'ALTER TYPE', 'DROP OWNED', 'DROP SCHEMA', 'DROP TABLE'
-  ];
-  v_end_tags constant text[] := array[
-    'ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER SCHEMA', 'ALTER TABLE', 'ALTER TRIGGER', 'ALTER TYPE',
-    'CREATE FOREIGN TABLE', 'CREATE FUNCTION', 'CREATE RULE', 'CREATE TABLE', 'CREATE TABLE AS',
-    'CREATE TRIGGER', 'DROP CAST', 'DROP COLLATION', 'DROP DOMAIN', 'DROP EXTENSION',
-    'DROP FUNCTION', 'DROP OWNED', 'DROP ROUTINE', 'DROP SCHEMA', 'DROP TABLE', 'DROP TRIGGER',
-    'DROP TYPE', 'SELECT INTO'
-  ];
-begin
-  step := 'guard';
-  outcome := 'ok';
-  detail := 'judges migrations when they commit';
-  if not notika._judges_always() then
-    perform notika._set_busy(true);
-    alter table notika.guard_pending enable always trigger guard_at_commit;
-    perform notika._set_busy(false);
-    outcome := 'repaired';
-  end if;
-  if notika._has_event_triggers() and 2 = (
-    select count(*)
-      from pg_event_trigger as e
-     where (e.evtname, e.evttags)
-           in (('notika_guard_start', v_start_tags), ('notika_guard_end', v_end_tags))
-  ) then
-    return next;
-    return;
-  end if;
-
-  begin
-    drop event trigger if exists notika_guard_start;
-    drop event trigger if exists notika_guard_drop;
-    drop event trigger if exists notika_guard_end;
-    execute format(
-      'create event trigger notika_guard_start on ddl_command_start when tag in (%s) '
-      'execute function notika._guard_start()',
-      (select string_agg(quote_literal(t), ', ' order by t) from unnest(v_start_tags) as t)
-    );
-    create event trigger notika_guard_drop on sql_drop
-      execute function notika._guard_drop();
-    execute format(
-      'create event trigger notika_guard_end on ddl_command_end when tag in (%s) '
-      'execute function notika._guard_end()',
-      (select string_agg(quote_literal(t), ', ' order by t) from unnest(v_end_tags) as t)
-    );
-    -- Also under session_replication_role = replica.
-    alter event trigger notika_guard_start enable always;
-    alter event trigger notika_guard_drop enable always;
-    alter event trigger notika_guard_end enable always;
-    outcome := 'created';
-  exception when insufficient_privilege then
-    if not notika._has_event_triggers() then
-      outcome := 'limited';
-      detail := format('role "%s" may not create event triggers: only pins protect. Columns in use '
-                       'cannot be dropped or retyped without notika.release(workflow, reason)',
-                       current_user);
-    end if;
-  end;
-  return next;
-end;
-$$;
-
-comment on function notika._install_guard() is
-  'Creates the event triggers, or says why it could not.';
-
 create or replace function notika.install()
   returns table (step text, outcome text, detail text)
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select a.step, a.outcome, a.detail from notika._administer() as a;
+  return query
+    select s.step, s.outcome, s.detail
+      from json_to_recordset(notika._ask('install', '{}'))
+             as s (step text, outcome text, detail text);
+end;
+$$;
+
+comment on function notika.install() is
+  'Creates what is missing and puts right what is not as it should be; says what it did and what it '
+  'could not. For members of the owner. What takes an administrator, such as the event triggers, it '
+  'does if its caller is one. Idempotent.';
+
+create or replace function notika._do_install(caller name)
+  returns json
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._expect_member(_do_install.caller, 'install notika');
+  return (
+    select json_agg(json_build_object('step', i.step, 'outcome', i.outcome, 'detail', i.detail))
+      from notika._install() as i
+  );
+end;
+$$;
+
+comment on function notika._do_install(name) is 'Carries out install for a member of the owner.';
+
+create or replace function notika._install()
+  returns table (step text, outcome text, detail text)
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
   -- It may lock several tables: below deadlock_timeout, so that no writer is the victim.
   set lock_timeout = '500ms'
@@ -113,7 +77,10 @@ begin
     insert into notika.position (system_identifier, snapshot, high, low, horizon)
     select c.system_identifier, notika._snapshot(), notika._last_event_id(),
            notika._last_event_id(), 0
-      from pg_control_system() as c;
+      from notika._cluster() as c (system_identifier);
+    insert into notika.grantee (role_id, role_name, part)
+    select r.oid, r.rolname, 'monitor' from pg_roles as r where r.rolname = 'pg_monitor'
+    on conflict do nothing;
     outcome := 'created';
     detail := 'events are handed over from now on';
   elsif notika._is_foreign(notika._position()) and notika._lock_dispatch() then
@@ -131,7 +98,12 @@ begin
     select 'worker', 'ok', format('graphile-worker in schema notika_worker, revision %s', v_count);
 
   perform notika._rebind_copy();
-  return query select * from notika._install_guard();
+  if not notika._judges_always() then
+    perform notika._set_busy(true);
+    alter table notika.guard_pending enable always trigger guard_at_commit;
+    perform notika._set_busy(false);
+    return query select 'guard at commit', 'repaired', 'judges under every session_replication_role';
+  end if;
 
   for v_workflow in
     select w.*
@@ -191,6 +163,5 @@ begin
 end;
 $$;
 
-comment on function notika.install() is
-  'Creates what is missing and puts right what is not as it should be; says what it did and what it '
-  'could not. Idempotent.';
+comment on function notika._install() is
+  'The owner''s part of install: the cursor, sequences, workflows and rights.';

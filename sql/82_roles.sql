@@ -1,24 +1,25 @@
--- Who may do what: publishers, runners and readers, siblings beside the owner.  None includes another,
+-- Who may do what: publishers, runners, readers and monitors beside the owner.  None includes another,
 -- and a role may be several.  notika._rights() is the whole list; what it does not give to anybody is
 -- the owner's alone.  What was granted is kept, so that install() can put it back after an upgrade
--- that made functions anew.
+-- that replaced functions, and take away what came by default privileges or by hand.
 
 create table if not exists notika.grantee (
   role_id oid not null,
   role_name name not null,
   part text not null,
   granted_at timestamptz not null default clock_timestamp(),
-  granted_by name not null default session_user,
+  granted_by name not null default current_user,
   constraint grantee_pkey primary key (role_name, part),
-  constraint grantee_part_check check (part in ('publisher', 'runner', 'reader'))
+  constraint grantee_part_check check (part in ('publisher', 'runner', 'reader', 'monitor'))
 );
 
 comment on table notika.grantee is
-  'The roles that were made publishers, runners or readers. Their rights follow from notika._rights().';
+  'The roles that were made publishers, runners, readers or monitors. Their rights follow from '
+  'notika._rights().';
 comment on column notika.grantee.role_id is
   'The role, as a number: with a regrole a dump could not be restored where the role is missing.';
 comment on column notika.grantee.role_name is 'Its name, by which a restored copy finds it.';
-comment on column notika.grantee.part is 'publisher, runner or reader.';
+comment on column notika.grantee.part is 'publisher, runner, reader or monitor.';
 comment on column notika.grantee.granted_at is 'Since when.';
 comment on column notika.grantee.granted_by is 'Who granted it.';
 
@@ -31,15 +32,22 @@ as $$
   select l.kind, l.name, l.parts::text[]
     from (
       values
-        ('function', 'version', '{publisher,runner,reader}'),
-        ('function', '_migrations', '{publisher,runner,reader}'),
+        ('function', 'version', '{publisher,runner,reader,monitor}'),
+        ('function', '_migrations', '{publisher,runner,reader,monitor}'),
         ('view', 'workflows', '{publisher,runner,reader}'),
-        ('view', 'health', '{publisher,runner,reader}'),
+        ('view', 'health', '{publisher,runner,reader,monitor}'),
+        ('function', '_visible_health', '{publisher,runner,reader,monitor}'),
         ('function', '_health', '{publisher,runner,reader}'), -- a view's functions run as its reader
+        ('function', '_health_without_texts', '{monitor}'),
+
+        -- The verbs that decide by their caller pass a request.
+        ('function', '_ask', '{publisher,runner}'),
+        ('request', '_request', '{publisher,runner}'),
 
         -- Publish, and migrate what is published.
         ('function', 'publish', '{publisher}'),
         ('function', 'plan', '{publisher}'),
+        ('function', '_plan', '{publisher}'),
         ('function', 'configure', '{publisher}'),
         ('function', 'unpublish', '{publisher}'),
         ('function', 'schedule', '{publisher}'),
@@ -58,6 +66,27 @@ as $$
         ('function', 'begin_maintenance', '{publisher}'),
         ('function', 'end_maintenance', '{publisher}'),
 
+        -- What a verb calls with the rights of its caller: it reads the catalog, or makes what is his.
+        ('function', '_as_called', '{publisher}'),
+        ('function', '_request_of', '{publisher}'),
+        ('function', '_call', '{publisher,runner}'),
+        ('function', '_read_condition', '{publisher,runner}'),
+        ('function', '_parse_condition', '{publisher,runner}'),
+        ('function', '_refuse_condition', '{publisher,runner}'),
+        ('function', '_without_literals', '{publisher,runner}'),
+        ('function', '_unsafe_literal', '{publisher,runner}'),
+        ('function', '_type_parts', '{publisher,runner}'),
+        ('function', '_is_trusted', '{publisher,runner}'),
+        ('function', '_needed_rights', '{publisher}'),
+        ('function', '_grant_missing', '{publisher}'),
+        ('function', '_revoke_given', '{publisher}'),
+        ('function', '_owner', '{publisher}'),
+        ('function', '_family', '{publisher}'),
+        ('function', '_quoted', '{publisher,runner}'),
+        ('function', '_relation', '{publisher,runner}'),
+        ('function', '_table', '{publisher,runner}'),
+        ('function', '_refuse_locked', '{publisher}'),
+
         -- Run, and what an operator does about runs.
         ('function', 'emit', '{publisher,runner}'),
         ('function', 'backfill', '{runner}'),
@@ -65,8 +94,8 @@ as $$
         ('function', 'replay', '{runner}'),
         ('function', 'pause', '{publisher,runner}'),
         ('function', 'resume', '{publisher,runner}'),
-        ('function', 'retry', '{runner}'),
-        ('function', 'cancel', '{runner}'),
+        ('function', 'retry', '{publisher,runner}'),
+        ('function', 'cancel', '{publisher,runner}'),
         ('function', 'dispatch', '{runner}'),
         ('function', 'maintain', '{runner}'),
         ('function', '_beat', '{runner}'),
@@ -87,15 +116,10 @@ as $$
         ('function', 'timeline', '{reader}'),
         ('function', '_remembered', '{publisher,runner,reader}'),
         ('view', 'event_log', '{reader}'),
-        ('view', 'lag', '{reader}'),
         ('view', 'backfills', '{publisher,runner,reader}'),
         ('view', 'schedules', '{publisher,runner,reader}'),
-        ('function', '_bound', '{reader}'),
         ('function', '_captured_at', '{reader}'),
-        ('function', '_dispatched', '{reader}'),
         ('function', '_payload', '{reader}'),
-        ('function', '_segment', '{reader}'),
-        ('sequence', 'control_seq', '{reader}'),
         ('table', 'run_log', '{reader}'),
         ('table', 'step', '{reader}'),
         ('table', 'wait', '{reader}'),
@@ -109,50 +133,74 @@ as $$
         ('table', 'maintenance', '{reader}'),
         ('table', 'setting', '{reader}'),
 
+        -- How it is, without what is in it.
+        ('view', 'lag', '{reader,monitor}'),
+        ('view', 'run_counts', '{reader,monitor}'),
+        ('function', '_bound', '{reader,monitor}'),
+        ('function', '_dispatched', '{reader,monitor}'),
+        ('function', '_segment', '{reader,monitor}'),
+        ('sequence', 'control_seq', '{reader,monitor}'),
+
+        -- What the event triggers call.
+        ('function', '_let_through', '{guard}'),
+        ('function', '_note_dropped', '{guard}'),
+        ('function', '_note_commands', '{guard}'),
+
         -- The owner's.
         ('function', 'install', '{}'),
+        ('function', '_administer', '{}'),
         ('function', 'uninstall', '{}'),
         ('function', 'grant_publisher', '{}'),
         ('function', 'grant_runner', '{}'),
         ('function', 'grant_reader', '{}'),
+        ('function', 'grant_monitor', '{}'),
         ('function', 'revoke_publisher', '{}'),
         ('function', 'revoke_runner', '{}'),
         ('function', 'revoke_reader', '{}'),
+        ('function', 'revoke_monitor', '{}'),
         ('function', '_has_ended', '{}'),
         ('function', '_position', '{}')
     ) as l (kind, name, parts);
 $$;
 
 comment on function notika._rights() is
-  'What publishers, runners and readers may execute and read in schema notika, and nothing else.';
+  'What publishers, runners, readers, monitors and the guard may execute and read in schema notika, '
+  'and nothing else.';
 
-create or replace function notika._granted(role regrole)
-  returns table (privilege text, object text)
+create or replace function notika._granted()
+  returns table (role oid, privilege text, object text)
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select lower(a.privilege_type), o.object
+  select a.grantee, lower(a.privilege_type) || o.columns, o.object
     from (
-      select format('schema %I', n.nspname) as object, n.nspacl as acl
+      select format('schema %I', n.nspname) as object, '' as columns, n.nspacl as acl, n.nspowner as owner
         from pg_namespace as n
        where n.nspname in ('notika', 'notika_worker')
       union all
-      select format('function %s', p.oid::regprocedure), p.proacl
+      select format('routine %s', p.oid::regprocedure), '', coalesce(p.proacl, acldefault('f', p.proowner)),
+             p.proowner
         from pg_proc as p
        where p.pronamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
       union all
       select format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass),
-             c.relacl
+             '', c.relacl, c.relowner
         from pg_class as c
        where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
-         and c.relkind in ('r', 'p', 'v', 'S')
+         and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+      union all
+      select format('table %s', c.oid::regclass), format(' (%I)', t.attname), t.attacl, c.relowner
+        from pg_class as c
+        join pg_attribute as t on t.attrelid = c.oid and t.attacl is not null
+       where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
     ) as o
    cross join aclexplode(o.acl) as a
-   where a.grantee = _granted.role;
+   where a.grantee <> o.owner;
 $$;
 
-comment on function notika._granted(regrole) is 'What a role may do in Notika''s schemas.';
+comment on function notika._granted() is
+  'Every right that somebody besides the owner has in Notika''s schemas; role 0: everybody.';
 
 create or replace function notika._due(parts text[])
   returns table (privilege text, object text)
@@ -162,7 +210,7 @@ create or replace function notika._due(parts text[])
 as $$
   select 'usage', 'schema notika' where _due.parts <> '{}'
   union
-  select 'execute', format('function %s', p.oid::regprocedure)
+  select 'execute', format('routine %s', p.oid::regprocedure)
     from notika._rights() as r
     join pg_proc as p on p.pronamespace = 'notika'::regnamespace and p.proname = r.name
    where r.kind = 'function' and r.parts && _due.parts
@@ -171,7 +219,13 @@ as $$
          format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass)
     from notika._rights() as r
     join pg_class as c on c.relnamespace = 'notika'::regnamespace and c.relname = r.name
-   where r.kind <> 'function' and r.parts && _due.parts
+   where r.kind in ('view', 'table', 'sequence') and r.parts && _due.parts
+  union
+  -- Not its column caller.
+  select k.privilege, format('table notika.%I', r.name)
+    from notika._rights() as r
+   cross join unnest('{insert (verb),insert (args),select (result)}'::text[]) as k (privilege)
+   where r.kind = 'request' and r.parts && _due.parts
   union
   -- graphile-worker works on its tables as whoever runs it.
   select 'usage', 'schema notika_worker' where 'runner' = any (_due.parts)
@@ -181,43 +235,107 @@ as $$
    cross join unnest('{select,insert,update,delete}'::text[]) as k (privilege)
    where c.relnamespace = 'notika_worker'::regnamespace and c.relkind in ('r', 'p')
      and 'runner' = any (_due.parts)
-     and (k.privilege = 'select' or c.relname <> 'migrations');
+     and (k.privilege = 'select' or c.relname <> 'migrations')
+  union
+  select 'execute', format('routine %s', p.oid::regprocedure)
+    from pg_proc as p
+   where p.pronamespace = 'notika_worker'::regnamespace and 'runner' = any (_due.parts);
 $$;
 
 comment on function notika._due(text[]) is
   'What a role is to be granted that plays these parts.';
 
-create or replace function notika._settle_rights(role regrole)
-  returns integer
+create or replace function notika._capture_roles()
+  returns table (workflow_id integer, role oid)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select distinct w.workflow_id, c.relowner
+    from notika.workflow as w
+    join notika.contract_table as t on t.workflow_id = w.workflow_id
+    join pg_class as c on c.oid = t.relation
+    join pg_proc as p
+      on p.pronamespace = 'notika'::regnamespace and p.proname = format('_capture_%s', w.workflow_id)
+   where w.unpublished_at is null and c.relowner <> p.proowner;
+$$;
+
+comment on function notika._capture_roles() is
+  'The owners of the tables of each workflow: a partition gets its triggers as the owner of its '
+  'table, who has to be able to execute their function.';
+
+create or replace function notika._all_due()
+  returns table (role oid, privilege text, object text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select p.role, d.privilege, d.object
+    from (
+      select g.role_id as role, array_agg(g.part) as parts from notika.grantee as g group by g.role_id
+      union all
+      select r.oid, '{guard}' from pg_roles as r where r.rolname = 'notika_guard'
+    ) as p
+   cross join lateral notika._due(p.parts) as d
+  union
+  -- Partitions get their triggers as the owner of their table.
+  select c.role, 'execute', format('routine notika._capture_%s()', c.workflow_id)
+    from notika._capture_roles() as c
+  union
+  -- Evaluated as the writer.
+  select 0, 'execute', format('routine %s', p.oid::regprocedure)
+    from pg_proc as p
+   where p.pronamespace = 'notika'::regnamespace and p.proname ~ '^_passes_[0-9]+$';
+$$;
+
+comment on function notika._all_due() is
+  'Every right that somebody besides the owner is to have in Notika''s schemas; role 0: everybody.';
+
+create or replace function notika._role_name(role oid)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case _role_name.role when 0 then 'public' else quote_ident(pg_get_userbyid(_role_name.role)) end;
+$$;
+
+comment on function notika._role_name(oid) is 'A role as GRANT names it; 0: everybody.';
+
+create or replace function notika._settle_rights()
+  returns table (role oid, changes bigint)
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
-  v_parts text[] := array(
-    select g.part from notika.grantee as g where g.role_id = _settle_rights.role
-  );
-  v_statement text;
-  v_count integer := 0;
+  v_change record;
+  v_roles oid[] := '{}';
 begin
-  for v_statement in
-    with due as (select * from notika._due(v_parts)),
-         granted as (select * from notika._granted(_settle_rights.role))
-    (select format('revoke %s on %s from %s', x.privilege, x.object, _settle_rights.role)
+  for v_change in
+    with due as materialized (select * from notika._all_due()),
+         granted as materialized (select * from notika._granted())
+    -- Cascade: with the option to grant, it may have been passed on.
+    (select x.role, format('revoke %s on %s from %s cascade', x.privilege, x.object,
+                           notika._role_name(x.role)) as statement
        from (table granted except table due) as x)
     union all
-    (select format('grant %s on %s to %s', x.privilege, x.object, _settle_rights.role)
-       from (table due except table granted) as x)
+    (select x.role, format('grant %s on %s to %s', x.privilege, x.object, notika._role_name(x.role))
+       from (table due except table granted) as x
+      where x.role = 0 or exists (select from pg_roles as r where r.oid = x.role))
   loop
-    execute v_statement;
-    v_count := v_count + 1;
+    execute v_change.statement;
+    v_roles := v_roles || v_change.role;
   end loop;
-  return v_count + notika._settle_policies();
+  perform notika._settle_policies();
+  return query select r.role, count(*) from unnest(v_roles) as r (role) group by r.role;
 end;
 $$;
 
-comment on function notika._settle_rights(regrole) is
-  'Grants a role what its parts give, revokes whatever else it has, and says how many changes it took.';
+comment on function notika._settle_rights() is
+  'Grants what is due and not granted, revokes what is granted and not due, and says for which roles '
+  'that took how many changes.';
 
 create or replace function notika._settle_policies()
   returns integer
@@ -260,60 +378,55 @@ $$;
 comment on function notika._settle_policies() is
   'Opens the rows of graphile-worker''s tables to the runners, and to nobody else.';
 
-create or replace function notika._grant(role regrole, part text)
+create or replace function notika._do_grant(caller name, verb text, part text, role oid)
   returns void
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if _grant.role is null then
+  perform notika._expect_member(_do_grant.caller, 'decide who may do what with notika');
+  if _do_grant.role is null then
     raise exception 'no role was named'
       using errcode = 'null_value_not_allowed',
-            hint = format('For instance: select notika.grant_%s(''<role>'');', _grant.part);
+            hint = format('For instance: select notika.%s_%s(''<role>'');', _do_grant.verb, _do_grant.part);
   end if;
-  if _grant.role = (select r.oid from pg_roles as r where r.rolname = current_user) then
-    raise exception 'role % owns notika and cannot be made a %', _grant.role, _grant.part
+  perform notika._rebind_copy();
+
+  if _do_grant.verb = 'revoke' then
+    delete from notika.grantee as g where g.role_id = _do_grant.role and g.part = _do_grant.part;
+    if found then
+      perform notika._settle_rights();
+    end if;
+    return;
+  end if;
+
+  if _do_grant.role = (select r.oid from pg_roles as r where r.rolname = current_user) then
+    raise exception 'role % owns notika and cannot be made a %', _do_grant.role::regrole, _do_grant.part
       using errcode = 'invalid_grant_operation',
             detail = 'The owner may do everything already.',
-            hint = format('Name another role: select notika.grant_%s(''<role>'');', _grant.part);
+            hint = format('Name another role: select notika.grant_%s(''<role>'');', _do_grant.part);
   end if;
-
-  perform notika._rebind_copy();
-  insert into notika.grantee (role_id, role_name, part)
-  select r.oid, r.rolname, _grant.part from pg_roles as r where r.oid = _grant.role
+  insert into notika.grantee (role_id, role_name, part, granted_by)
+  select r.oid, r.rolname, _do_grant.part, _do_grant.caller from pg_roles as r where r.oid = _do_grant.role
   on conflict do nothing;
-  perform notika._settle_rights(_grant.role);
+  perform notika._settle_rights();
 end;
 $$;
 
-comment on function notika._grant(regrole, text) is 'Gives a role a part and the rights of it.';
-
-create or replace function notika._revoke(role regrole, part text)
-  returns void
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform notika._rebind_copy();
-  delete from notika.grantee as g where g.role_id = _revoke.role and g.part = _revoke.part;
-  if found then
-    perform notika._settle_rights(_revoke.role);
-  end if;
-end;
-$$;
-
-comment on function notika._revoke(regrole, text) is 'Takes a part from a role, and the rights of it.';
+comment on function notika._do_grant(name, text, text, oid) is
+  'Gives a role a part and the rights of it, or takes it back, for a member of the owner.';
 
 create or replace function notika.grant_publisher(role regrole)
   returns void
-  language sql
+  language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
 as $$
-  select notika._grant(grant_publisher.role, 'publisher');
+begin
+  perform notika._ask('grant_publisher', jsonb_build_object('role', grant_publisher.role::oid));
+end;
 $$;
 
 comment on function notika.grant_publisher(regrole) is
@@ -322,24 +435,28 @@ comment on function notika.grant_publisher(regrole) is
 
 create or replace function notika.revoke_publisher(role regrole)
   returns void
-  language sql
+  language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
 as $$
-  select notika._revoke(revoke_publisher.role, 'publisher');
+begin
+  perform notika._ask('revoke_publisher', jsonb_build_object('role', revoke_publisher.role::oid));
+end;
 $$;
 
 comment on function notika.revoke_publisher(regrole) is 'Takes back what grant_publisher gave.';
 
 create or replace function notika.grant_runner(role regrole)
   returns void
-  language sql
+  language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
 as $$
-  select notika._grant(grant_runner.role, 'runner');
+begin
+  perform notika._ask('grant_runner', jsonb_build_object('role', grant_runner.role::oid));
+end;
 $$;
 
 comment on function notika.grant_runner(regrole) is
@@ -348,24 +465,28 @@ comment on function notika.grant_runner(regrole) is
 
 create or replace function notika.revoke_runner(role regrole)
   returns void
-  language sql
+  language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
 as $$
-  select notika._revoke(revoke_runner.role, 'runner');
+begin
+  perform notika._ask('revoke_runner', jsonb_build_object('role', revoke_runner.role::oid));
+end;
 $$;
 
 comment on function notika.revoke_runner(regrole) is 'Takes back what grant_runner gave.';
 
 create or replace function notika.grant_reader(role regrole)
   returns void
-  language sql
+  language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
 as $$
-  select notika._grant(grant_reader.role, 'reader');
+begin
+  perform notika._ask('grant_reader', jsonb_build_object('role', grant_reader.role::oid));
+end;
 $$;
 
 comment on function notika.grant_reader(regrole) is
@@ -373,15 +494,47 @@ comment on function notika.grant_reader(regrole) is
 
 create or replace function notika.revoke_reader(role regrole)
   returns void
-  language sql
+  language plpgsql
   volatile
-  security definer
+  security invoker
   set search_path = pg_catalog, pg_temp
 as $$
-  select notika._revoke(revoke_reader.role, 'reader');
+begin
+  perform notika._ask('revoke_reader', jsonb_build_object('role', revoke_reader.role::oid));
+end;
 $$;
 
 comment on function notika.revoke_reader(regrole) is 'Takes back what grant_reader gave.';
+
+create or replace function notika.grant_monitor(role regrole)
+  returns void
+  language plpgsql
+  volatile
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._ask('grant_monitor', jsonb_build_object('role', grant_monitor.role::oid));
+end;
+$$;
+
+comment on function notika.grant_monitor(regrole) is
+  'Lets a role see how Notika is: notika.lag, notika.run_counts, and notika.health without its texts. '
+  'It sees no payload. Members of pg_monitor may from the start.';
+
+create or replace function notika.revoke_monitor(role regrole)
+  returns void
+  language plpgsql
+  volatile
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._ask('revoke_monitor', jsonb_build_object('role', revoke_monitor.role::oid));
+end;
+$$;
+
+comment on function notika.revoke_monitor(regrole) is 'Takes back what grant_monitor gave.';
 
 create or replace function notika._rebind_grantees()
   returns void
@@ -402,34 +555,6 @@ $$;
 comment on function notika._rebind_grantees() is
   'Finds the roles of a restored copy by their names, and forgets those that are not there.';
 
-create or replace function notika._close()
-  returns boolean
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_function regprocedure;
-  v_is_open boolean := false;
-begin
-  -- A dump that was restored without its rights leaves every function to everybody.
-  for v_function in
-    select p.oid
-      from pg_proc as p
-     cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
-     where p.pronamespace = 'notika'::regnamespace and a.grantee = 0
-       and p.proname !~ '^_passes_[0-9]+$' -- evaluated as whoever writes
-  loop
-    execute format('revoke execute on function %s from public', v_function);
-    v_is_open := true;
-  end loop;
-  return v_is_open;
-end;
-$$;
-
-comment on function notika._close() is
-  'Takes from everybody what nobody granted, and says whether there was anything.';
-
 create or replace function notika._install_rights()
   returns table (step text, outcome text, detail text)
   language plpgsql
@@ -437,12 +562,9 @@ create or replace function notika._install_rights()
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_changed oid[];
   v_grantee record;
 begin
-  step := 'rights';
-  outcome := case when notika._close() then 'repaired' else 'ok' end;
-  detail := 'nobody has one that was not granted';
-  return next;
   -- `drop owned` takes a role's rights away, and then the role can be dropped.
   delete from notika.grantee as g
    where not exists (select from pg_roles as r where r.oid = g.role_id);
@@ -451,14 +573,21 @@ begin
     from pg_roles as r
    where r.oid = g.role_id and r.rolname <> g.role_name;
 
+  v_changed := array(select s.role from notika._settle_rights() as s);
+  step := 'rights';
+  outcome := case when v_changed <@ array(select g.role_id from notika.grantee as g) then 'ok'
+                  else 'repaired' end;
+  detail := 'nobody has one that was not granted';
+  return next;
+
   for v_grantee in
-    select g.role_id::regrole as role, string_agg(g.part, ', ' order by g.part) as parts
+    select g.role_id, string_agg(g.part, ', ' order by g.part) as parts
       from notika.grantee as g
      group by g.role_id, g.role_name
      order by g.role_name
   loop
-    step := format('role %s', v_grantee.role);
-    outcome := case when notika._settle_rights(v_grantee.role) > 0 then 'repaired' else 'ok' end;
+    step := format('role %s', notika._role_name(v_grantee.role_id));
+    outcome := case when v_grantee.role_id = any (v_changed) then 'repaired' else 'ok' end;
     detail := v_grantee.parts;
     return next;
   end loop;
@@ -466,4 +595,4 @@ end;
 $$;
 
 comment on function notika._install_rights() is
-  'Gives publishers, runners and readers exactly their rights again.';
+  'Gives everybody exactly the rights of their parts, and takes whatever else they have.';

@@ -9,7 +9,7 @@ create or replace function notika._missing_rights()
   set quote_all_identifiers = off
 as $$
   with published as (
-    select w.workflow_id, w.name, w.relation, w.condition, c.relnamespace
+    select w.workflow_id, w.name, w.relation, w.condition_uses, c.relnamespace
       from notika.workflow as w
       join pg_class as c on c.oid = w.relation
      where w.unpublished_at is null
@@ -17,15 +17,12 @@ as $$
   -- A condition is evaluated with the rights of whoever writes.
   select distinct 'execute_missing', 'error', w.name,
          format('role "%s" writes to %s and may not execute function %s, which its condition calls: '
-                'these writes fail', r.rolname, notika._quoted(w.relation), f.function),
-         format('grant execute on function %s to %I;', f.function, r.rolname)
+                'these writes fail', r.rolname, notika._quoted(w.relation), e.name),
+         format('grant execute on function %s to %I;', e.name, r.rolname)
     from published as w
-   cross join notika._triggers(w.workflow_id) as t
-    join pg_trigger as g on g.tgrelid = t.relation and g.tgname = t.name
-   cross join notika._called('pg_trigger'::regclass, g.oid) as f (function)
-    join pg_proc as p on p.oid = f.function and p.pronamespace <> 'notika'::regnamespace
+   cross join lateral notika._executed(w.condition_uses, w.relation) as e
     join pg_roles as r on notika._may_write(r.oid, w.relation)
-   where w.condition is not null and not has_function_privilege(r.oid, f.function, 'execute')
+   where e.kind = 'function' and not has_function_privilege(r.oid, e.object, 'execute')
   union all
   select 'usage_missing', 'warning', w.name,
          format('role "%s" may not use schema %I any more: changes are captured, but the workflow '
@@ -54,29 +51,41 @@ create or replace function notika._surplus_rights()
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- By hand, or by default privileges that an administrator has set for all tables.
-  select 'payloads_readable', 'warning', null::text,
-         format('role %s may read %s and is not a reader', s.role, string_agg(s.relation, ', ')),
-         format('revoke select on %s from %s;', string_agg(s.relation, ', '), s.role)
+  -- By hand, or by default privileges that an administrator has set for all that is made.
+  select 'surplus_rights', 'warning', null::text,
+         format('role %s has %s right%s in Notika''s schemas that nobody granted it by a part: %s%s',
+                s.role, s.count, case when s.count > 1 then 's' end, s.first,
+                case when s.count > 1 then ', ...' end),
+         'select * from notika.install(); it takes them back'
     from (
-      select case a.grantee when 0 then 'public' else a.grantee::regrole::text end as role,
-             c.oid::regclass::text as relation
-        from pg_class as c
-       cross join aclexplode(c.relacl) as a
-       where c.relnamespace = 'notika'::regnamespace and c.relkind in ('r', 'v')
-         and a.privilege_type = 'SELECT' and a.grantee <> c.relowner
-         and exists (
-           select from pg_attribute as t
-            where t.attrelid = c.oid and t.atttypid = 'json'::regtype and not t.attisdropped
-         )
-         and a.grantee not in (select g.role_id from notika.grantee as g where g.part = 'reader')
-         and has_schema_privilege(
-               case a.grantee when 0 then 'public' else pg_get_userbyid(a.grantee) end,
-               'notika', 'usage')
-       order by 1, 2
+      select notika._role_name(x.role) as role, count(*) as count,
+             min(format('%s on %s', x.privilege, x.object)) as first
+        from (select * from notika._granted() except select * from notika._all_due()) as x
+       group by x.role
     ) as s
-   group by s.role;
+  union all
+  select 'superuser_owner', 'error', null, format(
+           'Notika is owned by superuser "%s": whatever it does for others is done with the rights of a '
+           'superuser, so requests are refused', r.rolname),
+         'As an administrator: npx notika install, or psql with what npx notika sql prints'
+    from pg_roles as r
+   where r.rolname = notika._owner() and r.rolsuper
+  union all
+  select 'powerful_owner', 'warning', null, format('the owner of Notika, "%s", %s', r.rolname, concat_ws(', ',
+           case when r.rolcreaterole then 'may create roles' end,
+           case when r.rolcreatedb then 'may create databases' end,
+           case when r.rolbypassrls then 'bypasses row security' end,
+           case when r.rolreplication then 'may replicate' end)),
+         format('alter role %I nocreaterole nocreatedb nobypassrls noreplication;', r.rolname)
+    from pg_roles as r
+   where r.rolname = notika._owner() and not r.rolsuper
+     and (r.rolcreaterole or r.rolcreatedb or r.rolbypassrls or r.rolreplication)
+  union all
+  select 'guard_role', 'error', null,
+         format('role "notika_guard", which owns the functions of the event triggers: %s', notika._guard_flaws()),
+         'Take that from it, then as an administrator: npx notika install'
+   where notika._guard_flaws() is not null;
 $$;
 
 comment on function notika._surplus_rights() is
-  'Who may read payloads without having been made a reader, with the REVOKE.';
+  'Rights that are more than anybody was given, and owners that have more than they need.';

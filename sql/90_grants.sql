@@ -1,13 +1,7 @@
--- Runs last.  Nobody but the owner may do anything until somebody is granted it: default
--- privileges would give EXECUTE on every function to everybody, and `alter default privileges`
--- in a schema cannot take that away.
+-- Runs last.  Nobody but the owner may do anything until somebody is granted it: without this,
+-- Postgres gives EXECUTE on every new function to everybody, and `alter default privileges` in a
+-- schema cannot take that away.  install() settles the rest.
 
-revoke all on schema notika from public;
-revoke all on all tables in schema notika from public;
-revoke all on all sequences in schema notika from public;
-revoke execute on all functions in schema notika from public;
-
--- But for the conditions of workflows without pins: a trigger evaluates them as whoever writes.
 do $$
 declare
   v_function regprocedure;
@@ -15,9 +9,15 @@ begin
   for v_function in
     select p.oid
       from pg_catalog.pg_proc as p
-     where p.pronamespace = 'notika'::pg_catalog.regnamespace and p.proname ~ '^_passes_[0-9]+$'
+     cross join pg_catalog.aclexplode(
+       coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) as a
+     where p.pronamespace in ('notika'::pg_catalog.regnamespace, 'notika_worker'::pg_catalog.regnamespace)
+       and a.grantee = 0
+       and p.proowner = (select r.oid from pg_catalog.pg_roles as r where r.rolname = current_user)
+       -- But for conditions: a trigger evaluates them as the role that writes.
+       and p.proname !~ '^_passes_[0-9]+$'
   loop
-    execute pg_catalog.format('grant execute on function %s to public', v_function);
+    execute pg_catalog.format('revoke execute on routine %s from public', v_function);
   end loop;
 end;
 $$;

@@ -18,8 +18,10 @@
 --! include 60_capture.sql
 --! include 61_trigger.sql
 --! include 62_loose.sql
+--! include 63_request.sql
 --! include 64_options.sql
 --! include 65_publish.sql
+--! include 66_condition.sql
 --! include 67_backfill.sql
 --! include 68_backfill_page.sql
 --! include 69_replay.sql
@@ -30,6 +32,7 @@
 --! include 77_check_ddl.sql
 --! include 78_copy.sql
 --! include 80_install.sql
+--! include 81_administrator.sql
 --! include 82_roles.sql
 --! include 83_wrong_rights.sql
 --! include 84_owner.sql
