@@ -1216,8 +1216,8 @@ begin
   v_call.columns := _as_called.columns;
   v_call.watch := _as_called.watch;
   v_call.condition := nullif(btrim(_as_called.condition), '');
-  v_call.guard := coalesce(_as_called.guard, 'block');
-  v_call.on_rename := coalesce(_as_called.on_rename, 'follow');
+  v_call.guard := _as_called.guard;
+  v_call.on_rename := _as_called.on_rename;
   v_call.options := '{}';
   v_call.match := _as_called.match;
   begin

@@ -362,7 +362,12 @@ as $$
     select 'node', 0, 'row' where _uses.tree ~ ':varattno 0 '
   )
   select coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
-           'kind', u.kind, 'oid', u.object, 'note', u.note, 'name', m.name, 'others', m.others))
+           'kind', u.kind, 'oid', u.object, 'note', u.note, 'name', m.name, 'others', m.others,
+           'signature', case u.kind
+             when 'function' then pg_get_function_identity_arguments(u.object)
+             when 'operator' then (
+               select format('%s,%s', format_type(o.oprleft, null), format_type(o.oprright, null))
+                 from pg_operator as o where o.oid = u.object) end))
            order by u.kind, u.object), '[]')
     from (
       select k.kind, k.object, max(k.note) as note
@@ -400,6 +405,43 @@ $$;
 
 comment on function notika._lost_meaning(jsonb) is
   'What a condition uses whose name may mean something else by now; null: all means the same.';
+
+create or replace function notika._uses_by_name(uses jsonb)
+  returns jsonb
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Of several functions or operators of a name the text of the condition would choose as it did.
+  return (
+    select jsonb_agg(case when u.use ? 'name' then u.use || coalesce((
+             select jsonb_build_object('oid', o.oid, 'others', m.others)
+               from (
+                 select to_regtype(u.use ->> 'name')::oid as oid where u.use ->> 'kind' = 'type'
+                 union all
+                 (select p.oid
+                    from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
+                   where u.use ->> 'kind' = 'function' and format('%I.%I', n.nspname, p.proname) = u.use ->> 'name'
+                     and pg_get_function_identity_arguments(p.oid) = u.use ->> 'signature'
+                   limit 1)
+                 union all
+                 (select p.oid
+                    from pg_operator as p join pg_namespace as n on n.oid = p.oprnamespace
+                   where u.use ->> 'kind' = 'operator' and format('%I.%s', n.nspname, p.oprname) = u.use ->> 'name'
+                     and format('%s,%s', format_type(p.oprleft, null), format_type(p.oprright, null))
+                         = u.use ->> 'signature'
+                   limit 1)
+               ) as o
+              cross join lateral notika._meaning(u.use ->> 'kind', o.oid) as m
+           ), '{"oid": 0}') else u.use end order by u.place)
+      from jsonb_array_elements(_uses_by_name.uses) with ordinality as u (use, place)
+  );
+end;
+$$;
+
+comment on function notika._uses_by_name(jsonb) is
+  'What a condition uses, found by its names again: in a restored copy the numbers are others.';
 
 create or replace function notika._executed(uses jsonb, relation regclass)
   returns table (kind text, name text, class oid, object oid, owner oid, volatility "char", reads boolean)
@@ -490,7 +532,7 @@ begin
     from pg_proc as p
    where p.oid = _take_condition.function and p.pronamespace = pg_my_temp_schema()
      and p.proowner = v_caller and p.pronargs = 0;
-  v_start := format(E'BEGIN ATOMIC\n SELECT true\n    FROM %1$s new,\n     %1$s old\n   WHERE ',
+  v_start := format(E'BEGIN ATOMIC\n SELECT true\n    FROM %1$s new,\n     %1$s old\n   WHERE',
                     notika._quoted(spec.relation));
   if v_tree is null
      or not starts_with(v_text, v_start) or right(v_text, 5) <> E';\nEND'
@@ -607,7 +649,8 @@ begin
       '42501', 'Run: ' || v_found.statements);
   end if;
 
-  condition_sql := substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5);
+  condition_sql := ltrim(
+    substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5), E' \n');
 end;
 $$;
 

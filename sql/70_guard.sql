@@ -315,75 +315,62 @@ $$;
 comment on function notika._rename_in(text, text, text) is
   'A condition with a column under its new name.';
 
-create or replace function notika._is_valid(condition text, relation regclass)
-  returns boolean
+create or replace function notika._relabel(
+  spec notika.workflow,
+  type oid,
+  old_label text,
+  new_label text
+)
+  returns notika.workflow
   language plpgsql
-  volatile
+  stable
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
+  set quote_all_identifiers = off
 as $$
 declare
-  v_is_valid boolean;
+  v_spec notika.workflow := _relabel.spec;
+  v_pattern constant text := '''(?:[^'']|'''')*''|[^'']+';
+  v_old constant text := quote_literal(old_label);
+  v_new constant text := quote_literal(new_label);
+  v_before text[]; -- the strings, as Postgres prints them
+  v_given text[]; -- the same and what is between, as they were given
+  v_is_label boolean[];
+  v_string integer := 0;
 begin
-  perform notika._set_busy(true);
-  begin
-    -- Taken apart and not run: that would ask for the right to read the table.
-    execute format(
-      'create function notika._condition_%s() returns boolean language sql '
-      'begin atomic select true from %2$s as new, %2$s as old where (%3$s); end',
-      pg_backend_pid(), notika._quoted(relation), condition
-    );
-    raise exception 'undo' using errcode = 'NKUND';
-  exception
-    when sqlstate 'NKUND' then
-      v_is_valid := true;
-    when lock_not_available or deadlock_detected then
-      raise;
-    when others then
-      v_is_valid := false;
-  end;
-  perform notika._set_busy(false);
-  return v_is_valid;
-end;
-$$;
+  -- In the condition as Postgres prints it, each string says which type it is of.
+  select array_agg(t.token[1] order by t.place) filter (where t.token[1] like '''%'),
+         array_agg(t.token[1] = v_old and t.follows ~ (
+           '^::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
+           || '(?![\w$."])') order by t.place) filter (where t.token[1] like '''%'),
+         string_agg(case when t.token[1] = v_old and t.follows ~ (
+           '^::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
+           || '(?![\w$."])') then v_new else t.token[1] end, '' order by t.place)
+    into v_before, v_is_label, v_spec.condition_sql
+    from (
+      select m.token, m.place, lead(m.token[1]) over (order by m.place) as follows
+        from regexp_matches(v_spec.condition_sql, v_pattern, 'g') with ordinality as m (token, place)
+    ) as t;
 
-comment on function notika._is_valid(text, regclass) is
-  'Whether Postgres understands a condition over two rows of a table.';
-
-create or replace function notika._relabel(
-  condition text,
-  old_label text,
-  new_label text,
-  relation regclass
-)
-  returns text
-  language plpgsql
-  volatile
-  strict
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_tokens text[] := array(
-    select m[1] from regexp_matches(condition, '''(?:[^'']|'''')*''|[^'']+', 'g') as m
-  );
-  v_changed text[] := array_replace(v_tokens, quote_literal(old_label), quote_literal(new_label));
-  v_tried text[];
-begin
-  -- The same word may be no label there: what can stay does.
-  for v_place in 1 .. coalesce(cardinality(v_tokens), 0) loop
-    continue when v_tokens[v_place] = v_changed[v_place];
-    v_tried := v_changed;
-    v_tried[v_place] := v_tokens[v_place];
-    if notika._is_valid(array_to_string(v_tried, ''), relation) then
-      v_changed := v_tried;
+  -- The same word may be no label elsewhere: where both have the same strings it is told by its place.
+  v_given := array(select m[1] from regexp_matches(v_spec.condition, v_pattern, 'g') as m);
+  if v_before is distinct from array(select t from unnest(v_given) as t where t like '''%') then
+    v_is_label := null;
+  end if;
+  for v_place in 1 .. coalesce(cardinality(v_given), 0) loop
+    continue when v_given[v_place] not like '''%';
+    v_string := v_string + 1;
+    if v_given[v_place] = v_old and coalesce(v_is_label[v_string], true) then
+      v_given[v_place] := v_new;
     end if;
   end loop;
-  return array_to_string(v_changed, '');
+  v_spec.condition := array_to_string(v_given, '');
+  return v_spec;
 end;
 $$;
 
-comment on function notika._relabel(text, text, text, regclass) is
-  'A condition with a label of an enum under its new name.';
+comment on function notika._relabel(notika.workflow, oid, text, text) is
+  'A workflow whose condition has a label of an enum under its new name.';
 
 create or replace function notika._holds_as_much(
   type oid,
@@ -593,6 +580,18 @@ begin
           and (t.tgtype & case o.name when 'insert' then 4 when 'delete' then 8 else 16 end) > 0
      );
 
+  if not notika._is_complete(spec) then
+    return query
+      select 'right_missing', m.object, m.privilege, null::text from notika._missing_to_make(spec) as m;
+  end if;
+  if spec.condition_uses is not null and (not spec.is_pinned or not notika._is_complete(spec))
+     and notika._lost_meaning(spec.condition_uses) is not null
+  then
+    return query
+      select 'condition_changed', spec.table_name, 'names that mean what they meant when it was published',
+             notika._lost_meaning(spec.condition_uses) || ' was replaced, or there is more by that name';
+  end if;
+
   if notika._is_outdated(spec) then
     return query
       select 'form_outdated', spec.table_name, 'triggers for the table as it is now',
@@ -703,7 +702,8 @@ create or replace function notika._is_breaking(kind text)
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  select kind in ('table_dropped', 'table_replaced', 'column_dropped', 'type_changed', 'trigger_dropped');
+  select kind in ('table_dropped', 'table_replaced', 'column_dropped', 'type_changed', 'trigger_dropped',
+                  'right_missing', 'condition_changed');
 $$;
 
 comment on function notika._is_breaking(text) is
@@ -784,6 +784,40 @@ $$;
 comment on function notika._has_all_it_needs(notika.workflow) is
   'Whether its table and the columns it was published with are there.';
 
+create or replace function notika._may_make(spec notika.workflow)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return notika._lost_meaning(spec.condition_uses) is null
+     and not exists (select from notika._missing_to_make(spec));
+end;
+$$;
+
+comment on function notika._may_make(notika.workflow) is
+  'Whether the functions and triggers of a workflow can be made: its condition means what it did, and '
+  'the owner has the rights.';
+
+create or replace function notika._missing_to_make(spec notika.workflow)
+  returns table (privilege text, object text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select n.privilege, n.object
+      from notika._needed_rights(spec.relation, null) as n
+     where not n.is_had and n.privilege <> 'select'
+       and (spec.columns is not null or n.object not like 'type %');
+end;
+$$;
+
+comment on function notika._missing_to_make(notika.workflow) is
+  'The rights that the owner of Notika lacks to make the functions and triggers of a workflow.';
+
 create or replace function notika._bring_into_form(before notika.workflow, after notika.workflow)
   returns void
   language plpgsql
@@ -856,6 +890,7 @@ begin
   if not found then
     return;
   end if;
+  v_spec := notika._with_names(v_spec);
   v_after := v_spec;
 
   -- By name first: what has taken the place of a table or column that was dropped or renamed away
@@ -918,6 +953,8 @@ begin
     v_after.watch := array_replace(v_after.watch, v_column.old_name, v_column.new_name);
     v_after.condition :=
       notika._rename_in(v_after.condition, v_column.old_name, v_column.new_name);
+    v_after.condition_sql :=
+      notika._rename_in(v_after.condition_sql, v_column.old_name, v_column.new_name);
     continue when not settled or v_spec.on_rename <> 'follow';
 
     update notika.contract as c
@@ -932,8 +969,9 @@ begin
   if notika._has_all_it_needs(v_after) then
     v_after.is_pinned := case when may_alter then notika._wants_pins(v_spec.guard)
                               else v_spec.is_pinned end;
-    -- Only what is missing: a trigger that somebody disabled stays disabled.
-    if may_alter
+    -- Only what is missing: a trigger that somebody disabled stays disabled.  What Notika may not make,
+    -- or must not parse, is judged.
+    if may_alter and notika._may_make(v_after)
        and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
             or notika._form(v_after) <> v_spec.capture
             or notika._listed_shape(v_spec.definition)
@@ -962,7 +1000,7 @@ begin
      and c.type >= 16384 and c.type_name <> format_type(c.type, c.typmod)
      and exists (select from pg_type as t where t.oid = c.type);
   for v_column in
-    select c.column_name, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
+    select c.column_name, c.type, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
       from notika.contract as c
       join pg_attribute as a
         on a.attrelid = v_after.relation and a.attnum = c.attnum and a.atttypid = c.type
@@ -983,8 +1021,13 @@ begin
         from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
        where l.old_label <> l.new_label
     loop
-      v_after.condition := notika._relabel(
-        v_after.condition, v_label.old_label, v_label.new_label, v_after.relation);
+      select r.condition, r.condition_sql into v_after.condition, v_after.condition_sql
+        from (
+          select (notika._relabel(v_after, l.type, v_label.old_label, v_label.new_label)).*
+            from notika._leaf_types(v_column.type) as l (type)
+            join pg_enum as e on e.enumtypid = l.type and e.enumlabel = v_label.new_label
+           limit 1
+        ) as r;
     end loop;
   end loop;
 
@@ -1000,10 +1043,12 @@ begin
      set table_name = v_after.table_name
    where w.workflow_id = v_spec.workflow_id and w.table_name <> v_after.table_name;
   update notika.workflow as w
-     set watch = v_after.watch, condition = v_after.condition, column_names = v_after.column_names
+     set watch = v_after.watch, condition = v_after.condition, column_names = v_after.column_names,
+         condition_sql = v_after.condition_sql, condition_uses = v_after.condition_uses
    where w.workflow_id = v_spec.workflow_id
-     and (w.watch, w.condition, w.column_names)
-         is distinct from (v_after.watch, v_after.condition, v_after.column_names);
+     and (w.watch, w.condition, w.column_names, w.condition_sql, w.condition_uses)
+         is distinct from (v_after.watch, v_after.condition, v_after.column_names,
+                           v_after.condition_sql, v_after.condition_uses);
   -- A new partition that has its trigger is part of the contract.
   insert into notika.contract_table (workflow_id, relation)
   select v_spec.workflow_id, t from notika._tables(v_after.relation) as t

@@ -573,6 +573,8 @@ as $$
                 and l.workflow = (spec).name and l.verdict = 'allowed' and l.reason is not null
            ) then 'allowed'
            when not notika._is_breaking(kind) and not notika._is_rename(kind) then 'warned'
+           -- It need not be this command's doing.
+           when kind = 'condition_changed' then 'warned'
            when notika._is_rename(kind) and (spec).on_rename = 'follow' then 'followed'
            when (spec).guard = 'off' then 'ignored'
            when (spec).guard = 'warn' then 'warned'
@@ -600,6 +602,16 @@ declare
   v_column text := case when kind in ('column_dropped', 'column_renamed', 'type_changed', 'label_renamed')
                         then replace(object, spec.table_name || '.', '') end;
 begin
+  if kind = 'right_missing' then
+    raise exception 'role "%" may not % %, which Notika''s workflow "%" has to capture',
+        current_user, case expected when 'trigger' then 'create triggers on' else 'use' end, object, spec.name
+      using errcode = 'NK001',
+            detail = format(E'Workflow "%s" is published on %s for %s.\nStatement: %s', spec.name,
+                            spec.table_name, array_to_string(spec.operations, ', '), statement),
+            hint = format('In the same transaction, as the owner of it, run: grant %s on %s to %I;',
+                          expected, object, current_user),
+            table = spec.table_name;
+  end if;
   raise exception '%', case kind
       when 'table_dropped' then format('cannot drop table %s', object)
       when 'table_replaced' then format('cannot replace table %s by another', object)

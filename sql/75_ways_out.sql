@@ -251,6 +251,9 @@ begin
     return;
   end if;
   perform notika._rebind_grantees();
+  update notika.workflow as w
+     set publisher_id = (select r.oid from pg_roles as r where r.rolname = w.published_by),
+         condition_uses = notika._uses_by_name(w.condition_uses);
 
   -- Workflows found their tables by name.  Where a rename had not been noticed, the trigger tells.
   update notika.workflow as w
@@ -390,6 +393,8 @@ begin
            format('%s: expected %s, found %s', f.object, coalesce(f.expected, 'nothing'),
                   coalesce(f.actual, 'nothing')),
            case
+             when f.kind = 'right_missing' then format('grant %s on %s to %I; then: select * from notika.install();',
+               f.expected, f.object, current_user)
              when f.kind = 'trigger_disabled' then format('alter table %s enable trigger %s;',
                split_part(f.object, ' on ', 2), split_part(f.object, ' on ', 1))
              when f.kind in

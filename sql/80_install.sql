@@ -134,9 +134,14 @@ begin
        where w.workflow_id = v_workflow.workflow_id and v_count > 0;
       outcome := case when v_count > 0 then 'repaired' else 'ok' end;
       detail := format('captures on %s', notika._quoted(v_workflow.relation));
-    exception when others then
-      outcome := 'failed';
-      detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
+    exception
+      when sqlstate 'NK002' then
+        outcome := 'failed';
+        detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
+        perform notika._break(v_workflow.workflow_id, sqlerrm);
+      when others then
+        outcome := 'failed';
+        detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
     end;
     return next;
   end loop;

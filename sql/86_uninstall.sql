@@ -71,11 +71,37 @@ $$;
 
 comment on function notika._obstacles() is 'What keeps uninstall from going ahead unless it is forced.';
 
+create or replace function notika._drop_notika(workflows integer[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set client_min_messages = warning -- what is dropped along is what was meant
+as $$
+declare
+  v_workflow_id integer;
+begin
+  perform notika._set_busy(true);
+  foreach v_workflow_id in array workflows loop
+    perform notika._unpin(v_workflow_id);
+  end loop;
+  -- The owner of a schema may drop the function of an event trigger in it, and the trigger goes along.
+  drop function if exists notika._guard_start() cascade;
+  drop function if exists notika._guard_end() cascade;
+  drop function if exists notika._guard_drop() cascade;
+  drop schema notika_worker cascade;
+  drop schema notika cascade;
+end;
+$$;
+
+comment on function notika._drop_notika(integer[]) is
+  'Drops everything of Notika''s, itself included, with the rights of its owner.';
+
 create or replace function notika.uninstall(dry_run boolean default false, force boolean default false)
   returns table (step text, outcome text, detail text)
   language plpgsql
   volatile
-  security definer
+  security invoker -- as a member of the owner; no request: the view of requests is dropped, too
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
   set client_min_messages = warning -- what is dropped along is what was meant
@@ -84,14 +110,26 @@ create or replace function notika.uninstall(dry_run boolean default false, force
   set lock_timeout = '500ms'
 as $$
 declare
+  v_owner constant name := notika._owner();
+  v_role constant text := current_setting('role');
+  v_is_other constant boolean := current_user <> v_owner;
+  -- A role that was there before may have its rights for other reasons, and stays.
+  v_is_ours constant boolean := coalesce((
+    select shobj_description(r.oid, 'pg_authid') = 'Owns Notika. Made by notika install.'
+      from pg_roles as r where r.rolname = v_owner), false);
   v_done constant text := case when dry_run then 'would be removed' else 'removed' end;
   v_obstacles text;
   v_count bigint;
   v_workflows notika.workflow[];
   v_workflow notika.workflow;
+  v_ids integer[] := '{}';
   v_left text[];
+  v_statement text;
   v_place text := 'notika';
 begin
+  if not pg_has_role(current_user, v_owner, 'member') then
+    perform notika._expect_member(current_user, 'uninstall notika');
+  end if;
   select string_agg(format('%s (%s)', o.obstacle, o.detail), '; ') into v_obstacles
     from notika._obstacles() as o;
   if v_obstacles is not null and not force and not dry_run then
@@ -119,12 +157,11 @@ begin
     select w from notika.workflow as w where w.unpublished_at is null order by w.name
   );
   v_left := array(
-    select r.statement || ';' from notika._owner_revokes(current_user, null, null) as r
-     where not (select o.rolsuper from pg_roles as o where o.rolname = current_user)
+    select r.statement from notika._owner_revokes(v_owner, null, null) as r
+     where not (select o.rolsuper from pg_roles as o where o.rolname = v_owner)
   );
   if not dry_run then
     set constraints all immediate; -- what waits for the commit would keep its tables
-    perform notika._set_busy(true);
   end if;
 
   foreach v_workflow in array v_workflows loop
@@ -134,9 +171,7 @@ begin
              format('triggers on %s', coalesce(string_agg(
                distinct notika._quoted(t.relation), ', '), 'nothing'))
         from notika._triggers(v_workflow.workflow_id) as t;
-    if not dry_run then
-      perform notika._unpin(v_workflow.workflow_id);
-    end if;
+    v_ids := v_ids || v_workflow.workflow_id;
   end loop;
 
   v_place := 'notika';
@@ -152,23 +187,49 @@ begin
              where c.relnamespace = s.name::regnamespace and c.relkind in ('r', 'v'))
       from unnest('{notika_worker,notika}'::text[]) as s (name);
   if not dry_run then
-    -- Whoever owns the function of an event trigger may drop it with the trigger.
-    drop function notika._guard_start() cascade;
-    drop function notika._guard_end() cascade;
-    drop function notika._guard_drop() cascade;
-    drop schema notika_worker cascade;
-    drop schema notika cascade;
+    -- With the owner's rights, which a superuser gives up for it.
+    if v_is_other then
+      perform set_config('role', v_owner, true);
+    end if;
+    perform notika._drop_notika(v_ids);
+    if v_is_other then
+      perform set_config('role', v_role, true);
+    end if;
   end if;
 
-  -- From here on this function is gone itself, and only Postgres' own are called.
-  return query
-    select 'left to an administrator', 'not removed', l.statement
-      from unnest(v_left) with ordinality as l (statement, place)
-     order by l.place;
+  -- From here on this function is gone itself, and only Postgres' own are called.  What was made or
+  -- granted for Notika alone the caller takes back, as far as it may; the roles go when no other
+  -- database needs them.
+  foreach v_statement in array v_left loop
+    step := 'left to an administrator';
+    outcome := 'not removed';
+    detail := v_statement || ';';
+    if v_is_ours and v_is_other and not dry_run then
+      begin
+        execute v_statement;
+        step := 'right';
+        outcome := 'removed';
+      exception when insufficient_privilege then
+        null;
+      end;
+    end if;
+    return next;
+  end loop;
+  if v_is_ours and v_is_other and not dry_run then
+    foreach v_place in array array['notika_guard', v_owner] loop
+      begin
+        execute format('drop role if exists %I', v_place);
+        return query select format('role %s', v_place), 'removed', 'made by install';
+      exception
+        when insufficient_privilege or dependent_objects_still_exist then
+          return query select format('role %s', v_place), 'kept', 'another database needs it, or it has other rights';
+      end;
+    end loop;
+  end if;
 exception when lock_not_available then
   raise exception 'cannot uninstall notika: % is locked', v_place
     using errcode = 'lock_not_available',
-          detail = 'It was waited for half a second; longer would hold up the application. Nothing was removed.',
+          detail = 'Gave up after half a second; waiting longer would block the application. Nothing was removed.',
           hint = format('Try again. Who holds it: select pid, mode, relation::regclass from pg_locks '
                         'where granted and %s;', case v_place
                           when 'notika' then 'relation::regclass::text like ''notika%'''
@@ -177,6 +238,7 @@ end;
 $$;
 
 comment on function notika.uninstall(boolean, boolean) is
-  'Takes Notika away: triggers, functions, event triggers, jobs, both schemas. Refuses while a runner is '
-  'alive or something else depends on it, unless forced. dry_run: says what it would do, and does '
-  'nothing. What it leaves to others is given as SQL.';
+  'Takes Notika away: triggers, functions, event triggers, jobs, both schemas, and the roles that '
+  'install made when no other database needs them. For members of the owner. Refuses while a runner '
+  'is alive or something else depends on it, unless forced. dry_run: says what it would do, and does '
+  'nothing. What the caller may not take back is given as SQL.';
