@@ -657,7 +657,7 @@ create or replace function notika.dispatch(max_events integer default 1000)
   set enable_bitmapscan = off
   set enable_sort = off
   set jit = off -- which would compile such plans for longer than they run
-  set lock_timeout = '1s' -- then others may turn the ring, and the next call tries again
+  set lock_timeout = '2s' -- then others may turn the ring, and the next call tries again
 as $$
 declare
   v_horizon bigint;
@@ -733,7 +733,7 @@ $$;
 comment on function notika.dispatch(integer) is
   'Hands over up to max_events captured events to graphile-worker, in the order of their ids, '
   'starts what is due by time, and returns how many events that were. 0: there was nothing; '
-  'null: another session is at it, or a lock was not free within a second and nothing was done. '
+  'null: another session is at it, or a lock was not free within two seconds and nothing was done. '
   'READ COMMITTED only.';
 
 create or replace function notika._set_asleep(asleep boolean)

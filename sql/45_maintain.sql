@@ -7,7 +7,7 @@ create or replace function notika.maintain()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '1s'
+  set lock_timeout = '2s'
 as $$
 declare
   v_task text;
@@ -20,7 +20,7 @@ begin
     begin
       return query execute format('select * from notika.%I()', v_task);
     exception when lock_not_available then
-      return next format('%s was skipped: a lock was not free within a second', v_task);
+      return next format('%s was skipped: a lock was not free within two seconds', v_task);
     end;
   end loop;
 end;
