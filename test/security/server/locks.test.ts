@@ -9,6 +9,8 @@ const schema = `
   select notika.publish('drip:payment', 'public.payment', columns => '{user_id}', match => '{user_id}');
   select notika.configure('watch_item', '{"order": "id", "concurrency": 2}')`;
 
+const dispatch = "select notika.dispatch()";
+
 /** Every advisory key that can be computed or seen, and every lock on a relation that Postgres gives this role. */
 const takeAll = `
   begin;
@@ -71,13 +73,13 @@ describe.each(["writer", "reader", "runner", "publisher"])("a %s that holds ever
 
     await db.query("set statement_timeout = '5s'");
     await db.database.script("insert into item values (1), (2); update item set n = 1; insert into trial values (7)");
-    expect(await drain(db)).toEqual([5]);
+    expect(await db.value(dispatch)).toBe(5);
     expect(await db.value(`select notika._enter(${job(1)}, 1) ->> 'admitted'`)).toBe("true");
     expect(await takeStep(db, 1)).toEqual([]);
     await db.query(finish(1));
     await db.query(park(5, 7));
     await db.query("insert into payment values (7)");
-    expect(await drain(db)).toEqual([1]);
+    expect(await db.value(dispatch)).toBe(1);
     expect(await db.value("select notika.cancel(2)")).toBe(true);
     await db.query("insert into item values (3)");
     expect(await db.value(`select notika.cancel(${await db.value("select max(event_id) from notika._event")})`)).toBe(
@@ -85,7 +87,7 @@ describe.each(["writer", "reader", "runner", "publisher"])("a %s that holds ever
     );
     await db.query("select notika.configure('watch_item', '{\"order\": \"n\"}')");
     expect(await db.query("select * from notika.maintain() as said where said like '%skipped%'")).toEqual([]);
-    expect(await drain(db)).toEqual([1]);
+    expect(await db.value(dispatch)).toBe(1);
 
     expect(await db.query("select run_id::int as run, state from notika.runs order by 1")).toEqual([
       { run: 1, state: "done" },
@@ -109,7 +111,7 @@ describe("within a second lag names", () => {
 
     expect(await blockers(db, holder)).toEqual(["the right to hand over"]);
     expect(await holder.value("select blocked_by from notika.lag")).toBe(null);
-    expect(await db.value("select notika.dispatch()")).toBe(null);
+    expect(await db.value(dispatch)).toBe(null);
     await commit(holder);
     expect(await db.value("select blocked_by from notika.lag")).toBe(null);
   });
@@ -122,10 +124,10 @@ describe("within a second lag names", () => {
 
     expect(await blockers(db, holder)).toEqual(['the line of workflow "watch_item"']);
     await db.query("insert into item values (2)");
-    expect(await db.value("select notika.dispatch()")).toBe(null);
+    expect(await db.value(dispatch)).toBe(null);
     expect(await blockers(db, holder)).toContain('the line of workflow "watch_item"');
     await commit(holder);
-    expect(await db.value("select notika.dispatch()")).toBe(1);
+    expect(await db.value(dispatch)).toBe(1);
   });
 
   test("who has locked signals", async ({ db }) => {
@@ -134,13 +136,13 @@ describe("within a second lag names", () => {
     await drain(db);
     await begin(holder, park(1, 7));
     await db.query("insert into payment values (7)");
-    const handedOver = dispatcher.value("select notika.dispatch()");
+    const handedOver = dispatcher.value(dispatch);
 
     expect(await blockers(db, holder)).toEqual(["the lock on signals"]);
     expect(await blockers(db, dispatcher)).toEqual([]);
     expect(await handedOver).toBe(null);
     await commit(holder);
-    expect(await db.value("select notika.dispatch()")).toBe(1);
+    expect(await db.value(dispatch)).toBe(1);
   });
 
   test("who has locked a table of Notika's, and whoever waits for one in front of the hand-over", async ({ db }) => {
@@ -151,7 +153,7 @@ describe("within a second lag names", () => {
     const refused = other.query("create rule locks as on insert to notika.run_log do nothing").catch(String);
     await until(db, "exists (select from pg_locks where not granted)");
     await db.query("insert into item values (1)");
-    const handedOver = dispatcher.value("select notika.dispatch()").catch(String);
+    const handedOver = dispatcher.value(dispatch).catch(String);
 
     const waited = `what pid ${pid(dispatcher)} waits for`;
     expect(await blockers(db, holder)).toEqual(["a lock on notika.run_key"]);
@@ -160,7 +162,7 @@ describe("within a second lag names", () => {
     expect(await handedOver).toBe(null);
     await commit(reader);
     expect(await refused).toContain("must be owner of table run_log");
-    expect(await db.value("select notika.dispatch()")).toBe(1);
+    expect(await db.value(dispatch)).toBe(1);
   });
 
   test("who holds up the one that holds up the hand-over", async ({ db }) => {
@@ -173,7 +175,7 @@ describe("within a second lag names", () => {
     await begin(near, "select notika.cancel(1)");
     const updated = near.query("update app set id = 3");
     await db.query("insert into item values (2)");
-    const handedOver = dispatcher.value("select notika.dispatch()");
+    const handedOver = dispatcher.value(dispatch);
 
     await until(
       db,
@@ -216,7 +218,7 @@ describe("a lock that is not free", () => {
       insert into item values (3)`);
 
     const before = await db.value("select pg_relation_size('notika_worker._private_jobs')");
-    for (let i = 0; i < 2; i++) expect(await db.value("select notika.dispatch()")).toBe(null);
+    for (let i = 0; i < 2; i++) expect(await db.value(dispatch)).toBe(null);
     expect(await db.value("select pg_relation_size('notika_worker._private_jobs')")).toBe(before);
     await db.database.script("delete from notika_worker._private_jobs where key = '2'"); // it is out of line
     expect(
@@ -256,7 +258,7 @@ describe("a lock that is not free", () => {
       "insert into item values (1); update notika.event_log_0 set captured_at = now() - interval '2 minutes'",
     );
     expect(await db.query(ring)).toMatchObject([{ severity: "warning", remedy: "Is a runner alive? npx notika run" }]);
-    await begin(holder, "select notika.dispatch()");
+    await begin(holder, dispatch);
 
     expect(await blockers(db, holder)).toEqual(["the right to hand over"]);
     expect(await db.query(ring)).toEqual([
@@ -286,7 +288,7 @@ describe("the locks", () => {
   test("cost an idle poll no transaction id", async ({ db }) => {
     await drain(db);
 
-    await begin(db, "select notika.dispatch()");
+    await begin(db, dispatch);
 
     expect(await db.value("select pg_current_xact_id_if_assigned()")).toBe(null);
     await commit(db);
