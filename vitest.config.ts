@@ -43,7 +43,7 @@ export default defineConfig({
         extends: true as const,
         test: {
           name: major === majors.at(-1) ? "server" : `server-${major}`,
-          include: ["test/server/**/*.test.ts", "test/support/postgres.test.ts"],
+          include: ["test/server/**/*.test.ts", "test/security/server/**/*.test.ts", "test/support/postgres.test.ts"],
           env: { NOTIKA_TEST_POSTGRES: String(major) },
           pool: "forks" as const,
           testTimeout: 120_000,

@@ -165,20 +165,6 @@ $$;
 
 comment on function notika._move(notika.position) is 'Appends a position.';
 
-create or replace function notika._lock_dispatch()
-  returns boolean
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return pg_try_advisory_xact_lock(hashtextextended('notika.dispatch', 0));
-end;
-$$;
-
-comment on function notika._lock_dispatch() is
-  'Takes the right to move the cursor, turn the ring and set the sleep bit, until commit.';
-
 create or replace function notika._refuse_old_snapshot()
   returns void
   language plpgsql
@@ -454,6 +440,52 @@ comment on function notika._take_chunk(notika.position, integer, boolean) is
   'The next events of the open window: makes jobs of those that no option has a say in, where it is '
   'to go straight, and gives what shall be jobs of the others, and which are signals or listened to.';
 
+create or replace function notika._lock_for_chunk(here notika.position, max_events integer)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_workflow_ids integer[];
+begin
+  -- Usually no workflow needs a lock, and then no event has to be read.
+  select array_agg(w.workflow_id) into v_workflow_ids
+    from notika.workflow as w
+   where notika._is_gated(w.options) or notika._workflow_of(w.name) is not null;
+  if v_workflow_ids is null then
+    return;
+  end if;
+
+  select array_agg(distinct c.workflow_id) into v_workflow_ids
+    from (
+      select v.workflow_id
+        from notika._event as v
+       where v.event_id > here.window_at
+         and v.event_id <= here.window_high
+         and pg_visible_in_snapshot(v.xid, here.window_snapshot)
+         and not pg_visible_in_snapshot(v.xid, here.snapshot)
+       order by v.event_id
+       limit _lock_for_chunk.max_events
+    ) as c
+   where c.workflow_id = any (v_workflow_ids);
+  if exists (
+    select from notika.workflow as w
+     where w.workflow_id = any (v_workflow_ids) and notika._workflow_of(w.name) is not null
+  ) then
+    perform notika._lock_signals(for_hand_over => true);
+    perform notika._lock_lines();
+  elsif v_workflow_ids is not null then
+    perform notika._lock_lines(v_workflow_ids);
+  end if;
+end;
+$$;
+
+comment on function notika._lock_for_chunk(notika.position, integer) is
+  'Takes the locks that the next events of the open window need, before any row is written: a lock '
+  'that is not free would leave all of them dead.';
+
 create or replace function notika._hand_over(
   here notika.position,
   max_events integer,
@@ -467,6 +499,7 @@ as $$
 declare
   v_chunk record;
 begin
+  perform notika._lock_for_chunk(here, _hand_over.max_events);
   begin
     select c.* into v_chunk
       from notika._take_chunk(here, _hand_over.max_events, straight => true) as c;
@@ -643,6 +676,7 @@ create or replace function notika.dispatch(max_events integer default 1000)
   set enable_bitmapscan = off
   set enable_sort = off
   set jit = off -- which would compile such plans for longer than they run
+  set lock_timeout = '2s' -- then others may turn the ring, and the next call tries again
 as $$
 declare
   v_horizon bigint;
@@ -710,13 +744,16 @@ begin
     perform notika._set_asleep(false);
   end if;
   return v_handed_over + notika._start_others(v_handed_over < dispatch.max_events);
+exception when lock_not_available then
+  return null; -- nothing was done; notika.lag names the session that holds the lock
 end;
 $$;
 
 comment on function notika.dispatch(integer) is
   'Hands over up to max_events captured events to graphile-worker, in the order of their ids, '
   'starts what is due by time, and returns how many events that were. 0: there was nothing; '
-  'null: somebody else is at it. READ COMMITTED only.';
+  'null: another session is at it, or a lock was not free within two seconds and nothing was done. '
+  'READ COMMITTED only.';
 
 create or replace function notika._set_asleep(asleep boolean)
   returns void

@@ -27,37 +27,6 @@ $$;
 comment on function notika._flags(text) is
   'The flags of a workflow''s jobs: gated, if its runs must be admitted; or null.';
 
-create or replace function notika._lock_line(workflow_id integer)
-  returns void
-  language sql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-  select pg_advisory_xact_lock(hashtextextended('notika.line', _lock_line.workflow_id));
-$$;
-
-comment on function notika._lock_line(integer) is
-  'Takes the right to say which run of a workflow goes next, until commit. Of several workflows in '
-  'the order of their ids.';
-
-create or replace function notika._lock_lines()
-  returns void
-  language sql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-  select notika._lock_line(w.workflow_id)
-    from (
-      select w.workflow_id
-        from notika.workflow as w
-       where notika._is_gated(w.options)
-       order by w.workflow_id
-    ) as w;
-$$;
-
-comment on function notika._lock_lines() is
-  'Takes the line locks of all workflows: for a hand-over that may end runs of any of them.';
-
 create or replace function notika._values(event json, columns jsonb)
   returns jsonb
   language plpgsql
@@ -110,15 +79,11 @@ create or replace function notika._control(jobs notika_worker.job_spec[])
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._lock_line(w.workflow_id)
-     from (
-       select w.workflow_id
-         from notika.workflow as w
-        where w.name in (select j.identifier from unnest(_control.jobs) as j)
-          and notika._is_gated(w.options)
-        order by w.workflow_id
-     ) as w;
-  if not found then
+  if not notika._lock_lines(array(
+    select w.workflow_id
+      from notika.workflow as w
+     where w.name in (select j.identifier from unnest(_control.jobs) as j)
+  )) then
     return notika._drop_doubles(_control.jobs);
   end if;
   return notika._line_up(notika._gather(notika._drop_doubles(_control.jobs)));

@@ -7,15 +7,50 @@ create or replace function notika.maintain()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set lock_timeout = '2s'
 as $$
+declare
+  v_task text;
 begin
   perform notika._refuse_old_snapshot();
-  return query select * from notika._free_jobs();
-  return query select * from notika._bury_jobs();
-  return query select * from notika._tend_lines();
-  return query select * from notika._hold_jobs();
+  foreach v_task in array
+    '{_free_jobs,_bury_jobs,_tend_lines,_hold_jobs,_forget,_tend_ring}'::text[]
+  loop
+    -- A lock that stops one of them does not stop the others.
+    begin
+      return query execute format('select * from notika.%I()', v_task);
+    exception when lock_not_available then
+      return next format('%s was skipped: a lock was not free within two seconds', v_task);
+    end;
+  end loop;
+end;
+$$;
+
+comment on function notika.maintain() is
+  'Turns the ring when it is due, frees the jobs of runners that died, forgets old runs, and says '
+  'what it did.';
+
+create or replace function notika._forget()
+  returns setof text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
   perform notika._forget_keys();
   perform notika._forget_batches();
+end;
+$$;
+
+comment on function notika._forget() is 'Forgets old keys and batches; returns no rows.';
+
+create or replace function notika._tend_ring()
+  returns setof text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
   if notika._lock_dispatch() then
     return query select * from notika._turn();
     return query select * from notika._forget_signals();
@@ -25,9 +60,32 @@ begin
 end;
 $$;
 
-comment on function notika.maintain() is
-  'Turns the ring when it is due, frees the jobs of runners that died, forgets old runs, and says '
-  'what it did.';
+comment on function notika._tend_ring() is
+  'Turns the ring and forgets what is old, unless another session has the right of _lock_dispatch.';
+
+create or replace function notika._turn_due_at()
+  returns timestamptz
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_setting notika.setting;
+  v_current regclass := format('notika.event_log_%s', notika._segment(0));
+  v_oldest timestamptz;
+begin
+  select s.* into v_setting from notika.setting as s;
+  execute format('select e.captured_at from %s as e order by e.event_id limit 1', v_current)
+    into v_oldest;
+  return case
+    -- When it reached its size is not known.
+    when pg_table_size(v_current) >= v_setting.segment_bytes then v_oldest
+    when v_oldest <= clock_timestamp() - v_setting.segment_age then v_oldest + v_setting.segment_age
+  end;
+end;
+$$;
+
+comment on function notika._turn_due_at() is 'Since when the ring is due to turn; null: it is not.';
 
 create or replace function notika._turn()
   returns setof text
@@ -36,21 +94,12 @@ create or replace function notika._turn()
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_setting notika.setting;
-  v_current regclass := format('notika.event_log_%s', notika._segment(0));
   v_next regclass := format('notika.event_log_%s', notika._segment(1));
   v_here notika.position := notika._position();
-  v_oldest timestamptz;
   v_waits boolean;
   v_control bigint;
 begin
-  select s.* into v_setting from notika.setting as s;
-  execute format('select e.captured_at from %s as e order by e.event_id limit 1', v_current)
-    into v_oldest;
-  if v_oldest is null
-     or v_oldest > clock_timestamp() - v_setting.segment_age
-        and pg_table_size(v_current) < v_setting.segment_bytes
-  then
+  if notika._turn_due_at() is null then
     return;
   end if;
 

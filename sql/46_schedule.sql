@@ -379,11 +379,15 @@ as $$
 begin
   -- While a workflow is paused nobody is there to keep its times.
   return (
-    select coalesce(sum(notika._keep_time(s, clock_timestamp())), 0)::integer
-      from notika.schedule as s
-      join notika.workflow as w on w.workflow_id = s.workflow_id
-     where s.next_at <= clock_timestamp()
-       and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
+    select coalesce(sum(notika._keep_time(d.due, clock_timestamp())), 0)::integer
+      from (
+        select s as due
+          from notika.schedule as s
+          join notika.workflow as w on w.workflow_id = s.workflow_id
+         where s.next_at <= clock_timestamp()
+           and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
+           for update of s skip locked -- one that is being changed must not stop the others
+      ) as d
   );
 end;
 $$;

@@ -136,25 +136,6 @@ comment on function notika._match_values(json, text[]) is
   'The values under these keys of an event''s row, as one text; null if one is null, which equals '
   'nothing.';
 
-create or replace function notika._lock_signals(for_hand_over boolean)
-  returns void
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-begin
-  -- Before any lock on a row of waits or jobs, so that nobody who holds one waits for this.
-  if _lock_signals.for_hand_over then
-    perform pg_advisory_xact_lock(hashtextextended('notika.signal', 0));
-  else
-    perform pg_advisory_xact_lock_shared(hashtextextended('notika.signal', 0));
-  end if;
-end;
-$$;
-
-comment on function notika._lock_signals(boolean) is
-  'Until commit either signals are handed over, by one, or waits begin, by any number.';
-
 create or replace function notika._hear(event_ids bigint[])
   returns void
   language plpgsql

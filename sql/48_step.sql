@@ -29,7 +29,8 @@ comment on column notika.step.step_id is 'Orders the steps of a run by when they
 comment on column notika.step.state is
   'done, failed (for good: the task is told so each time), or retrying.';
 comment on column notika.step.result is 'What it returned, as json.';
-comment on column notika.step.attempts is 'How often it was tried.';
+comment on column notika.step.attempts is
+  'How often it was tried; 0 only within the transaction that takes it.';
 comment on column notika.step.error is 'The message of the last error.';
 comment on column notika.step.started_at is 'When its last attempt, or its wait, began.';
 comment on column notika.step.finished_at is 'When that ended.';
@@ -177,6 +178,10 @@ begin
     from given as g
    where (g.run_id, g.name) not in (select k.run_id, k.name from kept as k);
 
+  -- What _begin_step has left of a run that was ended meanwhile.
+  delete from notika.step as s
+   using json_to_recordset(v_lost) as l (run_id bigint, name text)
+   where s.run_id = l.run_id and s.name = l.name and s.attempts = 0;
   -- A statement of its own: it sees what somebody else has committed during the first.
   return query
   select l.run_id::text, l.name, notika._has_ended(l.run_id), s.state, s.result, s.error
@@ -196,14 +201,28 @@ create or replace function notika._begin_step(run_id bigint, depth integer, name
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_ended boolean;
 begin
   perform set_config('notika.run', format('%s/%s', _begin_step.run_id, _begin_step.depth), true);
-  -- Two runners that take the same step, one of them by mistake, take it one after the other.
-  perform pg_advisory_xact_lock(
-    hashtextextended(format('notika.step %s %s', _begin_step.run_id, _begin_step.name), 0));
+  -- Two runners that take the same step, one of them by mistake, take it one after the other: its
+  -- row exists from the start, or was left by an earlier attempt.
+  insert into notika.step (run_id, name, state, attempts, started_at)
+  values (_begin_step.run_id, _begin_step.name, 'retrying', 0, clock_timestamp())
+  on conflict on constraint step_pkey do nothing;
+  if not found then
+    perform from notika.step as s
+      where s.run_id = _begin_step.run_id and s.name = _begin_step.name and s.state = 'retrying'
+        for update;
+  end if;
 
+  v_ended := notika._has_ended(_begin_step.run_id);
+  if v_ended then
+    delete from notika.step as s
+     where s.run_id = _begin_step.run_id and s.name = _begin_step.name and s.attempts = 0;
+  end if;
   return query
-  select notika._has_ended(_begin_step.run_id), s.state, s.result, s.error
+  select v_ended, s.state, s.result, s.error
     from (select) as one
     left join notika.step as s
       on s.run_id = _begin_step.run_id and s.name = _begin_step.name and s.state <> 'retrying';

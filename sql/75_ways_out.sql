@@ -425,14 +425,28 @@ begin
       from notika.backfills as b
      where b.state = 'failed';
   return query
-    select 'ring', case when l.oldest_waiting < clock_timestamp() - interval '1 minute'
-                        then 'warning' else 'ok' end,
+    select 'ring', case when l.is_late or b.remedy is not null then 'warning' else 'ok' end,
            null::text,
-           format('%s events wait%s; the ring has %s', l.events_waiting,
-                  ', the oldest since ' || l.oldest_waiting, pg_size_pretty(l.ring_bytes)),
-           case when l.oldest_waiting < clock_timestamp() - interval '1 minute'
-                then 'Is a runner alive? npx notika run' end
-      from notika.lag as l;
+           format('%s events wait%s; the ring has %s%s', l.events_waiting,
+                  ', the oldest since ' || l.oldest_waiting, pg_size_pretty(l.ring_bytes),
+                  '; held up by ' || b.holders),
+           case when b.remedy is not null then b.remedy || ' ends what holds it up'
+                when l.is_late then 'Is a runner alive? npx notika run' end
+      from (
+        select g.events_waiting, g.oldest_waiting, g.ring_bytes,
+               coalesce(g.oldest_waiting < clock_timestamp() - interval '1 minute', false)
+                 as is_late,
+               coalesce(notika._turn_due_at() < clock_timestamp() - interval '1 minute', false)
+                 as turns_late
+          from notika.lag as g
+      ) as l
+     cross join lateral (
+       select string_agg(concat(k.holder, ': ' || k.holds, ' since ' || k.since), '; '),
+              (array_agg(k.remedy order by k.blocks, k.since))[1]
+         from notika._blocker as k
+        where k.blocks = 'hand-over' and (l.is_late or l.turns_late)
+           or k.blocks = 'ring' and l.turns_late
+     ) as b (holders, remedy);
 end;
 $$;
 

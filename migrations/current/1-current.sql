@@ -2,6 +2,7 @@
 --! include 10_schema.sql
 --! include 20_workflow.sql
 --! include 30_event_log.sql
+--! include 35_lock.sql
 --! include 40_dispatch.sql
 --! include 41_control.sql
 --! include 42_batch.sql

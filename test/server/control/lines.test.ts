@@ -10,7 +10,7 @@ test("a run that joins its lane in the moment when the one before it ends is not
 
   await begin(dispatcher, "select notika.dispatch()");
   const finished = finish(runner, 1);
-  await until(db, "exists (select from pg_locks where locktype = 'advisory' and not granted)");
+  await until(db, "exists (select from pg_locks where not granted)");
   await commit(dispatcher);
   await finished;
 
@@ -31,7 +31,7 @@ test("an event that comes in the moment when its digest closes is in it, or open
 
   await begin(dispatcher, "select notika.dispatch()");
   const entered = runner.value<{ events: { id: string }[] }>(`select notika._enter(${job}, 1)`);
-  await until(db, "exists (select from pg_locks where locktype = 'advisory' and not granted)");
+  await until(db, "exists (select from pg_locks where not granted)");
   await db.query("insert into item values (3)");
   await commit(dispatcher);
 
