@@ -54,19 +54,19 @@ export const kit = (s: string) => `
 
 /** Casts of all sorts between the types of schema `s` and what Notika makes of keys and columns. */
 export const casts = (s: string) =>
-  ["e", "ce", "er"]
-    .flatMap((type) => [
+  Object.entries({ e: "e", es: "e[]", ce: "ce", ces: "ce[]", er: "er" })
+    .flatMap(([name, type]) => [
       ...["text", "json", "jsonb", "varchar"].map(
         (target) => `
-          create function ${s}.${type}_${target}(${s}.${type}) returns ${target} language plpgsql immutable
+          create function ${s}.${name}_${target}(${s}.${type}) returns ${target} language plpgsql immutable
           as 'begin perform canary.note(); return ''1''; end';
-          create cast (${s}.${type} as ${target}) with function ${s}.${type}_${target}(${s}.${type}) as implicit;`,
+          create cast (${s}.${type} as ${target}) with function ${s}.${name}_${target}(${s}.${type}) as implicit;`,
       ),
       ...["text", "varchar"].map(
         (source) => `
-          create function ${s}.${type}_of(${source}) returns ${s}.${type} language plpgsql immutable
+          create function ${s}.${name}_of(${source}) returns ${s}.${type} language plpgsql immutable
           as 'begin perform canary.note(); return null; end';
-          create cast (${source} as ${s}.${type}) with function ${s}.${type}_of(${source}) as implicit;`,
+          create cast (${source} as ${s}.${type}) with function ${s}.${name}_of(${source}) as implicit;`,
       ),
     ])
     .join("\n");

@@ -20,7 +20,7 @@ const moments = ["before", "type after", "casts after"] as const;
 const forms = {
   "row, key not published": "operations => '{insert,update,delete}', columns => '{note}'",
   "row, all published": "operations => '{insert,update,delete}', columns => '{k,c,note}'",
-  "row, condition": "operations => '{insert,update,delete}', columns => '{note}', condition => 'new.note is not null'",
+  "row, condition": "operations => '{insert,update}', columns => '{note}', condition => 'new.note is not null'",
   watch: "operations => '{insert,update}', columns => '{note}', watch => '{c}'",
   statement: "operations => '{insert}', columns => '{note}'",
   "statement, all published": "operations => '{delete}', columns => '{k,c,note}'",
@@ -34,7 +34,7 @@ const writes = ([a, b, c]: readonly [string, string, string]) => [
   `insert into app.t values ('${a}', '${a}', 'x'), ('${b}', '${b}', 'y')`,
   `insert into app.t values ('${c}', '${c}', repeat('x', 1100000))`,
   `update app.t set note = note || '!', c = '${a}'`,
-  `delete from app.t where k = '${c}'`,
+  `delete from app.t where note like 'xxx%'`,
 ];
 
 describe("S2, S3: no cast of a column's type runs with Notika's rights", () => {
@@ -42,7 +42,7 @@ describe("S2, S3: no cast of a column's type runs with Notika's rights", () => {
   for (const [type, values] of Object.entries(disguises)) {
     for (const moment of moments) {
       nth += 1;
-      if (!isThorough && type !== "evil.e" && nth % 2) continue;
+      if (!isThorough && type !== "evil.e" && nth % 4) continue;
       for (const kind of some(nth)) {
         test(`${type}, ${moment} (by ${kind})`, async ({ open }) => {
           const scene = await open(kind);
