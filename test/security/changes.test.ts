@@ -152,7 +152,7 @@ const repairs: Record<string, Step[]> = {
     ["postgres", "select notika.pause('w'); select notika.resume('w')"],
     ["postgres", "select notika.release('w', 'x')"],
     ["owner", "select * from notika.check()"],
-    ["postgres", "select notika.configure('w', '{\"retry\": 3}')"],
+    ["postgres", "select notika.configure('w', '{\"concurrency\": 5}')"],
   ],
 };
 
