@@ -76,13 +76,19 @@ const hostile: Record<string, (role: string) => string> = {
   "owns a schema": (role) => `create schema s authorization ${role}`,
   "owns the database": (role) =>
     `do $$ begin execute format('alter database %I owner to ${role}', current_database()); end $$`,
-  "has settings": (role) => `alter role ${role} set search_path = public`,
   "has default privileges": (role) => `alter default privileges for role ${role} grant execute on functions to dbowner`,
 };
+
+const dangerous = [
+  ...["is a superuser", "may make roles", "may make databases", "passes row security", "may replicate"],
+  ...["is a member of a predefined role", "is a member of an administrator"],
+];
 
 describe("S8: a role that somebody has planted is not taken", () => {
   for (const role of ["notika", "notika_guard"]) {
     for (const [name, make] of Object.entries(hostile)) {
+      // The owner may be in a role of the application; the guard's role is in none.
+      if (role === "notika" && name === "is a member of a role") continue;
       test(`${role} ${name}`, async ({ bare }) => {
         const scene = await bare();
         await scene.as("postgres", `create role ${role} ${asInstalled}; ${make(role)}`);
@@ -119,24 +125,22 @@ describe("S8: a role that somebody has planted is not taken", () => {
     await expectOrdinaryOwner(scene);
   });
 
-  for (const [name, make] of Object.entries(hostile)) {
-    if (name.startsWith("owns") || name.startsWith("has default") || name === "has a member") continue;
-    test(`health and the next install say if the owner ${name} later`, async ({ bare }) => {
+  for (const name of dangerous) {
+    test(`health or the next install say if the owner ${name} later`, async ({ bare }) => {
       const scene = await bare();
       await scene.install();
       await expectOrdinaryOwner(scene);
-      await scene.as("postgres", make("notika"));
+      const health = async () =>
+        JSON.stringify(await scene.as("postgres", "select * from notika.health where severity <> 'ok'"));
+      const before = await health();
+      await scene.as("postgres", hostile[name]?.("notika") as string);
 
-      const health = await scene.as<{ detail: string }>(
-        "postgres",
-        "select detail from notika.health where severity in ('error', 'warning')",
-      );
-      const refused = await scene.install().then(
+      const after = await health();
+      const refusal = await scene.install().then(
         () => "",
         (error) => error.message,
       );
-
-      expect(health.map(({ detail }) => detail).join() + refused).toContain("notika");
+      expect({ health: after, refusal }).not.toEqual({ health: before, refusal: "" });
     });
   }
 

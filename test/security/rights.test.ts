@@ -1,5 +1,6 @@
 import { describe, expect } from "vitest";
-import { kinds, type Scene, some, test } from "./scene.ts";
+import { rights } from "./rights.ts";
+import { kinds, some, test } from "./scene.ts";
 
 /** What the parts do not give. */
 const privileges = [
@@ -54,6 +55,7 @@ describe("S9: rights that nobody was given", () => {
           "postgres",
           "create role stranger login; create role friend login; select notika.publish('kept', 'app.users', columns => '{id}')",
         );
+        await scene.install();
         const before = await rights(scene);
         await scene.as(
           await scene.owner(),
@@ -144,31 +146,6 @@ describe("S9: rights that nobody was given", () => {
     expect((await rights(scene)).filter(({ grantee }) => grantee === "app_rw")).toEqual([]);
   });
 });
-
-/** All that anybody has in Notika's schemas but its owner. */
-function rights(scene: Scene) {
-  return scene.as<{ object: string; grantee: string; privilege: string }>(
-    "postgres",
-    `select o.object, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee,
-            string_agg(a.privilege_type || case when a.is_grantable then '*' else '' end, ',' order by a.privilege_type) as privilege
-       from (
-         select nspname::text as object, nspacl as acl, nspowner as owner from pg_namespace where nspname in ('notika', 'notika_worker')
-         union all
-         select p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner from pg_proc as p
-          where p.pronamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
-         union all
-         select c.oid::regclass::text, c.relacl, c.relowner from pg_class as c
-          where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
-         union all
-         select c.oid::regclass || '.' || t.attname, t.attacl, c.relowner from pg_class as c join pg_attribute as t on t.attrelid = c.oid
-          where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
-       ) as o
-      cross join aclexplode(o.acl) as a
-      where a.grantee <> o.owner
-      group by o.object, a.grantee
-      order by 1, 2`,
-  );
-}
 
 describe("S12: what may be a secret reaches nobody but readers", () => {
   for (const kind of kinds) {
