@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 import { migrations as workerMigrations } from "graphile-worker/dist/generated/sql.js";
-import { committedMigrations, currentMigration, type Migration, readText } from "./migrations.ts";
+import { committedMigrations, currentMigration, type Migration, readCode, readText } from "./migrations.ts";
 
 /** All of `install` as one SQL script, for psql and other people's migration tools; it may be run twice. */
 export async function installScript(): Promise<string> {
@@ -32,7 +32,13 @@ export async function installVersion(): Promise<string> {
 export async function migrateScript(): Promise<string> {
   const committed = await committedMigrations();
   const current = await currentMigration();
-  const steps = [...workerSteps.map(workerStep), ...committed.map(step), current === undefined ? "" : execute(current)];
+  const steps = [
+    ...workerSteps.map(workerStep),
+    ...committed.map(step),
+    // Whatever somebody has made of it is replaced before anything of it is called.
+    `if v_is_upgrade then\n${execute(await readCode())}end if;\n`,
+    current === undefined ? "" : execute(current),
+  ];
 
   return `${await readText("migrations/owner.sql")}
 set local notika.known = '${JSON.stringify(await knownMigrations())}';
@@ -42,8 +48,14 @@ ${await readText("migrations/prepare.sql")}
 do $notika_install$
 declare
   v_worker_upgrade constant boolean := exists (select from notika_worker.migrations);
+  v_is_upgrade constant boolean := exists (select from notika.migration);
 begin
+-- The guard does not look at what is Notika's own.
+if to_regclass('notika.guard_busy') is not null then
+  insert into notika.guard_busy (pid) values (pg_backend_pid());
+end if;
 ${steps.join("\n")}
+delete from notika.guard_busy where pid = pg_backend_pid();
 end;
 $notika_install$;
 $notika_owner$);

@@ -33,6 +33,12 @@ export async function currentMigration(): Promise<string | undefined> {
   return lines && (await Promise.all(lines)).join("\n");
 }
 
+/** All of `sql/`, in the order in which it is loaded; it may be run again. */
+export async function readCode(): Promise<string> {
+  const files = (await readdir(inPackage("sql/"))).filter((file) => file.endsWith(".sql")).sort();
+  return (await Promise.all(files.map((file) => readText(`sql/${file}`)))).join("\n");
+}
+
 /** Reads a file of this package, wherever the package is, compiled or not. */
 export function readText(path: string): Promise<string> {
   return readFile(inPackage(path), "utf8");

@@ -8,22 +8,11 @@ create or replace function notika._owned(caller name, workflow text)
 as $$
 declare
   v_spec notika.workflow;
-  v_owner oid;
 begin
   select w.* into v_spec
     from notika.workflow as w
    where w.workflow_id = notika._published(_owned.workflow);
-  select c.relowner into v_owner from pg_class as c where c.oid = v_spec.relation;
-
-  if not pg_has_role(caller, current_user, 'member')
-     and not coalesce(pg_has_role(caller, v_owner, 'member'), false)
-  then
-    raise exception 'role "%" may not decide about workflow "%"', caller, v_spec.name
-      using errcode = 'insufficient_privilege',
-            detail = 'That is for the owner of its table and for members of the owner of notika.',
-            hint = format('Run: grant %I to %I;', coalesce(pg_get_userbyid(v_owner), current_user),
-                          caller);
-  end if;
+  perform notika._expect_decider(v_spec, _owned.caller);
   return v_spec;
 end;
 $$;
@@ -405,6 +394,11 @@ begin
       from notika._suspects() as s (workflow_id)
       join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
      cross join lateral notika._findings(w) as f;
+  if notika._has_event_triggers() and not notika._is_guarded() then
+    return query select 'guard_changed', 'error', null::text,
+      'the event triggers, their functions or role notika_guard are not as install makes them',
+      'As an administrator: npx notika install';
+  end if;
   return query select * from notika._copy_health();
   return query select * from notika._missing_rights();
   return query select * from notika._surplus_rights();

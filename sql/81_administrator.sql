@@ -14,12 +14,7 @@ as $function$
   returns event_trigger
   language plpgsql
   security definer%s
-as $entry$%s$entry$$definition$, e.name, e.setting, format($body$
-declare
-  v_context pg_catalog.text;
-begin
-  get diagnostics v_context = pg_context;
-  perform %s;
+as $entry$%s$entry$$definition$, e.name, e.setting, format($body$%s
 exception
   when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
     raise;
@@ -27,23 +22,32 @@ exception
     raise warning 'notika could not check %%: %% (%%)', tg_tag, sqlerrm, sqlstate
       using hint = 'The command goes on. See what it left: select * from notika.check();';
 end;
-$body$, e.call))
+$body$, e.body))
     from (
       values
         -- No search_path of its own: the names in the command are found on the caller's.  So every
         -- name in it is written in full.
         ('_guard_start', 'ddl_command_start',
          '{ALTER TABLE,ALTER TYPE,DROP OWNED,DROP SCHEMA,DROP TABLE}',
-         'notika._let_through(tg_tag, v_context, pg_catalog.current_setting(''search_path''))', ''),
+         '
+declare
+  v_context pg_catalog.text;
+begin
+  get diagnostics v_context = pg_context;
+  perform notika._let_through(tg_tag, v_context, pg_catalog.current_setting(''search_path''));', ''),
         ('_guard_drop', 'sql_drop', null,
-         'notika._note_dropped(tg_tag)', E'\n  set search_path = pg_catalog, pg_temp'),
+         '
+begin
+  perform notika._note_dropped(tg_tag);', E'\n  set search_path = pg_catalog, pg_temp'),
         ('_guard_end', 'ddl_command_end',
          '{ALTER DOMAIN,ALTER FUNCTION,ALTER SCHEMA,ALTER TABLE,ALTER TRIGGER,ALTER TYPE,'
          'CREATE FOREIGN TABLE,CREATE FUNCTION,CREATE RULE,CREATE TABLE,CREATE TABLE AS,'
          'CREATE TRIGGER,DROP CAST,DROP COLLATION,DROP DOMAIN,DROP EXTENSION,DROP FUNCTION,'
          'DROP OWNED,DROP ROUTINE,DROP SCHEMA,DROP TABLE,DROP TRIGGER,DROP TYPE,SELECT INTO}',
-         'notika._note_commands(tg_tag)', E'\n  set search_path = pg_catalog, pg_temp')
-    ) as e (name, event, tags, call, setting);
+         '
+begin
+  perform notika._note_commands(tg_tag);', E'\n  set search_path = pg_catalog, pg_temp')
+    ) as e (name, event, tags, body, setting);
 $function$;
 
 comment on function notika._guard_entries() is
@@ -109,6 +113,10 @@ as $$
         on p.oid = e.evtfoid and p.pronamespace = 'notika'::regnamespace and p.proname = g.name
        and p.prosecdef and strpos(g.definition, p.prosrc) > 0
        and p.proowner = (select r.oid from pg_roles as r where r.rolname = 'notika_guard')
+       and not exists (
+         select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+          where a.grantee <> p.proowner
+       )
   ) and notika._guard_flaws() is null;
 $$;
 
@@ -127,6 +135,7 @@ declare
   v_owner constant name := (select pg_get_userbyid(n.nspowner) from pg_namespace as n where n.nspname = 'notika');
   v_flaws text;
   v_entry record;
+  v_grantee oid;
 begin
   step := 'guard';
   outcome := 'ok';
@@ -157,7 +166,16 @@ begin
       execute format('drop event trigger if exists notika%s', v_entry.name);
       execute format('drop function if exists notika.%I()', v_entry.name);
       execute v_entry.definition;
-      execute format('revoke execute on function notika.%I() from public', v_entry.name);
+      for v_grantee in
+        select a.grantee
+          from pg_proc as p
+         cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+         where p.pronamespace = 'notika'::regnamespace and p.proname = v_entry.name
+           and a.grantee <> p.proowner
+      loop
+        execute format('revoke execute on function notika.%I() from %s', v_entry.name,
+                       case v_grantee when 0 then 'public' else quote_ident(pg_get_userbyid(v_grantee)) end);
+      end loop;
       execute format('comment on function notika.%I() is %L', v_entry.name,
                      'Event trigger: passes a command on to the guard, with the rights of notika_guard.');
     end loop;

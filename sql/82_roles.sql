@@ -196,7 +196,9 @@ as $$
        where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
     ) as o
    cross join aclexplode(o.acl) as a
-   where a.grantee <> o.owner;
+   where a.grantee <> o.owner
+     -- The functions of the event triggers are looked after by an administrator.
+     and o.owner = (select n.nspowner from pg_namespace as n where n.nspname = 'notika');
 $$;
 
 comment on function notika._granted() is
