@@ -16,7 +16,8 @@ Set up a database
   notika grant ROLE           print the SQL that gives a role what it needs to own Notika:
                               --schema app  --tables app.users,app.orders
                               --revoke to take it back  --apply to run it
-  notika install              put Notika into the database
+  notika install              put Notika into the database; an administrator makes role notika its
+                              owner, or names another: --owner ROLE
   notika sql                  print the same as one SQL file, for psql
   notika plan [WORKFLOW…]     show what publish would do
   notika publish [WORKFLOW…]  publish workflows as their tasks declare it; or one, as these say:

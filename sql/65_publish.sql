@@ -1424,6 +1424,8 @@ declare
   v_is_changed boolean;
 begin
   perform notika._check_own_rights(v_after);
+  perform notika._refuse_foreign_code(
+    v_after.relation, false, format('publish workflow "%s" on %s', v_after.name, v_after.table_name));
   perform notika._check_workflow_of(v_after);
   if notika._workflow_of(v_after.name) is not null then
     perform notika._expect_decider(w, _do_publish.caller)

@@ -818,3 +818,79 @@ $$;
 
 comment on function notika._names_hold_code(jsonb) is
   'SQL that is true while the names that a condition uses mean what they do now.';
+
+create or replace function notika._foreign_code(relation regclass, reading boolean)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+  -- Postgres evaluates the constant parts of such expressions when it loads or plans them, as the
+  -- role that makes a trigger or reads the table.  It does not ask that role whether it may execute.
+  with part (oid) as (
+    select f::oid from notika._family(_foreign_code.relation) as f
+    union
+    select p.relid from pg_partition_tree(_foreign_code.relation) as p
+    union
+    select a from pg_partition_ancestors(_foreign_code.relation) as a
+  ), expression (name, tree) as (
+    select format('the partition key of table %s', notika._quoted(p.partrelid)), p.partexprs::text
+      from pg_partitioned_table as p
+     where p.partrelid in (select t.oid from part as t)
+    union all
+    select format('index %s', notika._quoted(i.indexrelid)), concat(i.indexprs::text, i.indpred::text)
+      from pg_index as i
+     where _foreign_code.reading and i.indrelid in (select t.oid from part as t)
+    union all
+    select format('statistics object %I.%I', n.nspname, s.stxname), s.stxexprs::text
+      from pg_statistic_ext as s
+      join pg_namespace as n on n.oid = s.stxnamespace
+     where _foreign_code.reading and s.stxrelid in (select t.oid from part as t)
+    union all
+    select format('constraint %I of table %s', c.conname, notika._quoted(c.conrelid)), c.conbin::text
+      from pg_constraint as c
+     where _foreign_code.reading and c.contype = 'c' and c.conrelid in (select t.oid from part as t)
+    union all
+    select format('generated column %I of table %s', a.attname, notika._quoted(a.attrelid)), d.adbin::text
+      from pg_attribute as a
+      join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+     where _foreign_code.reading and a.attgenerated = 'v' and a.attrelid in (select t.oid from part as t)
+  )
+  select format('%s executes %s, which is owned by "%s"', x.name,
+                case e.kind when 'type' then format('the checks of type %s', e.name)
+                            else format('function %s', e.name) end,
+                pg_get_userbyid(e.owner))
+    from expression as x
+   cross join lateral notika._executed(notika._uses(x.tree), null) as e
+   where x.tree <> ''
+     and e.owner <> (select n.nspowner from pg_namespace as n where n.nspname = 'notika')
+     and not notika._is_trusted(e.class, e.object, e.owner)
+   order by 1
+   limit 1;
+$$;
+
+comment on function notika._foreign_code(regclass, boolean) is
+  'Code of others that making a trigger on a table may execute as the owner of Notika, or reading it, '
+  'if it is to be read; null: there is none.';
+
+create or replace function notika._refuse_foreign_code(relation regclass, reading boolean, what text)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_code constant text := notika._foreign_code(_refuse_foreign_code.relation, _refuse_foreign_code.reading);
+begin
+  if v_code is not null then
+    raise exception 'cannot %: %', what, v_code
+      using errcode = 'insufficient_privilege',
+            detail = 'It may run with the rights of the owner of Notika.',
+            hint = 'If you trust it, let a superuser own that function: alter function ... owner to ...;';
+  end if;
+end;
+$$;
+
+comment on function notika._refuse_foreign_code(regclass, boolean, text) is
+  'An error if making triggers on a table, or reading it, may execute code of others as the owner.';

@@ -792,6 +792,7 @@ create or replace function notika._may_make(spec notika.workflow)
 as $$
 begin
   return notika._lost_meaning(spec.condition_uses) is null
+     and notika._foreign_code(spec.relation, false) is null
      and not exists (select from notika._missing_to_make(spec));
 end;
 $$;

@@ -368,11 +368,20 @@ begin
       'what judges at commit sleeps under session_replication_role = replica, as pg_restore '
       '--disable-triggers leaves it', 'select * from notika.install();';
   elsif notika._has_event_triggers() then
-    return query select 'guard', 'ok', null::text, 'judges migrations when they commit', null::text;
+    return query
+      select 'guard', 'ok', null::text,
+             'judges migrations when they commit' || coalesce((
+               select format('; its event triggers belong to "%s", who is no superuser: some managed servers '
+                             'skip them for superusers and reserved roles', pg_get_userbyid(e.evtowner))
+                 from pg_event_trigger as e
+                 join pg_roles as r on r.oid = e.evtowner and not r.rolsuper
+                where e.evtname = 'notika_guard_end'
+             ), ''), null::text;
   else
     return query select 'guard', 'warning', null::text,
-      'only pins protect: DROP … CASCADE is not refused, and pinned columns need a release first',
-      'select * from notika.install(); it creates the event triggers or says why it cannot';
+      'only pins protect: DROP ... CASCADE is not refused, and pinned columns need a release first',
+      'As an administrator, who may create roles and event triggers: npx notika install; or '
+      'select * from notika.install();';
   end if;
   return query
     select f.kind,

@@ -139,6 +139,12 @@ begin
       'this is a copy without its data: what is captured is never handed over', 'npx notika install';
     return;
   end if;
+  if notika._cluster() = 0 then
+    return query select 'cluster', 'warning', null::text,
+      'this server does not say which cluster it is (pg_control_system() is not to be executed): a copy '
+      'in another cluster is told by its transaction ids alone, and may be taken for the original',
+      format('grant execute on function pg_catalog.pg_control_system() to %I;', current_user);
+  end if;
   if notika._is_foreign(v_here) then
     return query
       select 'copy', 'warning', null::text,

@@ -3,9 +3,9 @@ import { type Command, defineCommand, directOption, jsonOption, output, urlOptio
 import { table } from "./support/table.ts";
 
 export const command: Command = defineCommand({
-  options: { ...urlOption, ...directOption, ...jsonOption },
+  options: { ...urlOption, ...directOption, ...jsonOption, owner: { type: "string" } },
   async run({ values, database }) {
-    const report = await install(database);
+    const report = await install(database, values.owner === undefined ? {} : { owner: values.owner });
     output(values.json, report, ({ applied, steps }) =>
       table([...applied.map((name) => ({ step: "migration", outcome: "applied", detail: name })), ...steps]),
     );

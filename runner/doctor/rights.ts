@@ -28,6 +28,7 @@ interface Rights {
   publishes: boolean;
   runs: boolean;
   reads: boolean;
+  monitors: boolean;
 }
 
 const query = `
@@ -75,13 +76,14 @@ const query = `
          ) as closed_to_publish,
          exists (select from usable as u where u.name = 'publish') as publishes,
          exists (select from usable as u where u.name = 'dispatch') as runs,
-         exists (select from usable as u where u.name = 'runs') as reads`;
+         exists (select from usable as u where u.name = 'runs') as reads,
+         exists (select from usable as u where u.name = 'lag') as monitors`;
 
 function role({ role, is_superuser }: Rights): Finding {
   if (!is_superuser) return ok("role", `${role}, no superuser`);
   return ok(
     "role",
-    `${role} is a superuser: more than Notika needs; npx notika grant prints what a role of its own needs`,
+    `${role} is a superuser: it may install, and what it installs is owned by an ordinary role; a runner needs no more than notika.grant_runner() gives`,
   );
 }
 
@@ -107,11 +109,12 @@ function schemas({ role, may_create_schemas, is_installed, closed_schemas, missi
 }
 
 /** What the role may do with what another role installed. */
-function parts({ role, publishes, runs, reads }: Rights): Finding {
+function parts({ role, publishes, runs, reads, monitors }: Rights): Finding {
   const all = [
     { may: publishes, part: "publisher", detail: "publish workflows" },
     { may: runs, part: "runner", detail: "run workflows" },
     { may: reads, part: "reader", detail: "read events and runs" },
+    { may: monitors, part: "monitor", detail: "see how it is" },
   ];
   const [may, mayNot] = [all.filter(({ may }) => may), all.filter(({ may }) => !may)];
   const list = (some: typeof all) => some.map(({ detail }) => detail).join(", ");
@@ -148,7 +151,7 @@ async function eventTriggers(client: Client): Promise<Finding> {
     return warning(
       "event triggers",
       "the role may not create them, so only pins protect: DROP … CASCADE is not refused, and pinned columns need notika.release() first",
-      "Let a role that may, on a server of your own a superuser, install and upgrade: npx notika install",
+      "Let an administrator, who may create roles and event triggers, install and upgrade: npx notika install",
     );
   } finally {
     await client.query("rollback");
