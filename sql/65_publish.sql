@@ -816,20 +816,26 @@ begin
          where notika._has_fallback(spec)
         union all
         select 3, null,
+               format('revoke execute on function notika.payload_%s(record) from public',
+                      (spec).workflow_id),
+               null
+         where notika._has_fallback(spec)
+        union all
+        select 4, null,
                notika._capture_definition(spec),
                null
         union all
-        select 4, null,
+        select 5, null,
                format('revoke execute on function notika._capture_%s() from public',
                       (spec).workflow_id),
                null
         union all
-        select 5, null,
+        select 6, null,
                notika._passes_definition((spec).workflow_id, (spec).condition),
                null
          where (spec).condition is not null and not (spec).is_pinned
         union all
-        select 6, f.name || o.name,
+        select 7, f.name || o.name,
                notika._trigger_definition(spec, f.relation, o.name),
                'share row exclusive on ' || f.name
           from family as f
@@ -1101,6 +1107,10 @@ begin
     execute v_statement;
     v_count := v_count + 1;
   end loop;
+  if v_count > 0 then
+    perform notika._check_payload_code(after.workflow_id);
+  end if;
+  perform notika._settle_capture_rights(after.workflow_id, after.relation);
   if v_always <> '{}' and v_count > 0 then
     perform notika._enable_always(after.workflow_id, v_always);
   end if;

@@ -141,6 +141,7 @@ as $$
       select format('function %s', p.oid::regprocedure), p.proacl
         from pg_proc as p
        where p.pronamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+         and p.proname !~ '^_capture_[0-9]+$' -- see _settle_capture_rights
       union all
       select format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass),
              c.relacl
