@@ -164,7 +164,7 @@ begin
   return query
     select k.place, a.attname::text, format('%I.%I', n.nspname, t.typname),
            case when t.oid < 16384 or t.typtype = 'e' then '>'
-                else format('operator(%I.%s)', o.nspname, o.oprname) end,
+                when o.oprname is not null then format('operator(%I.%s)', o.nspname, o.oprname) end,
            case
              when t.oid < 16384 then null
              when t.typtype not in ('b', 'e') or t.typcategory = 'A' then format(

@@ -229,6 +229,242 @@ describe("the owner of a published table gets nothing executed by capture", () =
   });
 });
 
+describe("the snapshot of a transaction that began before a column changed", () => {
+  for (const [form, options] of Object.entries({
+    "each row": "operations => '{insert,update,delete}', columns => '{note}'",
+    "each statement": "operations => '{insert}', columns => '{note}'",
+    "whole rows": "operations => '{insert,update,delete}'",
+    "whole rows without event triggers": "operations => '{insert,update,delete}'",
+    "a migration let through": "operations => '{insert,update,delete}', columns => '{note}'",
+  })) {
+    test(`misleads no capture of ${form}`, async ({ db, skip }) => {
+      if (db.engine === "pglite") return skip("PGlite has one session");
+      await db.script(`${scene} create table app.docs (id int8 primary key, note text); ${enumTrap} reset role;
+        ${form.includes("without") ? noEventTriggers : ""}
+        select notika.publish('w', 'app.docs', ${options});`);
+      const old = await db.connect();
+      await old.query("begin isolation level repeatable read");
+      await old.query("set local role mallory");
+      await old.query("select from pg_type");
+
+      await asRole(db, "mallory", "alter table app.docs alter id type app.k using '1'");
+      if (form.includes("let through")) await db.query("select notika._loosen(1)");
+      await old.query(`insert into app.docs values ('1', 'a')`);
+      await old.query(`insert into app.docs values ('2', ${big})`);
+      await old.query("commit");
+
+      expect(await songs(db)).toBe(0);
+      expect(await captured(db)).toHaveLength(2);
+    });
+  }
+});
+
+describe("a backfill executes nothing of the table's owner", () => {
+  const orders = (key: string, rows = "select '1'") => `${scene}
+    create table app.orders (id ${key} primary key, note text);
+    insert into app.orders (id) ${rows}; reset role;`;
+  const failed = ({ query }: TestDatabase) =>
+    query<{ state: string; error: string }>("select state, error from notika.backfills");
+
+  test("nor compares keys for which somebody made a cast", async ({ db }) => {
+    await db.script(`${scene} reset role`);
+    for (const [name, { sql, type, value }] of Object.entries(traps)) {
+      await db.script(
+        `set role mallory; ${sql}
+         create table app.orders (id ${type} primary key, note text);
+         insert into app.orders values (${value}); reset role;
+         select notika.publish('w', 'app.orders', columns => '{id,note}');`,
+      );
+
+      await expect(inTransaction(db, "select notika.backfill('w')"), name).rejects.toMatchObject({
+        code: "0A000",
+        message: expect.stringContaining('a backfill cannot go by the key of table app.orders: column "id" is of type'),
+      });
+      await db.script(`select notika.unpublish('w'); drop table app.orders; set role mallory; drop type app.k cascade;
+        drop type if exists app.c cascade; drop function if exists app.k_text, app.k_json, app.k_int; reset role`);
+    }
+    expect(await songs(db)).toBe(0);
+  });
+
+  test("and goes by enums and domains that nobody has made casts of", async ({ db }) => {
+    await db.script(`${scene}
+      create type app.size as enum ('small', 'big', 'huge');
+      create domain app.code as char(4);
+      create table app.orders (size app.size, code app.code, note text, primary key (size, code));
+      insert into app.orders select s, 'c' || n from unnest(enum_range(null::app.size)) as s, generate_series(10, 599) as n;
+      reset role;
+      select notika.publish('w', 'app.orders', columns => '{size,code}');
+      select notika.backfill('w');`);
+
+    for (let page = 0; page < 10; page++) {
+      await db.query("select notika.dispatch()");
+      await db.query("update notika_worker._private_jobs set attempts = 1");
+    }
+
+    expect(await failed(db)).toEqual([{ state: "done", error: null }]);
+    expect(await db.query("select count(distinct new::text)::int as rows from notika.event_log")).toEqual([
+      { rows: 1770 },
+    ]);
+  });
+
+  test("nor reads on with a key that has changed since", async ({ db }) => {
+    await db.script(`${orders("int", "select generate_series(1, 3)")}
+      select notika.publish('w', 'app.orders', columns => '{id,note}');
+      select notika.backfill('w');`);
+    await asRole(
+      db,
+      "mallory",
+      "update app.orders set note = id",
+      "alter table app.orders drop constraint orders_pkey, add primary key (note)",
+    );
+
+    await db.query("select notika.dispatch()");
+
+    expect(await failed(db)).toMatchObject([
+      {
+        state: "failed",
+        error: expect.stringContaining("the key of table app.orders has changed since the backfill started"),
+      },
+    ]);
+  });
+
+  const policies: Record<string, [policy: string, error: string]> = {
+    "a policy": [
+      "create policy p on app.orders using (app.sing(id::text) <> '')",
+      "row security hides rows of table app.orders",
+    ],
+    "a policy beside one that shows all": [
+      "create policy n on app.orders using (true); create policy p on app.orders using (app.folded() <> '')",
+      "a policy of table app.orders calls a function of others",
+    ],
+    "a policy that restricts": [
+      "create policy n on app.orders using (true); create policy p on app.orders as restrictive using (app.folded() <> '')",
+      "row security hides rows of table app.orders",
+    ],
+    "an index": [
+      "create index on app.orders ((app.fold('x') || note))",
+      "function app.fold(text) of index orders_expr_idx would be",
+    ],
+    "an index of some rows": [
+      "create index i on app.orders (note) where app.fold('x') = note",
+      "function app.fold(text) of index i would be",
+    ],
+    statistics: [
+      "create statistics app.s on (app.fold('x') || note), id from app.orders",
+      "function app.fold(text) of statistics s would be",
+    ],
+    "a check": [
+      "alter table app.orders add constraint c check (app.fold('x') <> note)",
+      "function app.fold(text) of constraint c would be",
+    ],
+  };
+  for (const [name, [statements, error]] of Object.entries(policies)) {
+    test(`that ${name} calls, made after its start`, async ({ db }) => {
+      await db.script(`${orders("int")}
+        create role keeper; grant usage on schema app to keeper; grant select, trigger on app.orders to keeper;
+        set role mallory;
+        create function app.fold(text) returns text language plpgsql immutable as $$ begin return app.sing($1); end $$;
+        create function app.folded() returns text language plpgsql immutable as $$ begin return app.sing('1'); end $$;
+        alter table app.orders enable row level security;
+        reset role;
+        select notika.publish('w', 'app.orders', columns => '{id,note}');`);
+      const pages = await asOwner(db, "keeper");
+      await db.script(`alter table app.orders disable row level security; select notika.backfill('w');
+        alter table app.orders enable row level security; ${name.includes("policy") ? "" : "create policy n on app.orders using (true);"}
+        set role mallory; ${statements}; reset role;`);
+
+      await pages("select notika._backfill_all()");
+
+      expect(await failed(db)).toMatchObject([{ state: "failed", error: expect.stringContaining(error) }]);
+      expect(await songs(db)).toBe(0);
+    });
+  }
+
+  test("and where a policy shows all rows it reads them", async ({ db }) => {
+    await db.script(`${orders("int", "select generate_series(1, 3)")}
+      create role keeper; grant usage on schema app to keeper; grant select, trigger on app.orders to keeper;
+      alter table app.orders enable row level security;
+      create policy tenant on app.orders using (note = current_setting('app.tenant'));
+      create policy notika on app.orders for select to keeper using (true);
+      select notika.publish('w', 'app.orders', columns => '{id,note}');`);
+    const pages = await asOwner(db, "keeper");
+
+    await pages("select notika.backfill('w')", "select notika._backfill_all()");
+
+    expect(await failed(db)).toEqual([{ state: "done", error: null }]);
+    expect(await captured(db)).toHaveLength(3);
+  });
+});
+
+/** Has a role without rights of its own do what Notika's owner does. */
+async function asOwner(db: TestDatabase, role: string) {
+  const [owner] = await db.query<{ name: string }>("select quote_ident(current_user) as name");
+  await db.script(`
+    grant all on schema notika, notika_worker to ${role};
+    grant all on all tables in schema notika to ${role};
+    grant all on all sequences in schema notika to ${role};
+    grant all on all tables in schema notika_worker to ${role};
+    grant execute on all functions in schema notika to ${role};
+    alter function notika.backfill(text, text) security invoker;
+    grant ${role} to ${owner?.name};`);
+  return (...statements: string[]) => asRole(db, role, ...statements);
+}
+
+describe("the owner of a published partitioned table", () => {
+  const parted = `
+    create role app_owner; create role team; grant team to app_owner;
+    create schema app; grant all on schema app to app_owner, team;
+    set role team;
+    create table app.parted (id int, note text) partition by range (id);
+    create table app.rest partition of app.parted default;
+    create table app.plain (id int, note text);
+    reset role;
+    select notika.publish('w', 'app.parted', '{insert,update,delete}', '{id,note}'),
+           notika.publish('plain', 'app.plain', '{insert,update}', '{id,note}');`;
+  const rights = ({ query }: TestDatabase) =>
+    query(`select proname, a.grantee::regrole::text as role from pg_proc, aclexplode(proacl) as a
+            where proname ~ '^(_capture|payload)_[0-9]' and a.grantee <> proowner order by 1, 2`);
+
+  test("makes, attaches and detaches partitions, and they are captured", async ({ db }) => {
+    await db.script(parted);
+
+    await asRole(
+      db,
+      "team",
+      "create table app.ten partition of app.parted for values from (10) to (20)",
+      "create table app.twenty (note text, id int)",
+      "alter table app.parted attach partition app.twenty for values from (20) to (30)",
+      "insert into app.parted values (11, 'a'), (21, 'b')",
+      "alter table app.parted detach partition app.ten",
+    );
+
+    expect(await captured(db)).toEqual([
+      { id: 11, note: "a" },
+      { id: 21, note: "b" },
+    ]);
+    expect(await rights(db)).toEqual([{ proname: "_capture_1", role: "team" }]);
+    expect(
+      await db.query("select finding from notika.health where severity <> 'ok' and finding <> 'partition_detached'"),
+    ).toEqual([]);
+  });
+
+  test("has the right for as long as it is the owner", async ({ db }) => {
+    await db.script(`${parted} create role late; grant all on schema app to late;
+      alter table app.parted owner to app_owner;`);
+    expect(await rights(db)).toEqual([{ proname: "_capture_1", role: "app_owner" }]);
+
+    await db.script("reassign owned by app_owner to late; select notika.check()");
+    expect(await rights(db)).toEqual([{ proname: "_capture_1", role: "late" }]);
+    await asRole(db, "late", "create table app.ten partition of app.parted for values from (10) to (20)");
+
+    await db.script(`select notika.grant_runner('late'); revoke execute on function notika._capture_1() from late;
+      grant execute on function notika._capture_2() to team; select notika.install();`);
+    expect(await rights(db)).toEqual([{ proname: "_capture_1", role: "late" }]);
+    expect(await db.query("select outcome from notika.install() where step = 'rights'")).toEqual([{ outcome: "ok" }]);
+    await db.script("select notika.unpublish('w'); drop owned by late cascade; select notika.check()");
+  });
+});
+
 test("no generated function casts a column", async ({ db }) => {
   await db.script(`${scene} ${enumTrap}
     create domain app.big as int8; create domain app.word as varchar; create domain app.bigs as int8[];
