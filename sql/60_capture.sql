@@ -1,7 +1,10 @@
 -- What an event carries of a row, as json: a payload function for each workflow that Postgres itself
 -- keeps in step with the table.
--- Values are turned into json by Postgres' own functions only: the trigger function runs with the
--- owner's rights, and a cast that the owner of a type wrote must not.
+-- What the owner's rights turn into json has columns of types that are somebody else's, or will be: a
+-- cast of such a column, an implicit one included, and to_json too, call a function of the type's
+-- owner.  So no column is ever cast.  Output functions are safe whatever the type, and so is a call
+-- that takes any type.  What is parsed once, when it is made, is looked at afterwards
+-- (_check_payload_code); what is parsed again later names the types that it takes (_exactly).
 -- What runs at a write is parsed in the writer's session: a backslash is only safe in E''.
 
 create or replace function notika._base_type(type oid)
@@ -144,26 +147,122 @@ $$;
 comment on function notika._fold(json[], anyarray) is
   'The elements of an array as a json array that is nested as deep as the array is.';
 
-create or replace function notika._has_json_cast(type oid)
-  returns boolean
+create or replace function notika._json_cast(type oid)
+  returns regprocedure
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Only a superuser makes functions in C; anybody else's would run with the owner's rights.
-  select exists (
-    select from pg_cast as c
-      join pg_proc as p on p.oid = c.castfunc
-      join pg_language as l on l.oid = p.prolang and l.lanname in ('c', 'internal')
-     where c.castsource = _has_json_cast.type and c.casttarget = 'json'::regtype
-       and has_function_privilege(p.oid, 'execute')
-  );
+  -- An extension's: written in C, which takes a superuser, and the type is no less protected, so that
+  -- nobody else puts another cast in its place.
+  select p.oid::regprocedure
+    from pg_cast as c
+    join pg_proc as p on p.oid = c.castfunc and p.pronargs = 1
+    join pg_language as l on l.oid = p.prolang and l.lanname = 'c'
+    join pg_roles as o on o.oid = p.proowner and o.rolsuper
+    join pg_type as t on t.oid = c.castsource
+    join pg_roles as w on w.oid = t.typowner and w.rolsuper
+   where c.castsource = _json_cast.type and c.casttarget = 'json'::regtype
+     and has_function_privilege(p.oid, 'execute');
 $$;
 
-comment on function notika._has_json_cast(oid) is
-  'Whether an extension says how values of its type look as json.';
+comment on function notika._json_cast(oid) is
+  'The function by which an extension says how values of its type look as json; null: there is none.';
 
-create or replace function notika._json_expression(path text, type oid, depth integer default 0)
+create or replace function notika._exactly(value anyelement, example anyelement)
+  returns anyelement
+  language sql
+  immutable
+as 'select $1';
+
+comment on function notika._exactly(anyelement, anyelement) is
+  'The value, which has the type of the example: with any other the call is an error when it is '
+  'parsed. It has no settings, so that Postgres puts the value in its place.';
+
+create or replace function notika._json_object(names text[], elements json[])
+  returns json
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('{%s}', string_agg(
+           format('%s : %s', to_json(e.name), coalesce(e.value::text, 'null')), ', ' order by e.place
+         ))::json
+    from unnest(_json_object.names, _json_object.elements) with ordinality as e (name, value, place);
+$$;
+
+comment on function notika._json_object(text[], json[]) is 'A json object of these keys and values.';
+
+create or replace function notika._json_value(value anyelement)
+  returns json
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type pg_type;
+  v_object text;
+  v_json json;
+begin
+  if num_nulls(value) = 1 then
+    return null;
+  end if;
+  -- Each statement below is parsed when it is come to, with the type that the value has.
+  select t.* into v_type from pg_type as t where t.oid = notika._base_type(pg_typeof(value));
+
+  if v_type.oid < 16384
+     and v_type.oid not in ('int8'::regtype, 'numeric'::regtype, 'int8[]'::regtype, 'numeric[]'::regtype)
+  then
+    return to_json(value);
+  elsif v_type.typcategory = 'A' then
+    return notika._fold(
+      array(select notika._json_value(u.element) from (select unnest(value) as element) as u), value);
+  elsif v_type.typtype = 'c' then
+    select format('select notika._json_object(%L, array[%s]::json[])',
+                  array_agg(a.attname order by a.attnum),
+                  string_agg(format('notika._json_value(($1).%I)', a.attname), ', ' order by a.attnum))
+      into v_object
+      from pg_attribute as a
+     where a.attrelid = v_type.typrelid and a.attnum > 0 and not a.attisdropped;
+    execute v_object into v_json using value;
+    return v_json;
+  elsif notika._json_cast(v_type.oid) is not null then
+    return to_json(value);
+  end if;
+  -- JavaScript would round int8 and numeric.  Of others Postgres has a text only, also of a type that
+  -- came after the snapshot of the transaction.
+  return to_json(format('%s', value));
+end;
+$$;
+
+comment on function notika._json_value(anyelement) is
+  'A value as json, whatever its type: slower than the expressions for a type that is known.';
+
+create or replace function notika._settled_json(value anyelement)
+  returns json
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set timezone = 'UTC'
+  set datestyle = 'ISO, YMD'
+  set intervalstyle = 'iso_8601'
+  set bytea_output = 'hex'
+  set extra_float_digits = '1'
+  set lc_monetary = 'C'
+  set quote_all_identifiers = off
+as $$
+  select notika._json_value(_settled_json.value);
+$$;
+
+comment on function notika._settled_json(anyelement) is
+  'A value as json, whatever its type, which looks the same in every session.';
+
+create or replace function notika._json_expression(
+  path text,
+  type oid,
+  is_exact boolean,
+  depth integer default 0
+)
   returns text
   language plpgsql
   stable
@@ -171,36 +270,50 @@ create or replace function notika._json_expression(path text, type oid, depth in
 as $$
 declare
   v_base pg_type;
+  v_path text := _json_expression.path;
   v_array text := format('a%s', _json_expression.depth);
   v_index text := format('i%s', _json_expression.depth);
 begin
   select t.* into v_base from pg_type as t where t.oid = notika._base_type(_json_expression.type);
 
-  -- JavaScript would round them.
-  if v_base.oid in ('int8'::regtype, 'numeric'::regtype) then
-    return format('%s::pg_catalog.text', path);
-  end if;
-  if v_base.oid in ('int8[]'::regtype, 'numeric[]'::regtype) then
-    return format('%s::pg_catalog.text[]', path);
+  if v_base.oid < 16384 and (is_exact or v_base.oid = _json_expression.type) then
+    if not is_exact then
+      v_path := notika._exact_path(path, v_base);
+    end if;
+    return case
+      -- JavaScript would round them.
+      when v_base.oid in ('int8'::regtype, 'numeric'::regtype) then notika._text_path(v_path, v_base)
+      when v_base.oid in ('int8[]'::regtype, 'numeric[]'::regtype)
+        then format('pg_catalog.array_in(pg_catalog.array_out(%s), %s, -1)', v_path,
+                    'text'::regtype::oid)
+      else v_path
+    end;
   end if;
 
-  if v_base.typcategory = 'A' and v_base.typelem >= 16384 then
+  if notika._is_string(v_base.oid) then
+    return format('case when %1$s is not null then pg_catalog.format(''%%s'', %1$s) end', path);
+  end if;
+  if not is_exact or v_base.oid is null
+     or v_base.typcategory = 'A' and (
+       select e.typcategory = 'A' from pg_type as e where e.oid = notika._base_type(v_base.typelem)
+     )
+  then
+    return format('notika._settled_json(%s)', path);
+  end if;
+
+  if v_base.typcategory = 'A' then
     -- Postgres would call the casts of the elements' type.
     return format(
       'case when %1$s is not null then notika._fold(array(select pg_catalog.to_json(%2$s)'
       ' from (select array(select pg_catalog.unnest(%1$s))) as %3$s (elements),'
       ' pg_catalog.generate_subscripts(%3$s.elements, 1) as %4$s order by %4$s), %1$s) end',
       path,
-      notika._json_expression(format('(%s.elements[%s])', v_array, v_index), v_base.typelem,
+      notika._json_expression(format('(%s.elements[%s])', v_array, v_index), v_base.typelem, true,
                               depth + 1),
       v_array,
       v_index
     );
   end if;
-  if v_base.oid < 16384 then
-    return path;
-  end if;
-
   if v_base.typtype = 'c' then
     return (
       select format(
@@ -210,6 +323,7 @@ begin
                  array_agg(a.attname::text order by a.attnum),
                  array_agg(format('(%s).%I', path, a.attname) order by a.attnum),
                  array_agg(a.atttypid order by a.attnum),
+                 true,
                  depth
                )
              )
@@ -217,16 +331,49 @@ begin
        where a.attrelid = v_base.typrelid and a.attnum > 0 and not a.attisdropped
     );
   end if;
-
-  if notika._has_json_cast(v_base.oid) then
-    return format('%s::pg_catalog.json', path);
-  end if;
-  return format('case when %1$s is not null then pg_catalog.format(''%%s'', %1$s) end', path);
+  return (
+    select format('%I.%I(%s)', n.nspname, p.proname, path)
+      from pg_proc as p
+      join pg_namespace as n on n.oid = p.pronamespace
+     where p.oid = notika._json_cast(v_base.oid)
+  );
 end;
 $$;
 
-comment on function notika._json_expression(text, oid, integer) is
-  'An SQL expression for a value of this type as an argument of json_build_object.';
+comment on function notika._json_expression(text, oid, boolean, integer) is
+  'An SQL expression for a value of this type as an argument of json_build_object. Exact: it is '
+  'parsed once, now, and looked at then; otherwise it does no harm whatever the type is by then.';
+
+create or replace function notika._exact_path(path text, type pg_type)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('notika._exactly(%s, null::pg_catalog.%I)', _exact_path.path, (_exact_path.type).typname);
+$$;
+
+comment on function notika._exact_path(text, pg_type) is
+  'An SQL expression for a value that is an error if it is not of this type, which is Postgres'' own.';
+
+create or replace function notika._text_path(path text, type pg_type)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when (_text_path.type).oid in ('text'::regtype, 'varchar'::regtype) then _text_path.path
+    else (
+      select format('pg_catalog.textin(pg_catalog.%I(%s))', p.proname, _text_path.path)
+        from pg_proc as p
+       where p.oid = (_text_path.type).typoutput
+    )
+  end;
+$$;
+
+comment on function notika._text_path(text, pg_type) is
+  'An SQL expression for a value of this type, which is Postgres'' own, as text: no cast, and as fast.';
 
 create or replace function notika._is_string(type oid)
   returns boolean
@@ -237,7 +384,7 @@ as $$
   select t.oid in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
                    'int8'::regtype, 'numeric'::regtype)
       or t.oid >= 16384 and t.typtype <> 'c' and t.typcategory <> 'A'
-         and not notika._has_json_cast(t.oid)
+         and notika._json_cast(t.oid) is null
     from pg_type as t
    where t.oid = notika._base_type(_is_string.type);
 $$;
@@ -249,6 +396,7 @@ create or replace function notika._object_expression(
   names text[],
   paths text[],
   types oid[],
+  is_exact boolean,
   depth integer default 0
 )
   returns text
@@ -261,12 +409,10 @@ begin
     select case
              -- Where all are strings Postgres need not look up what they are, which is half of the
              -- price.
-             when bool_and(notika._is_string(v.type)) then format(
+             when bool_and(coalesce(notika._is_string(v.type), false)) then format(
                'pg_catalog.json_object(%L::pg_catalog.text[], array[%s])',
                _object_expression.names,
-               string_agg(
-                 case when notika._base_type(v.type) >= 16384 then v.expression
-                      else format('%s::pg_catalog.text', v.path) end, ', ' order by v.place)
+               string_agg(coalesce(v.string, v.expression), ', ' order by v.place)
              )
              when count(*) <= 50 then format(
                'pg_catalog.json_build_object(%s)',
@@ -279,18 +425,32 @@ begin
              )
            end
       from (
-        select u.*, notika._json_expression(u.path, u.type, _object_expression.depth) as expression
+        select u.*,
+               notika._json_expression(u.path, u.type, _object_expression.is_exact,
+                                       _object_expression.depth) as expression,
+               case
+                 when b.oid >= 16384 then null
+                 when _object_expression.is_exact then notika._text_path(u.path, b)
+                 when b.oid = u.type then notika._text_path(notika._exact_path(u.path, b), b)
+               end as string
           from unnest(_object_expression.names, _object_expression.paths, _object_expression.types)
                  with ordinality as u (name, path, type, place)
+          left join pg_type as b on b.oid = notika._base_type(u.type)
       ) as v
   );
 end;
 $$;
 
-comment on function notika._object_expression(text[], text[], oid[], integer) is
-  'An SQL expression for a json object of these keys, with the values that are at these paths.';
+comment on function notika._object_expression(text[], text[], oid[], boolean, integer) is
+  'An SQL expression for a json object of these keys, with the values that are at these paths. '
+  'Exact: see _json_expression.';
 
-create or replace function notika._size_expression(path text, type oid, typmod integer)
+create or replace function notika._size_expression(
+  path text,
+  type oid,
+  typmod integer,
+  is_exact boolean
+)
   returns text
   language sql
   stable
@@ -302,15 +462,19 @@ as $$
             and _size_expression.typmod between 0 and 1024 then null
            -- The size before compression, told without reading the value.
            when t.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype)
-             then format('coalesce(pg_catalog.octet_length(%s), 0)', _size_expression.path)
+            and (_size_expression.is_exact or t.oid = _size_expression.type)
+             then format('coalesce(pg_catalog.octet_length(%s), 0)',
+                         case when is_exact then _size_expression.path
+                              else notika._exact_path(_size_expression.path, t) end)
            else format('coalesce(pg_catalog.pg_column_size(%s), 0)', _size_expression.path)
          end
     from pg_type as t
    where t.oid = notika._base_type(_size_expression.type);
 $$;
 
-comment on function notika._size_expression(text, oid, integer) is
-  'An SQL expression for the size of a value in bytes; null for a type that is always small.';
+comment on function notika._size_expression(text, oid, integer, boolean) is
+  'An SQL expression for the size of a value in bytes; null for a type that is always small. Exact: '
+  'see _json_expression.';
 
 create or replace function notika._key_columns(relation regclass)
   returns smallint[]
@@ -333,6 +497,21 @@ $$;
 comment on function notika._key_columns(regclass) is
   'The columns of the primary key, or else of the replica identity; null: there is neither.';
 
+create or replace function notika._known_type(type oid)
+  returns oid
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- A trigger holds a lock on its table, so that a snapshot of now shows the types that Postgres has;
+  -- one that the transaction took earlier may show those of before.
+  select case when current_setting('transaction_isolation') = 'read committed'
+              then _known_type.type end;
+$$;
+
+comment on function notika._known_type(oid) is
+  'The type of a column, if what the catalog says of it is certain; null: nobody knows.';
+
 create or replace function notika._pick(changed anyelement, relation regclass, columns smallint[])
   returns json
   language plpgsql
@@ -353,7 +532,8 @@ begin
   select notika._object_expression(
            array_agg(a.attname::text order by a.place, a.attnum),
            array_agg(format('($1).%I', a.attname) order by a.place, a.attnum),
-           array_agg(a.atttypid order by a.place, a.attnum)
+           array_agg(notika._known_type(a.atttypid) order by a.place, a.attnum),
+           false
          )
     into v_object
     from (
@@ -383,11 +563,11 @@ create or replace function notika._key_expression(
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select notika._object_expression(
-           array_agg(a.attname::text order by array_position(k.columns, a.attnum), a.attnum),
-           array_agg(format('%s.%I', _key_expression.path, a.attname)
-                     order by array_position(k.columns, a.attnum), a.attnum),
-           array_agg(a.atttypid order by array_position(k.columns, a.attnum), a.attnum)
+  select format(
+           'notika._json_object(%L::pg_catalog.text[], array[%s])',
+           array_agg(a.attname order by array_position(k.columns, a.attnum), a.attnum),
+           string_agg(format('notika._settled_json(%s.%I)', _key_expression.path, a.attname), ', '
+                      order by array_position(k.columns, a.attnum), a.attnum)
          )
     from (
       select coalesce(notika._key_columns(_key_expression.relation), '{}')
@@ -399,8 +579,8 @@ as $$
 $$;
 
 comment on function notika._key_expression(text, regclass, text[]) is
-  'An SQL expression for the json that _key makes of a row, from its columns one by one; null: it has '
-  'no key.';
+  'An SQL expression for the json that _key makes of a row, from its columns one by one and whatever '
+  'their types are when it is parsed; null: it has no key.';
 
 create or replace function notika._key(
   changed anyelement,
@@ -434,22 +614,12 @@ as $$
 declare
   v_row json;
 begin
-  -- Looked up for each row, so that it is right after any DDL.
+  -- Looked up for each row, so that it is right after any DDL.  to_json would call a cast that the
+  -- owner of a type wrote.
   if exists (
     select from pg_attribute as a
-      join pg_type as t on t.oid = a.atttypid
-      left join pg_type as e on e.oid = t.typelem and t.typcategory = 'A'
      where a.attrelid = _whole_row.relation and a.attnum > 0 and not a.attisdropped
-       and a.atttypid >= 16384
-       and (
-         -- These may have int8 and numeric in them.
-         coalesce(e.typtype, t.typtype) in ('c', 'd')
-         -- to_json would call a cast that somebody wrote, with the owner's rights.
-         or exists (
-           select from pg_cast as c
-            where c.castsource = coalesce(e.oid, t.oid) and c.casttarget = 'json'::regtype
-         ) and not notika._has_json_cast(coalesce(e.oid, t.oid))
-       )
+       and coalesce(notika._known_type(a.atttypid), 16384) >= 16384
   ) then
     return notika._pick(_whole_row.changed, _whole_row.relation, null);
   end if;
@@ -556,10 +726,11 @@ begin
   select notika._object_expression(
            array_agg(k.key order by k.place),
            array_agg(format('(r).%I', k.name) order by k.place),
-           array_agg(a.atttypid order by k.place)
+           array_agg(a.atttypid order by k.place),
+           true
          ),
          string_agg(
-           notika._size_expression(format('(r).%I', k.name), a.atttypid, a.atttypmod),
+           notika._size_expression(format('(r).%I', k.name), a.atttypid, a.atttypmod, true),
            ' + ' order by k.place
          )
     into v_object, v_size

@@ -203,17 +203,19 @@ begin
   end if;
   -- A row that is passed on takes all along that is kept outside of it: time, memory, and from a
   -- gigabyte on an error.
-  return format($$        begin
-          v_%1$s := case
-            when notika._key_names(tg_relid) operator(pg_catalog.=) %2$L::pg_catalog.text[]
-              then %3$s
-          end;
-        exception when undefined_column then
-          v_%1$s := null;
+  return format($$        v_%1$s := null;
+        begin -- key %5$s
+          if notika._key_names(tg_relid) operator(pg_catalog.=) %2$L::pg_catalog.text[] then
+            v_%1$s := %3$s;
+          end if;
+        exception when undefined_column or datatype_mismatch then
+          null; -- it was changed, and this was not made again
         end;
         if v_%1$s is null then
           v_%1$s := %4$s;
-        end if;$$, changed, notika._key_names(spec.relation), v_expression, v_key);
+        end if;$$, changed, notika._key_names(spec.relation), v_expression, v_key,
+    (select md5(string_agg(format('%s %s', k.place, format_type(k.type, null)), ', ' order by k.place))
+       from notika._key_of(spec.relation) as k));
 end;
 $body$;
 
@@ -264,19 +266,27 @@ begin
        select from pg_inherits as i
          join pg_class as c on c.oid = i.inhrelid
         where i.inhrelid = spec.relation or i.inhparent = spec.relation and not c.relispartition
-     )
-     -- What is in a type of somebody else changes without the table.
-     and not exists (
-       select from pg_attribute as a
-         join pg_type as t on t.oid = notika._base_type(a.atttypid)
-        where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
-          and t.oid >= 16384 and t.typtype <> 'e'
      );
 end;
 $$;
 
 comment on function notika._lists_columns(notika.workflow) is
   'Whether a whole row is made from a list of its columns, which the guard keeps in step with it.';
+
+create or replace function notika._has_parts(spec notika.workflow)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (select c.relkind = 'p' from pg_class as c where c.oid = spec.relation)
+      or (select count(*) > 1 from notika._family(spec.relation));
+end;
+$$;
+
+comment on function notika._has_parts(notika.workflow) is
+  'Whether rows of other tables are captured, too: of partitions or children.';
 
 create or replace function notika._image_expression(spec notika.workflow, changed text)
   returns text
@@ -287,22 +297,38 @@ as $$
 declare
   v_limit integer := (select s.payload_bytes from notika.setting as s);
 begin
-  if spec.is_pinned and spec.columns is not null then
+  -- What takes the row of a published table would take that of a part, too, and convert it: by a
+  -- cast between the two, if their owner made one.
+  if spec.is_pinned and spec.columns is not null and not notika._has_parts(spec) then
     return format('notika.payload_%s(%s)', spec.workflow_id, changed);
-  elsif notika._lists_columns(spec) then
+  elsif spec.is_pinned and spec.columns is not null or notika._lists_columns(spec) then
+    if spec.columns is not null then
+      perform notika._expect_columns(spec.relation, spec.column_names);
+    end if;
     return (
       select format(
                E'case when 0::pg_catalog.int8%s operator(pg_catalog.<=) %s then\n    %s end',
                string_agg(' operator(pg_catalog.+) ' || notika._size_expression(
-                 format('%s.%I', changed, a.attname), a.atttypid, a.atttypmod), ''
-                 order by a.attnum),
+                 format('%s.%I', changed, a.attname), a.atttypid, a.atttypmod, false), ''
+                 order by k.place),
                v_limit,
                notika._object_expression(
-                 array_agg(a.attname::text order by a.attnum),
-                 array_agg(format('%s.%I', changed, a.attname) order by a.attnum),
-                 array_agg(a.atttypid order by a.attnum)))
-        from pg_attribute as a
-       where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+                 array_agg(k.key order by k.place),
+                 array_agg(format('%s.%I', changed, a.attname) order by k.place),
+                 array_agg(a.atttypid order by k.place),
+                 false))
+        from (
+          select c.key, c.name, c.place
+            from unnest(spec.columns, spec.column_names) with ordinality as c (key, name, place)
+          union all
+          select t.attname, t.attname, t.attnum
+            from pg_attribute as t
+           where spec.columns is null
+             and t.attrelid = spec.relation and t.attnum > 0 and not t.attisdropped
+        ) as k
+        join pg_attribute as a
+          on a.attrelid = spec.relation and a.attname = k.name and a.attnum > 0
+         and not a.attisdropped
     );
   end if;
   return format('case when pg_catalog.pg_column_size(%s) operator(pg_catalog.<=) %s then %s end',
@@ -329,21 +355,20 @@ declare
       from unnest(v_rows) as r
   );
 begin
-  -- What it calls may be gone, and nobody saw to it.
-  if spec.is_pinned and not notika._is_held(spec) and not notika._has_fallback(spec)
-     and (spec.columns is not null or notika._lists_columns(spec))
+  -- What it names may be gone or be of another type, and nobody saw to it.
+  if spec.is_pinned
+     and (spec.columns is not null and notika._has_parts(spec) or notika._lists_columns(spec))
   then
     return format($$
   begin%s%s
-  exception when %s then%s
+  exception
+    when undefined_column or datatype_mismatch or undefined_function or ambiguous_function then%s
   end;$$,
       case when spec.columns is null
            then format(E'\n    -- columns %s', notika._shape(spec.relation)) end,
       notika._indented(v_code),
-      case when spec.columns is null then 'undefined_column or datatype_mismatch'
-           else 'undefined_function or ambiguous_function' end,
       (select string_agg(
-                format(E'\n    v_%1$s := notika._loose_image(%1$s, tg_relid, %2$s);', r,
+                format(E'\n      v_%1$s := notika._loose_image(%1$s, tg_relid, %2$s);', r,
                        spec.workflow_id), '' order by r)
          from unnest(v_rows) as r));
   end if;
@@ -595,8 +620,7 @@ begin
       select a.atttypid
         from pg_attribute as a
        where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
-         and (spec.columns is null or a.attname = any (spec.column_names)
-              or a.attnum = any (notika._key_columns(spec.relation))) -- what is left of a big row
+         and (spec.columns is null or a.attname = any (spec.column_names))
     );
   else
     v_types := array['point'::regtype]; -- any type may be added later
@@ -701,6 +725,7 @@ declare
   v_changed text := case operation when 'delete' then 'old' else 'new' end;
   v_filters text[];
 begin
+  perform notika._check_planning(_trigger_definition.relation, true);
   if not spec.is_pinned and spec.condition is not null then
     v_filters := v_filters || format(
       'notika._passes_%s(%s, %s)', spec.workflow_id,

@@ -55,7 +55,8 @@ begin
   select notika._object_expression(
            array_agg(v_spec.columns[p.place] order by p.place),
            array_agg(format('($1).%I', p.name) order by p.place),
-           array_agg(p.type order by p.place)
+           array_agg(notika._known_type(p.type) order by p.place),
+           false
          )
     into v_object
     from notika._present_columns(v_spec.workflow_id, v_spec.column_names, part) as p;

@@ -857,20 +857,26 @@ begin
          where notika._has_fallback(spec)
         union all
         select 3, null,
+               format('revoke execute on function notika.payload_%s(record) from public',
+                      (spec).workflow_id),
+               null
+         where notika._has_fallback(spec)
+        union all
+        select 4, null,
                notika._capture_definition(spec),
                null
         union all
-        select 4, null,
+        select 5, null,
                format('revoke execute on function notika._capture_%s() from public',
                       (spec).workflow_id),
                null
         union all
-        select 5, null,
+        select 6, null,
                notika._passes_definition(spec),
                null
          where (spec).condition is not null and not (spec).is_pinned
         union all
-        select 6, f.name || o.name,
+        select 7, f.name || o.name,
                notika._trigger_definition(spec, f.relation, o.name),
                'share row exclusive on ' || f.name
           from family as f
@@ -1146,8 +1152,10 @@ begin
     v_count := v_count + 1;
   end loop;
   if v_count > 0 then
+    perform notika._check_payload_code(after.workflow_id);
     perform notika._expect_as_read(after);
   end if;
+  perform notika._settle_capture_rights(after.workflow_id, after.relation);
   if v_always <> '{}' and v_count > 0 then
     perform notika._enable_always(after.workflow_id, v_always);
   end if;
@@ -1424,8 +1432,7 @@ declare
   v_is_changed boolean;
 begin
   perform notika._check_own_rights(v_after);
-  perform notika._refuse_foreign_code(
-    v_after.relation, false, format('publish workflow "%s" on %s', v_after.name, v_after.table_name));
+  perform notika._check_planning(v_after.relation, true);
   perform notika._check_workflow_of(v_after);
   if notika._workflow_of(v_after.name) is not null then
     perform notika._expect_decider(w, _do_publish.caller)

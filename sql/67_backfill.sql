@@ -12,6 +12,7 @@ create table if not exists notika.backfill (
   state text not null default 'running',
   snapshot pg_snapshot not null,
   ends jsonb not null,
+  keys jsonb not null,
   part oid,
   last_key text[],
   last_runs bigint[] not null default '{}',
@@ -39,6 +40,8 @@ comment on column notika.backfill.state is 'running, failed, done or cancelled.'
 comment on column notika.backfill.snapshot is 'What was committed when it started.';
 comment on column notika.backfill.ends is
   'For each table of the family, by its number, the last key when it started.';
+comment on column notika.backfill.keys is
+  'For each of these tables, what its key was then: a page is taken as long as it is the same.';
 comment on column notika.backfill.part is 'The table it is at; null: before the first.';
 comment on column notika.backfill.last_key is 'The last key that it has seen there; null: none.';
 comment on column notika.backfill.last_runs is 'The runs of its last page.';
@@ -116,30 +119,200 @@ $$;
 comment on function notika._payload_key(notika.workflow, regclass) is
   'What the key of a table is called in the events of a workflow; with nulls where it is not there.';
 
-create or replace function notika._sees_all_rows(relation regclass)
-  returns boolean
+create or replace function notika._row_security(relation regclass)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not row_security_active(_row_security.relation::oid) then
+    return 'off'; -- so that Postgres refuses to read should a policy apply after all
+  end if;
+  return (
+    select case
+             when bool_or(p.is_permissive and p.condition = 'true')
+              and bool_and(p.is_permissive or p.condition = 'true')
+             -- What has the same value for all rows Postgres computes before it looks at the rest.
+             then case when bool_or(p.is_foreign) then 'foreign' else 'on' end
+             else 'hides'
+           end
+      from (
+        select p.polpermissive as is_permissive,
+               coalesce(pg_get_expr(p.polqual, p.polrelid),
+                        case when p.polpermissive then 'false' else 'true' end) as condition,
+               p.polqual::text ~ '[{]COERCETODOMAIN ' or exists (
+                 select from notika._called('pg_policy'::regclass, p.oid) as c (function)
+                  where not notika._is_trusted(c.function)
+               ) as is_foreign
+          from pg_policy as p
+         where p.polrelid = _row_security.relation and p.polcmd in ('r', '*')
+           and exists (
+             select from unnest(p.polroles) as r (oid)
+              where case when r.oid = 0 then true else pg_has_role(r.oid, 'usage') end
+           )
+      ) as p
+  );
+end;
+$$;
+
+comment on function notika._row_security(regclass) is
+  'The setting row_security with which Notika''s owner reads all rows of a table and executes nothing of '
+  'somebody else; hides: a policy keeps rows from it; foreign: one calls functions of others.';
+
+create or replace function notika._backfill_key(relation regclass)
+  returns table (place bigint, name text, type text, comparison text, flaw text, signature text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select k.place, a.attname::text, format('%I.%I', n.nspname, t.typname),
+           case when t.oid < 16384 or t.typtype = 'e' then '>'
+                when o.oprname is not null then format('operator(%I.%s)', o.nspname, o.oprname) end,
+           case
+             when t.oid < 16384 then null
+             when t.typtype not in ('b', 'e') or t.typcategory = 'A' then format(
+               'is of type %s, whose parts may belong to anybody', format_type(a.atttypid, null))
+             when t.typtype = 'b' and not w.rolsuper then format(
+               'is of type %s, which is not an extension''s', format_type(t.oid, null))
+             when t.typtype = 'b' and o.oprname is null then format(
+               'is of type %s, which has no order of its own', format_type(t.oid, null))
+             else (
+               select format('is of type %s, for which somebody has made the cast %s',
+                             format_type(t.oid, null), c.castfunc::regprocedure)
+                 from pg_cast as c
+                where t.oid in (c.castsource, c.casttarget) and c.castfunc <> 0
+                  and not notika._is_trusted(c.castfunc)
+                limit 1
+             )
+           end,
+           format('%s %s', a.attnum, format_type(a.atttypid, null))
+      from unnest(notika._key_columns(_backfill_key.relation)) with ordinality as k (attnum, place)
+      join pg_attribute as a on a.attrelid = _backfill_key.relation and a.attnum = k.attnum
+      join pg_type as t on t.oid = notika._base_type(a.atttypid)
+      join pg_namespace as n on n.oid = t.typnamespace
+      join pg_roles as w on w.oid = t.typowner
+      left join lateral (
+        select s.nspname, g.oprname
+          from pg_opclass as c
+          join pg_am as m on m.oid = c.opcmethod and m.amname = 'btree'
+          join pg_amop as p
+            on p.amopfamily = c.opcfamily and p.amopstrategy = 5
+           and p.amoplefttype = t.oid and p.amoprighttype = t.oid
+          join pg_operator as g on g.oid = p.amopopr
+          join pg_namespace as s on s.oid = g.oprnamespace
+         where c.opcdefault and c.opcintype = t.oid
+      ) as o on true
+     order by k.place;
+end;
+$$;
+
+comment on function notika._backfill_key(regclass) is
+  'The key of a table, by which a backfill takes its rows: the columns with their types under domains, '
+  'how values are compared, why that is not safe, and what must not change meanwhile.';
+
+create or replace function notika._key_signature(relation regclass)
+  returns text[]
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  with policy as (
-    select p.polpermissive as is_permissive,
-           coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') as condition
-      from pg_policy as p
-     where p.polrelid = _sees_all_rows.relation and p.polcmd in ('r', '*')
-       and exists (
-         select from unnest(p.polroles) as r (oid)
-          where case when r.oid = 0 then true else pg_has_role(r.oid, 'usage') end
-       )
-  )
-  select not row_security_active(_sees_all_rows.relation::oid)
-      or coalesce(bool_or(p.is_permissive and p.condition = 'true')
-                  and bool_and(p.is_permissive or p.condition = 'true'), false)
-    from policy as p;
+  select array_agg(k.signature order by k.place) from notika._backfill_key(_key_signature.relation) as k;
 $$;
 
-comment on function notika._sees_all_rows(regclass) is
-  'Whether row security keeps no row of a table from its reader.';
+comment on function notika._key_signature(regclass) is
+  'Tells the key of a table from what it was before its columns or their types changed.';
+
+create or replace function notika._open_part(spec notika.workflow, part regclass)
+  returns text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_quoted text := notika._quoted(part);
+  v_row_security text;
+  v_column text;
+  v_flaw text;
+begin
+  if v_quoted is null then
+    raise exception 'a table of workflow "%" is not there any more', spec.name
+      using errcode = 'undefined_table',
+            hint = format('End the backfill: select notika.cancel_backfill(%L);', spec.name);
+  end if;
+  if not has_table_privilege(part, 'select') then
+    raise exception 'role "%" may not read table %', current_user, v_quoted
+      using errcode = 'insufficient_privilege',
+            hint = format('Run: grant select on %s to %I;', v_quoted, current_user);
+  end if;
+  -- From now on nobody alters it or its policies.
+  execute format('lock table %s%s in access share mode', notika._only(part), v_quoted);
+
+  v_row_security := notika._row_security(part);
+  if v_row_security = 'hides' then
+    raise exception 'row security hides rows of table % from role "%"', v_quoted, current_user
+      using errcode = 'insufficient_privilege',
+            hint = format('Run: create policy notika on %1$s for select to %2$I using (true); or, '
+                          'where other policies restrict it: alter role %2$I bypassrls;',
+                          v_quoted, current_user);
+  elsif v_row_security = 'foreign' then
+    raise exception 'a policy of table % calls a function of others, with the rights of role "%"',
+      v_quoted, current_user
+      using errcode = 'insufficient_privilege',
+            detail = 'Postgres may execute it although another policy shows all rows.',
+            hint = format('Grant the policy to the roles that it is meant for, or: alter role %I '
+                          'bypassrls;', current_user);
+  end if;
+  select k.name, k.flaw into v_column, v_flaw
+    from notika._backfill_key(part) as k
+   where k.flaw is not null
+   limit 1;
+  if found then
+    raise exception 'a backfill cannot go by the key of table %: column "%" %', v_quoted, v_column, v_flaw
+      using errcode = 'feature_not_supported',
+            detail = 'It compares keys with the rights of the owner of Notika, and would execute what '
+                     'belongs to the type.',
+            hint = format('Start the runs by hand: select notika.emit(%L, …) from %s;', spec.name,
+                          v_quoted);
+  end if;
+  perform notika._check_payload(spec, part);
+  perform notika._check_planning(part, false);
+  return v_row_security;
+end;
+$$;
+
+comment on function notika._open_part(notika.workflow, regclass) is
+  'Locks a table whose rows are to be read, and refuses it if that would execute something of others; '
+  'gives the setting row_security to read it with.';
+
+create or replace function notika._last_key(spec notika.workflow, part regclass)
+  returns text[]
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set row_security = off
+as $$
+declare
+  v_key text[];
+begin
+  perform set_config('row_security', notika._open_part(spec, part), true);
+  execute (
+    select format('select array[%s] from %s%s as r order by %s limit 1',
+                  string_agg(format('format(''%%s'', r.%I)', k.name), ', ' order by k.place),
+                  notika._only(part), notika._quoted(part),
+                  string_agg(format('r.%I desc', k.name), ', ' order by k.place))
+      from notika._backfill_key(part) as k
+  )
+    into v_key;
+  return v_key;
+end;
+$$;
+
+comment on function notika._last_key(notika.workflow, regclass) is
+  'The greatest key that a table has, as text; null: it has no rows.';
 
 create or replace function notika._check_trust(spec notika.workflow, uses jsonb)
   returns void
@@ -232,6 +405,13 @@ begin
             hint = format('Backfill its workflow: select notika.backfill(%L);',
                           notika._workflow_of(spec.name));
   end if;
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'cannot start a backfill in a transaction that is %',
+      current_setting('transaction_isolation')
+      using errcode = 'object_not_in_prerequisite_state',
+            detail = 'Such a transaction does not see what the table is now.',
+            hint = 'Start it in a transaction of its own.';
+  end if;
   if spec.operations = '{delete}' then
     raise exception 'workflow "%" is published for deletes, of which a table has no rows', spec.name
       using errcode = 'object_not_in_prerequisite_state',
@@ -248,20 +428,6 @@ begin
               hint = format('Give it one: alter table %s add primary key (…);',
                             notika._quoted(v_part));
     end if;
-    if not has_table_privilege(v_part, 'select') then
-      raise exception 'role "%" may not read table %', current_user, notika._quoted(v_part)
-        using errcode = 'insufficient_privilege',
-              hint = format('Run: grant select on %s to %I;', notika._quoted(v_part),
-                            current_user);
-    end if;
-    if not notika._sees_all_rows(v_part) then
-      raise exception 'row security hides rows of table % from role "%"',
-        notika._quoted(v_part), current_user
-        using errcode = 'insufficient_privilege',
-              hint = format('Run: create policy notika on %1$s for select to %2$I using (true); or, '
-                            'where other policies restrict it: alter role %2$I bypassrls;',
-                            notika._quoted(v_part), current_user);
-    end if;
     select array_agg(k.name) into v_missing
       from unnest(notika._key_names(v_part)) as k (name)
      where spec.columns is not null and k.name <> all (spec.column_names);
@@ -274,7 +440,7 @@ begin
               hint = 'Publish it with ' || array_to_string(v_missing, ', ') || ': '
                      || notika._call(v_corrected);
     end if;
-    perform notika._check_payload(spec, v_part);
+    perform notika._open_part(spec, v_part);
   end loop;
 end;
 $$;
@@ -339,6 +505,7 @@ declare
   v_part regclass;
   v_end text[];
   v_ends jsonb := '{}'::jsonb;
+  v_keys jsonb := '{}'::jsonb;
 begin
   select w.* into v_spec
     from notika.workflow as w
@@ -379,21 +546,17 @@ begin
   -- Rows with a later key were not there.  After the locks that publish may have taken in this
   -- transaction: whoever wrote before is in the snapshot, whoever writes after it is captured.
   for v_part in select f from notika._family(v_spec.relation) as f loop
-    execute format(
-      'select array[%s] from %s%s order by %s limit 1',
-      (select string_agg(format('%I::text', k), ', ') from unnest(notika._key_names(v_part)) as k),
-      notika._only(v_part), notika._quoted(v_part),
-      (select string_agg(format('%I desc', k), ', ') from unnest(notika._key_names(v_part)) as k))
-      into v_end;
+    v_end := notika._last_key(v_spec, v_part);
     if v_end is not null then
       v_ends := v_ends || jsonb_build_object(v_part::oid::text, v_end);
+      v_keys := v_keys || jsonb_build_object(v_part::oid::text, notika._key_signature(v_part));
     end if;
   end loop;
 
   insert into notika.backfill
-    (workflow_id, condition, condition_sql, condition_uses, snapshot, ends, started_by)
+    (workflow_id, condition, condition_sql, condition_uses, snapshot, ends, keys, started_by)
   values (v_workflow_id, v_condition, v_extra.condition_sql, v_extra.condition_uses,
-          notika._snapshot(), v_ends, _do_backfill.caller);
+          notika._snapshot(), v_ends, v_keys, _do_backfill.caller);
   perform notika._wake();
   return 'started';
 end;

@@ -58,6 +58,40 @@ $$;
 comment on function notika._note_live(notika.position, bigint) is
   'Keeps, for backfills under way, which rows the chunk after here has given a run.';
 
+create or replace function notika._beyond(part regclass, key text[], is_beyond boolean default true)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- A literal with its type is read by the type's input function; a text with a cast might be by a
+  -- function of the type's owner.
+  with compared as (
+    select k.place, k.comparison, format('new.%I', k.name) as name,
+           format('%L::%s', _beyond.key[k.place], k.type) as value
+      from notika._backfill_key(_beyond.part) as k
+  )
+  select case
+           when bool_and(c.comparison = '>') then format(
+             '(%s) %s (%s)', string_agg(c.name, ', ' order by c.place),
+             case when is_beyond then '>' else '<=' end,
+             string_agg(c.value, ', ' order by c.place))
+           -- The operators of other schemas compare one column each.
+           else format('%s(%s)', case when not is_beyond then 'not ' end, string_agg(
+             format('%s %s %s', c.name, c.comparison, c.value)
+             || coalesce((
+               select string_agg(format(' and not %s %s %s', e.value, e.comparison, e.name), ''
+                                 order by e.place)
+                 from compared as e
+                where e.place < c.place
+             ), ''), ' or ' order by c.place))
+         end
+    from compared as c;
+$$;
+
+comment on function notika._beyond(regclass, text[], boolean) is
+  'SQL that is true for a row called new whose key comes after this one, or that does not.';
+
 create or replace function notika._page(
   backfill notika.backfill,
   spec notika.workflow,
@@ -69,6 +103,7 @@ create or replace function notika._page(
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set row_security = off
   set datestyle = 'ISO, YMD'
   set intervalstyle = 'iso_8601'
   set timezone = 'UTC'
@@ -82,28 +117,37 @@ declare
   v_limit constant integer := (select s.payload_bytes from notika.setting as s);
   v_columns text;
   v_texts text;
-  v_after text;
   v_until text;
   v_image text;
 begin
-  perform notika._check_payload(spec, backfill.part);
-  select string_agg(format('new.%I', a.attname), ', ' order by k.place),
-         string_agg(format('new.%I::text', a.attname), ', ' order by k.place),
-         string_agg(format('$1[%s]::%s', k.place,
-                           format_type(notika._base_type(a.atttypid), null)), ', ' order by k.place),
-         string_agg(format('$2[%s]::%s', k.place,
-                           format_type(notika._base_type(a.atttypid), null)), ', ' order by k.place)
-    into v_columns, v_texts, v_after, v_until
-    from unnest(notika._key_columns(backfill.part)) with ordinality as k (attnum, place)
-    join pg_attribute as a on a.attrelid = backfill.part and a.attnum = k.attnum;
+  -- Whatever was looked at when it was started may have changed since the last page.
+  perform set_config('row_security', notika._open_part(spec, backfill.part), true);
+  if to_jsonb(notika._key_signature(backfill.part))
+     is distinct from backfill.keys -> backfill.part::text
+  then
+    raise exception 'the key of table % has changed since the backfill started',
+      notika._quoted(backfill.part)
+      using errcode = 'object_not_in_prerequisite_state',
+            detail = format('It was %s, and is %s.', backfill.keys -> backfill.part::text,
+                            to_jsonb(notika._key_signature(backfill.part))),
+            hint = format('Start again: select notika.cancel_backfill(%1$L); '
+                          'select notika.backfill(%1$L);', spec.name);
+  end if;
+
+  select string_agg(format('new.%I', k.name), ', ' order by k.place),
+         string_agg(format('format(''%%s'', new.%I)', k.name), ', ' order by k.place)
+    into v_columns, v_texts
+    from notika._backfill_key(backfill.part) as k;
+  v_until := notika._beyond(backfill.part, array(
+    select jsonb_array_elements_text(backfill.ends -> backfill.part::text)), false);
 
   -- As the capture function makes it.
   v_image := case
     when spec.columns is not null and spec.is_pinned
       then format('notika.payload_%s(p.new)', spec.workflow_id)
     else format('case when pg_column_size(p.new) <= %s then %s end', v_limit, case
-      when spec.columns is null then 'notika._whole_row(p.new, $3)'
-      else format('notika._loose_image(p.new, $3, %s)', spec.workflow_id) end)
+      when spec.columns is null then 'notika._whole_row(p.new, $1)'
+      else format('notika._loose_image(p.new, $1, %s)', spec.workflow_id) end)
   end;
 
   perform pg_current_xact_id(); -- before the segment is read: see _append
@@ -113,36 +157,36 @@ begin
       select new, new.xmin as xid, array[%1$s] as key, coalesce((%2$s) and (%3$s), false) as passes
         from %4$s%5$s as new
         left join only %5$s as old on false -- a row that is there has not changed
-       where %6$s (%7$s) <= (%8$s)
+       where %6$s %8$s
        order by %7$s
        limit %9$s
     ), placed as materialized (
       select p.*, row_number() over () as place from page as p
     ), live as materialized (
-      select notika._short(notika._values(json_build_object('new', e.new), $4)) as key
+      select notika._short(notika._values(json_build_object('new', e.new), $2)) as key
         from notika._event as e
        cross join notika._position() as p
        where e.event_id > notika._bound(p) and not notika._dispatched(e.event_id, e.xid, p)
-         and e.workflow_id = $5 and e.operation in ('insert', 'update')
-         and not pg_visible_in_snapshot(e.xid, $6)
+         and e.workflow_id = $3 and e.operation in ('insert', 'update')
+         and not pg_visible_in_snapshot(e.xid, $4)
     ), image as materialized (
       select p.place, p.xid, i.image is null or octet_length(i.image::text) > %10$s as truncated,
              case when octet_length(i.image::text) <= %10$s then i.image
-                  else notika._key(p.new, $3) end as image
+                  else notika._key(p.new, $1) end as image
         from placed as p
        cross join lateral (select %11$s as image) as i
        where p.passes
     ), appended as (
       insert into notika.event_log_%12$s (workflow_id, operation, new, truncated)
-      select $5, 'backfill', i.image, i.truncated
+      select $3, 'backfill', i.image, i.truncated
         from image as i
        cross join lateral (
-         select notika._short(notika._values(json_build_object('new', i.image), $4)) as key
+         select notika._short(notika._values(json_build_object('new', i.image), $2)) as key
        ) as k
-       where pg_visible_in_snapshot(notika._full_xid(i.xid, $6), $6)
+       where pg_visible_in_snapshot(notika._full_xid(i.xid, $4), $4)
           or k.key not in (select l.key from live as l)
          and not exists (
-           select from notika.backfill_key as n where n.backfill_id = $7 and n.key = k.key
+           select from notika.backfill_key as n where n.backfill_id = $5 and n.key = k.key
          )
        order by i.place
       returning event_id
@@ -153,15 +197,12 @@ begin
     v_texts, coalesce(spec.condition_sql, 'true'), coalesce(backfill.condition_sql, 'true'),
     notika._only(backfill.part), notika._quoted(backfill.part),
     case when backfill.last_key is not null
-         then format('(%s) > (%s) and', v_columns, v_after) else '' end,
+         then notika._beyond(backfill.part, backfill.last_key) || ' and' else '' end,
     v_columns, v_until, max_rows, v_limit, v_image, notika._segment(0)
   )
     into rows_seen, last_key, runs
-    using backfill.last_key,
-          array(select jsonb_array_elements_text(backfill.ends -> backfill.part::text)),
-          backfill.part::regclass,
-          notika._payload_key(spec, backfill.part), spec.workflow_id, backfill.snapshot,
-          backfill.backfill_id;
+    using backfill.part::regclass, notika._payload_key(spec, backfill.part), spec.workflow_id,
+          backfill.snapshot, backfill.backfill_id;
 end;
 $$;
 
@@ -191,9 +232,7 @@ begin
     return 0;
   end if;
 
-  -- Both may have been changed since it was started.
-  perform notika._check_trust(spec, spec.condition_uses);
-  perform notika._check_trust(spec, backfill.condition_uses);
+  spec := notika._with_names(spec);
   backfill.last_runs := '{}';
   loop
     if backfill.part is null then
@@ -206,6 +245,9 @@ begin
       end if;
     end if;
 
+    -- What they mean, and what they execute, may have been changed since the last page.
+    perform notika._check_trust(spec, spec.condition_uses);
+    perform notika._check_trust(spec, backfill.condition_uses);
     v_page := notika._page(backfill, spec, 1000);
     backfill.rows_seen := backfill.rows_seen + v_page.rows_seen;
     backfill.events := backfill.events + cardinality(v_page.runs);

@@ -30,6 +30,25 @@ comment on column notika.contract.typmod is 'The type''s modifier.';
 comment on column notika.contract.labels is 'The labels of the enums in it.';
 comment on column notika.contract.attributes is 'The attributes of the composite types in it.';
 
+create table if not exists notika.contract_key (
+  workflow_id integer not null,
+  place integer not null,
+  column_name text not null,
+  attnum smallint not null,
+  type oid not null,
+  constraint contract_key_pkey primary key (workflow_id, place),
+  constraint contract_key_workflow_id_fkey foreign key (workflow_id) references notika.workflow
+);
+
+comment on table notika.contract_key is
+  'The key of each workflow''s table, which is left of a row that is too big. It may change, and what '
+  'captures is then made again.';
+comment on column notika.contract_key.workflow_id is 'The workflow.';
+comment on column notika.contract_key.place is 'The column''s place in the key.';
+comment on column notika.contract_key.column_name is 'The column.';
+comment on column notika.contract_key.attnum is 'Its number in the published table.';
+comment on column notika.contract_key.type is 'Its type.';
+
 create table if not exists notika.contract_table (
   workflow_id integer not null,
   relation oid not null,
@@ -249,6 +268,39 @@ $$;
 
 comment on function notika._tables(regclass) is 'A table with its partitions and children.';
 
+create or replace function notika._key_of(relation regclass)
+  returns table (place integer, column_name text, attnum smallint, type oid)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select k.place::integer, a.attname::text, a.attnum, a.atttypid
+    from unnest(notika._key_columns(_key_of.relation)) with ordinality as k (attnum, place)
+    join pg_attribute as a on a.attrelid = _key_of.relation and a.attnum = k.attnum;
+$$;
+
+comment on function notika._key_of(regclass) is
+  'The columns of the primary key, or else of the replica identity, as the catalog says them now.';
+
+create or replace function notika._bind_key(workflow_id integer)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from notika.contract_key as k where k.workflow_id = _bind_key.workflow_id;
+  insert into notika.contract_key (workflow_id, place, column_name, attnum, type)
+  select w.workflow_id, k.place, k.column_name, k.attnum, k.type
+    from notika.workflow as w
+   cross join notika._key_of(w.relation) as k
+   where w.workflow_id = _bind_key.workflow_id;
+end;
+$$;
+
+comment on function notika._bind_key(integer) is
+  'Writes down the key of a workflow''s table, as the catalog says it now.';
+
 create or replace function notika._bind(workflow_id integer)
   returns void
   language plpgsql
@@ -261,6 +313,7 @@ begin
   select w.* into v_spec from notika.workflow as w where w.workflow_id = _bind.workflow_id;
   delete from notika.contract as c where c.workflow_id = _bind.workflow_id;
   delete from notika.contract_table as c where c.workflow_id = _bind.workflow_id;
+  perform notika._bind_key(_bind.workflow_id);
 
   insert into notika.contract
     (workflow_id, column_name, attnum, type_name, type, typmod, labels, attributes)
@@ -672,6 +725,37 @@ as $$
         )
       )
   union
+  -- Another key: what captures is to be made again.
+  select w.workflow_id
+    from published as w
+    left join lateral (
+      select i.indrelid, i.indkey::int2[] as attnums, i.indnkeyatts
+        from pg_index as i
+       where i.indrelid = w.relation and (i.indisprimary or i.indisreplident)
+       order by i.indisprimary desc
+       limit 1
+    ) as i on true
+   where w.broken_reason is null
+     and array(
+       select format('%s %s %s', k.attnum, k.type, k.column_name)
+         from notika.contract_key as k
+        where k.workflow_id = w.workflow_id
+        order by k.place
+     ) <> array(
+       select format('%s %s %s', a.attnum, a.atttypid, a.attname)
+         from unnest(i.attnums) with ordinality as k (attnum, place)
+         join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+        where k.place <= i.indnkeyatts
+        order by k.place
+     )
+  union
+  -- Another owner of a partitioned table, who has to have a right.
+  select c.workflow_id
+    from notika.contract_table as c
+    join pg_class as k on k.oid = c.relation and k.relkind = 'p'
+    join published as w on w.workflow_id = c.workflow_id
+   where exists (select from notika._capture_grants(w.workflow_id, w.relation))
+  union
   -- A part that is new.
   select c.workflow_id
     from notika.contract_table as c
@@ -792,7 +876,9 @@ create or replace function notika._may_make(spec notika.workflow)
 as $$
 begin
   return notika._lost_meaning(spec.condition_uses) is null
-     and notika._foreign_code(spec.relation, false) is null
+     and not exists (
+       select from notika._planned_functions(spec.relation) as f where f.is_partition_key
+     )
      and not exists (select from notika._missing_to_make(spec));
 end;
 $$;
@@ -983,14 +1069,17 @@ begin
     elsif v_after.is_pinned and (v_after.column_names, v_after.watch, v_after.condition)
           is distinct from (v_spec.column_names, v_spec.watch, v_spec.condition)
     then
-      -- Postgres has renamed in them what was renamed.
+      -- Postgres has renamed in them what was renamed, but for what is parsed again in each session.
+      perform notika._renew_capture(v_spec, v_after);
       update notika.workflow as w
          set definition = notika._definition(v_after)
        where w.workflow_id = v_spec.workflow_id;
     end if;
+    perform notika._follow_key(v_after);
   elsif may_alter then
     perform notika._loosen(v_spec.workflow_id);
   end if;
+  perform notika._settle_capture_rights(v_spec.workflow_id, v_after.relation);
   if not settled or v_spec.on_rename <> 'follow' then
     return;
   end if;

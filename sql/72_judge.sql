@@ -23,6 +23,7 @@ begin
     execute format('drop function %s cascade', v_function);
   end loop;
   perform notika._set_busy(false);
+  delete from notika.contract_key as k where k.workflow_id = _unpin.workflow_id;
 end;
 $$;
 

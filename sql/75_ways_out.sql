@@ -269,6 +269,9 @@ begin
     left join pg_attribute as a
       on a.attrelid = w.relation and a.attname = o.column_name and not a.attisdropped
    where c.workflow_id = o.workflow_id and c.column_name = o.column_name;
+  perform notika._bind_key(w.workflow_id)
+     from notika.workflow as w
+    where w.unpublished_at is null;
   raise warning 'notika: this is a restored copy; workflows were bound to its tables by name'
     using hint = 'What could not be bound: select * from notika.health;';
 end;

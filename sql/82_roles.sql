@@ -247,25 +247,6 @@ $$;
 comment on function notika._due(text[]) is
   'What a role is to be granted that plays these parts.';
 
-create or replace function notika._capture_roles()
-  returns table (workflow_id integer, role oid)
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select distinct w.workflow_id, c.relowner
-    from notika.workflow as w
-    join notika.contract_table as t on t.workflow_id = w.workflow_id
-    join pg_class as c on c.oid = t.relation
-    join pg_proc as p
-      on p.pronamespace = 'notika'::regnamespace and p.proname = format('_capture_%s', w.workflow_id)
-   where w.unpublished_at is null and c.relowner <> p.proowner;
-$$;
-
-comment on function notika._capture_roles() is
-  'The owners of the tables of each workflow: a partition gets its triggers as the owner of its '
-  'table, who has to be able to execute their function.';
-
 create or replace function notika._all_due()
   returns table (role oid, privilege text, object text)
   language sql
@@ -280,9 +261,10 @@ as $$
     ) as p
    cross join lateral notika._due(p.parts) as d
   union
-  -- Partitions get their triggers as the owner of their table.
-  select c.role, 'execute', format('routine notika._capture_%s()', c.workflow_id)
-    from notika._capture_roles() as c
+  select c.grantee, 'execute', format('routine %s', c.function)
+    from notika.workflow as w
+   cross join lateral notika._capture_rights(w.workflow_id, w.relation) as c
+   where w.unpublished_at is null
   union
   -- Evaluated as the writer.
   select 0, 'execute', format('routine %s', p.oid::regprocedure)

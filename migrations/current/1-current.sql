@@ -22,13 +22,16 @@
 --! include 63_request.sql
 --! include 64_options.sql
 --! include 65_publish.sql
+--! include 66_code.sql
 --! include 66_condition.sql
 --! include 67_backfill.sql
 --! include 68_backfill_page.sql
+--! include 69_capture_rights.sql
 --! include 69_replay.sql
 --! include 70_guard.sql
 --! include 71_command.sql
 --! include 72_judge.sql
+--! include 73_capture_code.sql
 --! include 75_ways_out.sql
 --! include 77_check_ddl.sql
 --! include 78_copy.sql

@@ -433,21 +433,28 @@ test("the columns of a whole row are listed where the guard keeps the list, and 
         `select name from notika.workflow where definition::text like '%-- columns %' order by 1`,
       )
     ).map(({ name }) => name);
-  expect(await listed()).toEqual(["parted", "plain"]);
+  expect(await listed()).toEqual(["parted", "plain", "typed"]);
 
   await db.script(
     `select notika.unpublish('child'); drop table app.child; create table app.grandchild () inherits (app.plain)`,
   );
-  expect(await listed()).toEqual(["parent", "parted"]);
+  expect(await listed()).toEqual(["parent", "parted", "typed"]);
 
   await db.script(`
     alter table app.parted add v text;
+    insert into app.typed values (4, row(5, 6));
+    alter type app.pair add attribute at timestamptz;
+    insert into app.typed values (7, row(8, null, '2026-01-01 12:00+01'));
     insert into app.parted values (1, 'a');
     insert into app.grandchild values (2, '{1.50}');
     insert into app.parent values (3);`);
   expect(await captured(db, "parted")).toEqual([{ id: "1", v: "a" }]);
   expect(await captured(db, "plain")).toEqual([{ id: "2", sums: ["1.50"] }]);
   expect(await captured(db, "parent")).toEqual([{ id: "3" }]);
+  expect(await captured(db, "typed")).toEqual([
+    { id: "4", pair: { a: "5", b: "6" } },
+    { id: "7", pair: { a: "8", b: null, at: "2026-01-01T11:00:00+00:00" } },
+  ]);
 });
 
 const changes = async (db: TestDatabase, workflow: string) =>
