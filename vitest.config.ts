@@ -16,7 +16,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "pglite",
-          include: ["test/{runner,migrations,bench}/**/*.test.ts"],
+          include: ["test/{runner,migrations,bench}/**/*.test.ts", "test/security/terminal.test.ts"],
           pool: "threads",
         },
       },

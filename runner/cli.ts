@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { type Command, runCommand } from "./commands/support/command.ts";
-import { complaint, exitCode } from "./commands/support/complaint.ts";
+import { complaint, exitCode, lastWords } from "./commands/support/complaint.ts";
 import { UsageError } from "./errors.ts";
 import { version } from "./version.ts";
 
@@ -78,6 +78,11 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
 process.title = ["notika", ...process.argv.slice(2, 3).filter((name) => Object.hasOwn(commands, name))].join(" ");
 // Whoever reads only the head of it may close it.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+// A task may have left a promise alone, and its error may quote a row.
+process.on("uncaughtException", (error) => {
+  process.stderr.write(lastWords(error));
+  process.exit(1);
+});
 process.exitCode = await main(process.argv.slice(2));
 
 async function main(args: string[]): Promise<number> {
@@ -85,7 +90,10 @@ async function main(args: string[]): Promise<number> {
     const [name, ...others] = args;
     if (name === "help" || args.includes("--help") || args.includes("-h")) return print(help);
     if (name === "--version" || name === "-v") return print(`${await version()}\n`);
-    if (name === undefined) throw new UsageError(`no command was given\n\n${help.trimEnd()}`);
+    if (name === undefined) {
+      process.stderr.write(`error: no command was given\n\n${help}`);
+      return 2;
+    }
 
     const load = Object.hasOwn(commands, name) ? commands[name] : undefined;
     if (!load) throw new UsageError(`there is no command ${name}`, { hint: "See: notika --help" });

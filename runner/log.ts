@@ -1,4 +1,5 @@
 import { styleText } from "node:util";
+import { printable, printableJson } from "./printable.ts";
 
 type Level = "info" | "warn" | "error";
 type Fields = Record<string, unknown>;
@@ -13,18 +14,18 @@ export interface Log {
 /** Lines for people on stderr: time, message, fields. */
 export const textLog: Log = makeLog((level, message, fields) => {
   const time = new Date().toISOString().slice(11, 19);
-  return `${styled("dim", time)} ${styled(color[level], message)}${fieldText(fields)}`;
+  return `${styled("dim", time)} ${styled(color[level], printable(message))}${fieldText(fields)}`;
 });
 
 /** One JSON object a line, on stderr. */
 export const jsonLog: Log = makeLog((level, message, fields) =>
-  JSON.stringify({ at: new Date().toISOString(), level, message, ...fields }),
+  printableJson({ at: new Date().toISOString(), level, message, ...fields }),
 );
 
 /** Says nothing. */
 export const silentLog: Log = { info() {}, warn() {}, error() {} };
 
-/** A log that writes what `line` makes of each message to stderr. */
+/** A log that writes what `line` makes of each message to stderr; what that is has to be printable. */
 export function makeLog(line: (level: Level, message: string, fields: Fields) => string): Log {
   const at =
     (level: Level): Log[Level] =>
@@ -50,7 +51,7 @@ export function fieldText(fields: Fields): string {
   return styled(
     "dim",
     Object.entries(fields)
-      .map(([name, value]) => ` ${name}=${plain(value)}`)
+      .map(([name, value]) => ` ${plain(name)}=${plain(value)}`)
       .join(""),
   );
 }
@@ -61,5 +62,7 @@ export function styled(style: Parameters<typeof styleText>[0], text: string): st
 }
 
 function plain(value: unknown): string {
-  return typeof value === "string" && /^[^\s"]*$/.test(value) ? value : (JSON.stringify(value) ?? "undefined");
+  return typeof value === "string" && /^[^\s"]*$/.test(value) && printable(value) === value
+    ? value
+    : printableJson(value);
 }

@@ -102,11 +102,11 @@ export async function startRunner({
   const { execute } = database.within(60_000);
   const heartbeat = openHeartbeat(async () => {
     const names = JSON.stringify(Object.keys(tasks));
-    for (const id of worker.ids()) {
-      await execute(sql`
+    await worker.beat((id) =>
+      database.within(10_000).execute(sql`
         select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
-                 array(select json_array_elements_text(${names}::text::json)))`);
-    }
+                 array(select json_array_elements_text(${names}::text::json)))`),
+    );
     const done = await execute<{ did: string }>(atOnce("select notika.maintain() as did"));
     for (const { did } of done) log.info(did);
     await check();
@@ -120,8 +120,8 @@ export async function startRunner({
 
   return {
     async stop(deadline = 10_000) {
-      heartbeat.stop();
       await Promise.all([listener.close(), dispatcher.stop(), worker.stop(deadline)]);
+      heartbeat.stop();
     },
   };
 }
@@ -192,13 +192,15 @@ function isAsDeclared(published: Published, { table, operations = ["insert"], co
   );
 }
 
-/** Calls `give` when it is asked to, and every ten seconds from then on. */
+/** Calls `give` when it is asked to, and every ten seconds from then on; what is under way when it stops may fail. */
 function openHeartbeat(give: () => Promise<void>, log: Log) {
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
   async function beat() {
     clearTimeout(timer);
-    await give().catch((error: Error) => log.warn("no sign of life could be given", { error: error.message }));
+    await give().catch((error: Error) => {
+      if (!stopped) log.warn("no sign of life could be given", { error: error.message });
+    });
     clearTimeout(timer);
     if (!stopped) timer = setTimeout(beat, 10_000);
   }

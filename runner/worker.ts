@@ -7,8 +7,8 @@ import type { makeTask } from "./run.ts";
 import { type Shift, type ShiftTask, startShift } from "./shift.ts";
 
 export interface Worker {
-  /** By which its jobs are locked: more than one while what an earlier shift began still runs. */
-  ids(): string[];
+  /** Gives a sign of life for each id by which its jobs are locked: several while what an earlier shift began still runs. */
+  beat(give: (id: string) => Promise<unknown>): Promise<void>;
   /** Says that there are new jobs. */
   nudge(jobs: number): void;
   /** Lets what runs finish, for so many milliseconds; then aborts it and gives it to others. */
@@ -29,6 +29,8 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
   let shift: Shift | undefined;
   let stopping = false;
   const ids = new Set<string>();
+  const leaving = new Set<string>();
+  const beats = new Set<Promise<unknown>>();
   // graphile-worker's own signal aborts five seconds after the stop, whatever the deadline.
   const abort = new AbortController();
   setMaxListeners(0, abort.signal); // one a run
@@ -66,6 +68,9 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
   }
 
   async function leave(id: string) {
+    // A sign of life that is still on its way would come after the farewell, and stay.
+    leaving.add(id);
+    await Promise.allSettled(beats);
     for (let delay = 100; ids.has(id); delay *= 2) {
       try {
         await database.within(10_000).execute(sql`select notika._leave(${id})`);
@@ -81,7 +86,14 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
 
   const stopped = supervise();
   return {
-    ids: () => [...ids],
+    async beat(give) {
+      for (const id of ids) {
+        if (leaving.has(id)) continue;
+        const beat = give(id);
+        beats.add(beat);
+        await beat.finally(() => beats.delete(beat));
+      }
+    },
     nudge: (jobs) => shift?.nudge(jobs),
     async stop(deadline) {
       stopping = true;

@@ -6,6 +6,7 @@ import type { Database } from "../database.ts";
 import { UsageError } from "../errors.ts";
 import { install } from "../install.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
+import { indented, printable } from "../printable.ts";
 import { publications, publish } from "../publish.ts";
 import { loadTasks } from "../tasks.ts";
 import { checkSteps } from "./check/steps.ts";
@@ -101,8 +102,8 @@ function report(found: Verdict[]): string {
   return found
     .map(({ file, line, workflow, verdict, problem, remedy }) =>
       [
-        `${file}:${line}: ${verdict}${workflow === null ? "" : ` ${workflow}`}: ${problem}`,
-        ...(remedy === null ? [] : [`  ${remedy}`]),
+        printable(`${file}:${line}: ${verdict}${workflow === null ? "" : ` ${workflow}`}: ${problem}`),
+        ...(remedy === null ? [] : [`  ${indented(remedy, "    ")}`]),
       ].join("\n"),
     )
     .join("\n")
@@ -111,7 +112,9 @@ function report(found: Verdict[]): string {
 
 function annotation({ file, line, workflow, verdict, problem, remedy }: Verdict): string {
   const level = { breaks: "error", "breaks unguarded": "error", error: "error", warns: "warning", unknown: "warning" };
-  const escaped = (value: string) => value.replaceAll("%", "%25").replaceAll("\r", "%0D").replaceAll("\n", "%0A");
+  const escaped = (value: string) =>
+    printable(value.replaceAll("%", "%25").replaceAll("\r", "%0D").replaceAll("\n", "%0A"));
+  const place = escaped(file).replaceAll(":", "%3A").replaceAll(",", "%2C");
   const message = [`${verdict}${workflow === null ? "" : ` ${workflow}`}: ${problem}`, remedy ?? ""].join("\n").trim();
-  return `::${level[verdict as keyof typeof level] ?? "notice"} file=${file},line=${line}::${escaped(message)}\n`;
+  return `::${level[verdict as keyof typeof level] ?? "notice"} file=${place},line=${line}::${escaped(message)}\n`;
 }

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { NotikaError, UsageError } from "../errors.ts";
 import { styled } from "../log.ts";
+import { printable } from "../printable.ts";
 import { version } from "../version.ts";
 import { devLog } from "./dev/console.ts";
 import { runExample, writeExample } from "./dev/example.ts";
@@ -34,8 +35,8 @@ export const command: Command = defineCommand({
       const url = `postgres://postgres@127.0.0.1:${postgres.port}/postgres`;
       const isTaken = port !== "0" && Number(port) !== postgres.port;
       say(`  Postgres  ${styled("bold", url)}${isTaken ? ` (port ${port} is taken)` : ""}`);
-      say(`  data      ${data}, kept for the next start`);
-      say(`  tasks     ${tasks}, loaded anew when they change`);
+      say(`  data      ${printable(data)}, kept for the next start`);
+      say(`  tasks     ${printable(tasks)}, loaded anew when they change`);
       if (example) say("  example   tasks, schema.sql and seed.sql, yours to change");
       say("");
 

@@ -2,6 +2,7 @@ import { styleText } from "node:util";
 import { examine } from "../doctor/examine.ts";
 import type { Finding } from "../doctor/finding.ts";
 import { UsageError } from "../errors.ts";
+import { indented, printable } from "../printable.ts";
 import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
 import { databaseUrl } from "./support/database_url.ts";
 
@@ -13,7 +14,7 @@ export const command: Command = defineCommand({
       throw new UsageError("doctor examines one database");
     }
     const report = await examine(databaseUrl(url ?? values.url), process.env.NOTIKA_DIRECT_URL || undefined);
-    output(values.json, report, ({ url, findings }) => `${url}\n\n${findings.map(line).join("")}`);
+    output(values.json, report, ({ url, findings }) => `${printable(url)}\n\n${findings.map(line).join("")}`);
     return report.findings.some(({ severity }) => severity === "error") ? 1 : 0;
   },
 });
@@ -23,7 +24,9 @@ const color = { ok: "green", warning: "yellow", error: "red" } as const;
 /** Severity and finding in columns, then all of the detail and, below it, what mends it. */
 function line({ severity, finding, workflow, detail, remedy }: Finding): string {
   const subject = workflow === null ? finding : `${finding} ${workflow}`;
-  const text = remedy === null ? detail : `${detail}\n→ ${remedy}`;
-  const head = `${styleText(color[severity], severity.padEnd(8))} ${subject.padEnd(21)} `;
-  return `${head}${text.replaceAll("\n", `\n${" ".repeat(31)}`)}\n`;
+  const head = `${styleText(color[severity], severity.padEnd(8))} ${printable(subject).padEnd(21)} `;
+  const margin = " ".repeat(31);
+  // Further in than the arrow, so that no detail gives advice.
+  const [about, advice] = [detail, remedy ?? ""].map((text) => indented(text, `${margin}  `));
+  return `${head}${about}\n${remedy === null ? "" : `${margin}→ ${advice}\n`}`;
 }

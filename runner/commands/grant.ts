@@ -1,5 +1,6 @@
 import { UsageError } from "../errors.ts";
 import { grant, type Statement } from "../grant.ts";
+import { indented, printable, printableScript } from "../printable.ts";
 import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
 import { items } from "./support/items.ts";
 
@@ -33,8 +34,12 @@ export const command: Command = defineCommand({
 });
 
 function script(role: string, statements: Statement[]): string {
-  if (statements.length === 0) return `-- nothing to do for role ${role}\n`;
+  if (statements.length === 0) return `-- nothing to do for role ${printable(role)}\n`;
   return statements
-    .map(({ statement, reason }) => `${reason ? `${reason.replace(/^/gm, "-- ")}\n` : ""}${statement};\n`)
+    .map(({ statement, reason }) => `${reason ? comment(reason) : ""}${printableScript(statement)};\n`)
     .join("");
+}
+
+function comment(text: string): string {
+  return `-- ${indented(text, "-- ")}\n`;
 }

@@ -1,3 +1,4 @@
+import { printable, printableScript } from "../printable.ts";
 import { plan } from "../publish.ts";
 import { type Command, defineCommand, output } from "./support/command.ts";
 import { publishOptions, requestedPublications } from "./support/requested.ts";
@@ -22,7 +23,9 @@ interface Plan {
 }
 
 function script({ workflow, steps }: Plan): string {
-  if (steps.length === 0) return `-- ${workflow}: nothing to do\n`;
-  const statements = steps.map(({ statement, lock }) => `${lock ? `-- lock: ${lock}\n` : ""}${statement}\n`);
-  return `-- ${workflow}\n${statements.join("\n")}`;
+  if (steps.length === 0) return `-- ${printable(workflow)}: nothing to do\n`;
+  const statements = steps.map(
+    ({ statement, lock }) => `${lock ? `-- lock: ${printable(lock)}\n` : ""}${printableScript(statement)}\n`,
+  );
+  return `-- ${printable(workflow)}\n${statements.join("\n")}`;
 }

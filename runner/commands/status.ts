@@ -1,5 +1,6 @@
 import { styleText } from "node:util";
 import sql from "sql-template-tag";
+import { printable } from "../printable.ts";
 import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
 import { table } from "./support/table.ts";
 
@@ -93,7 +94,7 @@ function screen({ workflows, waiting, runners, runs, health, failures }: Status)
       workflows.map((row) => ({ ...row, operations: row.operations.join(" ") })),
       "none: notika publish",
     ),
-    section("Events", [handOver]) + waiting.blocked_by.map((session) => `held up by ${session}\n`).join(""),
+    section("Events", [handOver]) + waiting.blocked_by.map((session) => `held up by ${printable(session)}\n`).join(""),
     section(
       "Runners",
       runners.map(({ host, pid, tasks, silent_seconds }) => ({

@@ -1,4 +1,5 @@
 import sql from "sql-template-tag";
+import { printable } from "../printable.ts";
 import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
 import { table } from "./support/table.ts";
 
@@ -24,7 +25,7 @@ export const command: Command = defineCommand({
     output(values.json, report, ({ steps, left }) => {
       const rest =
         left.length > 0
-          ? `\n-- Left to an administrator, as far as it was granted for Notika:\n${left.join("\n")}\n`
+          ? `\n-- Left to an administrator, as far as it was granted for Notika:\n${left.map(printable).join("\n")}\n`
           : "";
       return table(steps) + rest;
     });

@@ -35,6 +35,12 @@ export function* frames(bytes: Buffer): Generator<Frame> {
 /** The zero-terminated string at `start`. */
 export const textAt = (message: Buffer, start: number) => message.toString("utf8", start, message.indexOf(0, start));
 
+/** A field of an ErrorResponse, such as M, its message. */
+export function fieldOf(message: Frame, letter: string): string | undefined {
+  const fields = message.toString("utf8", 5).split("\0");
+  return fields.find((field) => field.startsWith(letter))?.slice(1);
+}
+
 /** The SQL of a Query or Parse message, nothing for any other. */
 export function sqlOf(message: Frame): string | undefined {
   if (letterOf(message) === "Q") return textAt(message, 5);

@@ -2,7 +2,16 @@ import type { Duplex } from "node:stream";
 // Not the globals: a test that fakes all timers would stop every connection.
 import { clearTimeout, setImmediate, setTimeout } from "node:timers";
 import type { PGlite } from "@electric-sql/pglite";
-import { errorResponse, type Frame, frames, letterOf, notificationResponse, simpleQuery, textAt } from "./protocol.ts";
+import {
+  errorResponse,
+  type Frame,
+  fieldOf,
+  frames,
+  letterOf,
+  notificationResponse,
+  simpleQuery,
+  textAt,
+} from "./protocol.ts";
 import { type Batch, type Listen, Session } from "./session.ts";
 
 export interface PgliteWireOptions {
@@ -34,6 +43,7 @@ export class PgliteWire {
   constructor(db: PGlite, { patience = 5000 }: PgliteWireOptions = {}) {
     this.#db = db;
     this.#patience = patience;
+    refusePrograms(db);
     this.#stopRelay = db.onNotification((channel, payload) => {
       this.#notify(channel, notificationResponse(channel, payload));
     });
@@ -119,6 +129,8 @@ export class PgliteWire {
       } else if (letter === "E" && refusesCopy) {
         kept.push(errorResponse("0A000", "COPY FROM STDIN is not supported by the Postgres in this process"));
         refusesCopy = false;
+      } else if (letter === "E" && fieldOf(message, "M")?.startsWith("could not execute command ")) {
+        kept.push(errorResponse("0A000", "COPY with PROGRAM is not supported by the Postgres in this process"));
       } else {
         kept.push(message);
       }
@@ -170,6 +182,15 @@ export class PgliteWire {
     this.#queue = [];
     this.#owner = undefined;
   }
+}
+
+/**
+ * PGlite throws through Postgres' own frames when it is asked for a program, and never answers again.  Without a stream
+ * the COPY fails as any statement does, also one that a function executes.
+ */
+function refusePrograms(db: PGlite) {
+  db.handleExternalCmd = (command, mode) =>
+    command.startsWith("locale -a") ? Object.getPrototypeOf(db).handleExternalCmd.call(db, command, mode) : 0;
 }
 
 function apply({ channel, on }: Listen, channels: Set<string>) {

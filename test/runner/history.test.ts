@@ -68,7 +68,7 @@ describe("notika runs", () => {
     expect(stdout).toMatch(/step +send mail +done +1 +1\.5 s +{"id": 4}\n/);
     expect(stdout).toMatch(/outcome +failed +2 .* the mail service\n/);
     expect(stdout).toContain('\nevent\n{\n  "id": "1",\n  "workflow": "welcome",');
-    expect(stdout).toContain("\noutcome\nthe mail service\nis away\n");
+    expect(stdout).toContain("\noutcome\n  the mail service\n  is away\n");
 
     const { run, timeline } = JSON.parse((await notika("runs", "3", "--json")).stdout);
     expect(run).toBe("3");

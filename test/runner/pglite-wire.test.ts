@@ -282,6 +282,48 @@ describe("COPY FROM STDIN", () => {
   });
 });
 
+describe("COPY with PROGRAM", () => {
+  const refused = { code: "0A000", message: "COPY with PROGRAM is not supported by the Postgres in this process" };
+
+  test.each([
+    "copy account to program 'cat'",
+    "copy account from program 'echo 1'",
+    "/* data */ CoPy (select 1) -- all of it\n TO\tPROGRAM E'c\\x61t'",
+    "do $$ begin execute 'copy account to pro' || 'gram ''cat'''; end $$",
+  ])("is refused, and nothing hangs: %s", async (copy) => {
+    await expect(database.execute(raw(copy))).rejects.toMatchObject(refused);
+    await expect(database.script(`insert into account values (1, 100); ${copy}; select 1`)).rejects.toMatchObject(
+      refused,
+    );
+    const client = await checkOut();
+    await expect(client.query({ name: copy.slice(0, 20), text: copy })).rejects.toMatchObject(refused);
+    await client.query("begin");
+    await expect(client.query(copy)).rejects.toMatchObject(refused);
+    await expect(client.query("select 1")).rejects.toMatchObject({ code: "25P02" });
+    await client.query("rollback");
+
+    expect(await database.execute(sql`select count(*)::int as rows from account`)).toEqual([{ rows: 0 }]);
+  });
+
+  test("is an error that a function may handle", async () => {
+    await database.script(`
+      create function pg_temp.say(program text) returns text language plpgsql as $$
+      begin
+        execute format('copy account to program %L', program);
+        return 'went out';
+      exception
+        when others then return 'stayed';
+      end $$`);
+
+    expect(await database.execute(sql`select pg_temp.say('cat') as it`)).toEqual([{ it: "stayed" }]);
+    await database.script("drop function pg_temp.say(text)");
+  });
+
+  test("leaves the one program that Postgres itself asks for", async () => {
+    await database.execute(sql`select pg_import_system_collations('pg_catalog')`);
+  });
+});
+
 describe("over TCP", () => {
   test("any client connects, and its broken connection harms nobody", async () => {
     const patient = new PgliteWire(db, { patience: 60_000 });

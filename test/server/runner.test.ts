@@ -4,6 +4,7 @@ import sql from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
+import { createRunner } from "../../runner/runner.ts";
 import { startPostgres } from "../support/postgres.ts";
 import { type RunnerProcess, spawnRunner } from "../support/runner.ts";
 
@@ -45,6 +46,20 @@ test("a runner that is asked to stop lets its runs finish and exits with 0", asy
   expect(await runs()).toEqual([{ state: "done", attempts: 1, locked: false }]);
   expect(await history()).toEqual(["began", "ended"]);
   expect(await database.execute(sql`select * from notika.runner`)).toEqual([]);
+});
+
+test("one that is stopped as soon as it has started leaves nothing, and complains of nothing", async () => {
+  const complaints: string[] = [];
+  const complain = (message: string, fields?: object) => complaints.push(`${message} ${JSON.stringify(fields)}`);
+  const log = { info() {}, warn: complain, error: complain };
+
+  for (let delay = 0; delay < 100; delay += 5) {
+    const runner = await createRunner({ url, tasks: { work: async () => {} }, log });
+    await setTimeout(delay);
+    await runner.stop();
+    expect(await database.execute(sql`select runner_id from notika.runner`)).toEqual([]);
+  }
+  expect(complaints).toEqual([]);
 });
 
 test("after the deadline a polite run is aborted and tried again elsewhere", async () => {

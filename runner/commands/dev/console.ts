@@ -1,11 +1,12 @@
 import { styleText } from "node:util";
 import { color, fieldText, type Log, makeLog, styled } from "../../log.ts";
+import { indented, printable } from "../../printable.ts";
 import type { RunObserver } from "../../run.ts";
 
 /** What tasks and runner say, for a person who watches: `· #7 Dear Ada, welcome! to=ada@example.com` */
 export const devLog: Log = makeLog((level, message, { run, workflow: _, ...fields }) => {
   const sign = level === "info" ? styled("dim", "·") : styled(color[level], "!");
-  return `${sign} ${run === undefined ? "" : styled("dim", `#${run} `)}${styled(color[level], message)}${fieldText(fields)}`;
+  return `${sign} ${run === undefined ? "" : styled("dim", `#${printable(String(run))} `)}${styled(color[level], indented(message))}${fieldText(fields)}`;
 });
 
 /** One line a run, on stdout: `✓ #7 welcome_customer insert shop.customers 3 ms` */
@@ -15,13 +16,16 @@ export const runLine: RunObserver = (event, { ms, attempt, error, last }) => {
   const about = [event.operation, event.table, `${ms} ms${attempt > 1 ? `, attempt ${attempt}` : ""}`]
     .filter((part) => part !== null)
     .join(" ");
-  const outcome = error ? `\n  ${styleText(style, error.message)}${last ? "" : ", will be tried again"}` : "";
+  const outcome = error
+    ? `\n  ${styleText(style, indented(error.message, "    "))}${last ? "" : ", will be tried again"}`
+    : "";
+  const [id, workflow] = [printable(event.id), printable(event.workflow)];
   process.stdout.write(
-    `${styleText(style, sign)} ${styleText("dim", `#${event.id}`)} ${event.workflow} ${styleText("dim", about)}${outcome}\n`,
+    `${styleText(style, sign)} ${styleText("dim", `#${id}`)} ${workflow} ${styleText("dim", printable(about))}${outcome}\n`,
   );
 };
 
-/** What an error says, and what it says to do about it, indented below. */
+/** What an error says, and what it says to do about it, on lines below. */
 export function explained({ message, detail, hint }: Error & { detail?: string; hint?: string }): string {
-  return [message, detail, hint].filter(Boolean).join("\n  ");
+  return [message, detail, hint].filter(Boolean).join("\n");
 }

@@ -37,7 +37,7 @@ export async function startSession(database: Database, folder: string, log: Log)
     try {
       tasks = await loadTasks(folder);
     } catch (error) {
-      log.error(`${explained(error as Error)}\n  The tasks stay as they were.`);
+      log.error(`${explained(error as Error)}\nThe tasks stay as they were.`);
       return;
     }
     log.info(`tasks loaded anew: ${Object.keys(tasks).join(", ")}`);

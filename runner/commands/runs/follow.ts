@@ -1,5 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import type { Database } from "../../database.ts";
+import { printable, printableJson } from "../../printable.ts";
 import { stopSignal } from "../support/stop_signal.ts";
 import { type Filter, type Found, findRuns } from "./find.ts";
 
@@ -26,7 +27,8 @@ export async function followRuns(database: Database, filter: Filter, json: boole
   return 0;
 
   function show(found: Found[]) {
-    for (const run of found.reverse()) process.stdout.write(json ? `${JSON.stringify(run)}\n` : line(run));
+    for (const run of found.reverse())
+      process.stdout.write(json ? `${printableJson(run)}\n` : `${printable(line(run))}\n`);
   }
 }
 
@@ -38,5 +40,5 @@ function name({ run, finished_at }: Found): string {
 function line({ run, workflow, state, attempts, finished_at, error }: Found): string {
   const time = finished_at?.toISOString().replace("T", " ").slice(0, 19);
   const tried = attempts === 1 ? "" : ` after ${attempts} attempts`;
-  return `${time}  ${run}  ${workflow}  ${state}${tried}${error ? `: ${error.replace(/\s+/g, " ")}` : ""}\n`;
+  return `${time}  ${run}  ${workflow}  ${state}${tried}${error ? `: ${error.replace(/\s+/g, " ")}` : ""}`;
 }

@@ -1,5 +1,6 @@
 import sql from "sql-template-tag";
 import type { Database } from "../../database.ts";
+import { indented, printable, printableJson } from "../../printable.ts";
 import { output } from "../support/command.ts";
 import { table } from "../support/table.ts";
 
@@ -34,16 +35,22 @@ function screen(timeline: Entry[]): string {
         detail: entry.entry === "event" ? null : detail?.split("\n", 1)[0],
       })),
     ),
-    ...whole.map(({ entry, detail }) => `\n${entry}\n${entry === "event" ? pretty(detail ?? "") : `${detail}\n`}`),
+    ...whole.map(
+      ({ entry, detail }) => `\n${printable(entry)}\n${entry === "event" ? pretty(detail ?? "") : block(detail ?? "")}`,
+    ),
   ].join("");
 }
 
 function pretty(json: string): string {
   try {
-    return `${JSON.stringify(JSON.parse(json), null, 2)}\n`;
+    return `${printableJson(JSON.parse(json), 2)}\n`;
   } catch {
-    return `${json}\n`;
+    return block(json);
   }
+}
+
+function block(text: string): string {
+  return `  ${indented(text)}\n`;
 }
 
 function length(seconds: number): string {

@@ -2,6 +2,7 @@ import { type ParseArgsConfig, parseArgs } from "node:util";
 import sql from "sql-template-tag";
 import { type Database, openDatabase } from "../../database.ts";
 import { UsageError } from "../../errors.ts";
+import { indented, printableJson } from "../../printable.ts";
 import { databaseUrl, directUrl } from "./database_url.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
@@ -49,7 +50,7 @@ export async function runCommand(command: Command, args: string[]): Promise<numb
     get database() {
       database ??= openDatabase({
         connect: ("direct-url" in command.options && directUrl(values)) || databaseUrl(values.url),
-        onNotice: (message) => process.stderr.write(`${message}\n`),
+        onNotice: (message) => process.stderr.write(`notice: ${indented(message)}\n`),
       });
       return database;
     },
@@ -84,7 +85,7 @@ function parse({ options, takesArguments = false, bare = {} }: Command, given: s
   }
 }
 
-/** Writes data to stdout: one JSON document, or what is made of it for people. */
+/** Writes data to stdout: one JSON document, or what is made of it for people, which has to be printable. */
 export function output<T>(json: boolean, data: T, toText: (data: T) => string): void {
-  process.stdout.write(json ? `${JSON.stringify(data, null, 2)}\n` : toText(data));
+  process.stdout.write(json ? `${printableJson(data, 2)}\n` : toText(data));
 }

@@ -1,5 +1,7 @@
+import { inspect } from "node:util";
 import { serverHint } from "../../connection/error.ts";
 import { UsageError } from "../../errors.ts";
+import { indented } from "../../printable.ts";
 
 interface Said extends Error {
   code?: string;
@@ -10,17 +12,24 @@ interface Said extends Error {
 /** What is said about an error: message, detail and hint, each on its line, and never a password. */
 export function complaint(error: Said): string {
   const { message, detail, hint } = { ...plain(error), ...translated(error) };
-  const lines = [`error: ${message}`];
-  if (detail) lines.push(`detail: ${detail}`);
-  if (hint) lines.push(`hint: ${hint}`);
-  return `${lines
-    .join("\n")
-    .replace(/(:\/\/[^\s:/@]*):[^\s]*@/g, "$1:***@")
-    .replace(/\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)/g, "$1***")}\n`;
+  return Object.entries({ error: message, detail, hint })
+    .map(([part, text]) => (text || part === "error" ? `${part}: ${indented(withoutPassword(text ?? ""))}\n` : ""))
+    .join("");
+}
+
+/** What is said of an error that nothing has caught, which may be anything: Node would print it as it is. */
+export function lastWords(thrown: unknown): string {
+  return `error: ${indented(withoutPassword(inspect(thrown)))}\n`;
 }
 
 export function exitCode(error: unknown): number {
   return error instanceof UsageError || (error as Said).code === "NOTIKA_URL" ? 2 : 1;
+}
+
+function withoutPassword(text: string): string {
+  return text
+    .replace(/(:\/\/[^\s:/@]*):[^\s]*@/g, "$1:***@")
+    .replace(/\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)/g, "$1***");
 }
 
 function plain({ message, detail, hint }: Said) {
