@@ -2,7 +2,7 @@ import { describe, expect } from "vitest";
 import { plant } from "./attack.ts";
 import { casts, kit } from "./canary.ts";
 import { literals, tagged, untyped } from "./literals.ts";
-import { type Scene, test } from "./scene.ts";
+import { test } from "./scene.ts";
 
 // What is silent in all other tests speaks here, or its silence would mean nothing.
 describe("the canary", () => {
@@ -49,16 +49,6 @@ describe("the canary", () => {
     });
   }
 
-  const speaks = (name: string, statements: (s: Scene) => Promise<unknown>) =>
-    test(`speaks from ${name}`, async ({ open }) => {
-      const scene = await open("owner");
-      await plant(scene, "appowner");
-      await scene.as("appowner", casts("evil"));
-      await scene.as("appowner", tagged("evil"));
-      await scene.noted();
-      await statements(scene);
-      expect(await scene.noted()).toContain("appowner");
-    });
   const statements = {
     "a cast to text": "select ('a'::evil.e)::text",
     "a cast from text": "select ('a'::text)::evil.e",
@@ -73,5 +63,18 @@ describe("the canary", () => {
     "an index that is looked at":
       "create index on app.tagged ((evil.note('x') or id > 0)); explain select * from app.tagged where id = 1",
   };
-  for (const [name, sql] of Object.entries(statements)) speaks(name, (scene) => scene.attempt("appowner", sql));
+  test("speaks from all else that is planted", async ({ open }) => {
+    const scene = await open("owner");
+    await plant(scene, "appowner");
+    await scene.as("appowner", casts("evil"));
+    await scene.as("appowner", tagged("evil"));
+
+    const silent: string[] = [];
+    for (const [name, sql] of Object.entries(statements)) {
+      await scene.noted();
+      const error = await scene.attempt("appowner", sql);
+      if (error || !(await scene.noted()).includes("appowner")) silent.push(`${name}: ${error?.message}`);
+    }
+    expect(silent).toEqual([]);
+  });
 });

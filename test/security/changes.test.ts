@@ -177,7 +177,7 @@ const publish = (condition: string): Step => [
 /** The owner of the table is its attacker; triggers run as who writes, and may run what is the table owner's. */
 const attacks = Object.entries(turns).flatMap(([name, { condition, turn, isRefused }], n): Attack[] =>
   Object.entries(repairs)
-    .filter((_, m) => isThorough || (n + m) % 8 === 0)
+    .filter((_, m) => isThorough || (n + m) % 4 === 0)
     .map(([repair, steps]) => ({
       name: `${name}; ${repair}`,
       attacker: "appowner",

@@ -35,8 +35,8 @@ export function randomStory(random: Random, n: number): Story {
       create schema ${s} authorization ${attacker}; grant usage on schema ${s} to public;
       set session authorization ${attacker};
       ${kit(s)} ${random.chance(0.7) ? casts(s) : ""}
-      reset session authorization;
-      set session authorization appowner; ${table} reset session authorization;`,
+      set session authorization postgres;
+      set session authorization appowner; ${table} set session authorization postgres;`,
     steps: [
       [random.pick(publishers), publish(random, names)],
       ...random.some(9, () => randomStep(random, names, own)),

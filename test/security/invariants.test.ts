@@ -1,7 +1,7 @@
 import { describe, expect } from "vitest";
 import { plant } from "./attack.ts";
 import { type Right, rights } from "./rights.ts";
-import { kinds, type Scene, test } from "./scene.ts";
+import { type Scene, some, test } from "./scene.ts";
 
 /** A table with a column of every type, published in every way. */
 async function publishEverything(scene: Scene) {
@@ -70,7 +70,7 @@ const casts = [
 ];
 
 describe("what is in the catalog", () => {
-  for (const kind of kinds) {
+  for (const kind of some(0)) {
     test(`no function with its owner's rights is a superuser's (by ${kind})`, async ({ open }) => {
       const scene = await open(kind);
       await publishEverything(scene);

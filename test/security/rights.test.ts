@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { rights } from "./rights.ts";
-import { kinds, some, test } from "./scene.ts";
+import { hasTime, kinds, some, test } from "./scene.ts";
 
 /** What the parts do not give. */
 const privileges = [
@@ -48,6 +48,7 @@ const surplus: Record<string, (owner: string) => string> = {
 
 describe("S9: rights that nobody was given", () => {
   for (const [nth, [name, give]] of Object.entries(surplus).entries()) {
+    if (!hasTime(nth)) continue;
     for (const kind of some(nth)) {
       test(`${name}: health shows them, install takes them back (by ${kind})`, async ({ open }) => {
         const scene = await open(kind);
