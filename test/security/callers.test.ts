@@ -138,7 +138,7 @@ describe("S13: a workflow is changed by who published it, who owns its table, an
   async function prepared(scene: Scene) {
     await scene.as(
       "postgres",
-      `create role publisher login; grant publisher to dbowner; revoke publisher from dbowner;
+      `create role publisher login;
        set role appowner; create table app.orders (id bigint primary key, note text);
        grant select, trigger on app.orders to publisher, pub; reset role;
        grant create on schema app to publisher`,
