@@ -34,3 +34,17 @@ export function rights(scene: Scene) {
       order by 1, 2, 5, 6`,
   );
 }
+
+/** Runs a statement for each function in schema notika that is the owner's; those of the guard's role are not his to grant. */
+export const forOwnFunctions = (statement: string) => `
+  do $do$
+  declare
+    v_function regprocedure;
+  begin
+    for v_function in
+      select oid from pg_proc where pronamespace = 'notika'::regnamespace and pg_has_role(proowner, 'usage')
+    loop
+      execute format('${statement}', v_function);
+    end loop;
+  end;
+  $do$`;
