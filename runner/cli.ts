@@ -45,7 +45,9 @@ Run it
   notika cancel RUN…          end what has not
 
 Options
-  --url URL                   postgres://user:password@host/database; default: DATABASE_URL
+  --url URL                   postgres://user@host/database; default: DATABASE_URL; a password
+                              belongs there, or in PGPASSWORD or PGPASSFILE: others on this
+                              machine can read arguments until the command has started
   --direct-url URL            for install, upgrade and run: the same database past a pooler in
                               transaction mode; default: NOTIKA_DIRECT_URL
   --tasks FOLDER              where the tasks are, such as tasks/welcome_email.ts; default: tasks

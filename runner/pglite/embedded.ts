@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, rename, rm } from "node:fs/promises";
+import { chmod, mkdir, rename, rm } from "node:fs/promises";
 import path from "node:path";
 import { PGlite } from "@electric-sql/pglite";
 import { type Database, openDatabase } from "../database.ts";
@@ -66,10 +66,12 @@ async function openFolder(dataDir: string, newData: () => Promise<Blob>): Promis
     // Unpacked aside: a first start that is interrupted leaves nothing half done.
     const aside = `${folder}.new`;
     await rm(aside, { recursive: true, force: true });
-    await mkdir(aside, { recursive: true });
+    await mkdir(aside, { recursive: true, mode: 0o700 });
     const db = await PGlite.create({ dataDir: aside, loadDataDir: await newData() });
     await db.close();
     await rename(aside, folder);
   }
+  // As Postgres has it; the data may have been made with other rights, or copied.
+  await chmod(folder, 0o700);
   return PGlite.create({ dataDir: folder });
 }

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -149,6 +149,30 @@ test("tasks are loaded anew when they change", async () => {
   await sql.end();
   it.kill("SIGINT");
   expect(await it.ended).toMatchObject({ code: 0 });
+});
+
+test("nobody else on the machine reads the data", async () => {
+  const mode = async (folder: string) => ((await stat(path.join(project, folder))).mode & 0o777).toString(8);
+  await mkdir(path.join(project, "tasks"));
+  const first = dev();
+  await first.says(/Try it/);
+  const modes = [await mode(".notika"), await mode(".notika/data")];
+  first.kill("SIGTERM");
+  await first.ended;
+
+  for (const folder of [".notika", ".notika/data"]) await chmod(path.join(project, folder), 0o755);
+  await chmod(project, 0o755);
+  const second = dev();
+  await second.says(/Try it/);
+  modes.push(await mode(".notika"), await mode(".notika/data"));
+  second.kill("SIGTERM");
+  await second.ended;
+  const third = dev("--data", ".");
+  await third.says(/Try it/);
+  modes.push(await mode("data"));
+
+  expect(modes).toEqual(["700", "700", "700", "700", "700"]);
+  expect(await mode(".")).toBe("755");
 });
 
 describe("a folder that is in use", () => {

@@ -1,11 +1,13 @@
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { NotikaError } from "../../errors.ts";
 
 /** Claims a data folder for this process, because two on one would ruin it; gives what releases it. */
 export async function claimFolder(folder: string): Promise<() => Promise<void>> {
   const file = path.join(folder, "dev.pid");
-  await mkdir(folder, { recursive: true });
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  // Rows are nobody else's; but a folder that is worked in, as with --data ., stays as it is, and only what is in it is closed.
+  if (path.relative(folder, process.cwd()).startsWith("..")) await chmod(folder, 0o700).catch(() => {});
   const pid = Number(await readFile(file, "utf8").catch(() => 0));
   if (pid !== process.pid && isAlive(pid)) {
     throw new NotikaError("NOTIKA_DEV_RUNNING", `notika dev runs in this folder already, as process ${pid}`, {
