@@ -19,20 +19,20 @@ declare
   v_object record;
   v_timeout constant text := current_setting('lock_timeout');
 begin
-  -- One installation at a time.  A first one has nothing to lock: there the second waits for the
-  -- names that the first is about to make.
+  -- One installation at a time, and no hand-over during one.  A first one has nothing to lock: there
+  -- the second waits for the names that the first is about to make.
   begin
     set local lock_timeout = '30s';
-    if to_regclass('notika.migration') is not null then
-      lock table notika.migration in share row exclusive mode;
+    if to_regclass('notika.dispatch_lock') is not null then
+      lock table notika.dispatch_lock in share update exclusive mode;
     end if;
   exception
     when lock_not_available then
-      raise exception 'cannot install notika: another session has locked notika.migration for 30 seconds'
+      raise exception 'cannot install notika: another session has held notika.dispatch_lock for 30 seconds'
         using errcode = 'lock_not_available',
               hint = 'Try again. Which sessions hold it: select l.pid, a.usename, a.xact_start, a.query '
                      'from pg_locks as l join pg_stat_activity as a using (pid) '
-                     'where l.relation = ''notika.migration''::regclass and l.granted;';
+                     'where l.relation = ''notika.dispatch_lock''::regclass and l.granted;';
     when insufficient_privilege then
       null; -- who may install is asked below
   end;
@@ -248,7 +248,8 @@ begin
     execute format('alter %s %s owner to %I', v_object.kind, v_object.name, v_owner);
   end loop;
 
-  perform set_config('lock_timeout', v_timeout, true);
+  -- Whoever holds a table up must not hold this up without a word.
+  perform set_config('lock_timeout', case v_timeout when '0' then '30s' else v_timeout end, true);
   perform set_config('notika.owner', v_owner, true);
 
   -- Within a function with the owner's rights nothing can go back to those of who installs, as it

@@ -35,5 +35,9 @@ export async function install(database: Database, { owner = "" }: { owner?: stri
 function asRefusal(cause: Error & { code?: string; hint?: string }): NotikaError | undefined {
   const code = { NK011: "NOTIKA_NEWER_INSTALLED", NK012: "NOTIKA_MIGRATION_CHANGED" }[cause.code ?? ""];
   if (code) return new NotikaError(code, cause.message, { ...(cause.hint && { hint: cause.hint }), cause });
+  if (cause.code === "55P03") {
+    cause.hint ??=
+      "Nothing was changed. Try again. Which sessions hold a table of Notika: select l.pid, l.relation::regclass, a.usename, a.xact_start from pg_locks as l join pg_stat_activity as a using (pid) where l.granted and l.relation::regclass::text like 'notika%';";
+  }
   return undefined;
 }

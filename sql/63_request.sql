@@ -4,9 +4,7 @@
 -- function of somebody's the caller is that somebody.  What carries a request out runs as the owner,
 -- takes the verb from a list, and asks whether the caller may execute that verb.
 
-drop view if exists notika._request; -- and with it whatever was attached to it
-
-create view notika._request as
+create or replace view notika._request as
 select null::text as verb,
        null::jsonb as args,
        null::name as caller,
@@ -18,8 +16,6 @@ comment on column notika._request.verb is 'The name of the verb.';
 comment on column notika._request.args is 'What it was called with.';
 comment on column notika._request.caller is 'The role that called it, by default; not to be written.';
 comment on column notika._request.result is 'What it answers.';
-
-alter view notika._request alter column caller set default current_user;
 
 create or replace function notika._verbs()
   returns table (verb text, function regprocedure)
@@ -36,6 +32,7 @@ as $$
        'publish', 'unpublish', 'configure', 'schedule', 'unschedule', '_publish_by_time',
        'pause', 'resume', 'retry', 'cancel', 'backfill', 'cancel_backfill', 'replay',
        'allow_breaking_change', 'release', 'begin_maintenance', 'end_maintenance', 'install',
+       '_foresee_pinned',
        'grant_publisher', 'grant_runner', 'grant_reader', 'grant_monitor',
        'revoke_publisher', 'revoke_runner', 'revoke_reader', 'revoke_monitor'
      );
@@ -157,6 +154,8 @@ begin
       new.caller, v_args ->> 'reason', (v_args ->> 'ttl')::interval))
     when 'end_maintenance' then notika._do_end_maintenance(new.caller)
     when 'install' then notika._do_install(new.caller)
+    when '_foresee_pinned' then to_json(
+      notika._do_foresee_pinned(new.caller, v_args ->> 'sql', v_args ->> 'path'))
     else to_json(notika._do_grant(
       new.caller, split_part(new.verb, '_', 1), split_part(new.verb, '_', 2),
       (v_args ->> 'role')::oid))
@@ -172,3 +171,25 @@ create or replace trigger carry_out
   instead of insert on notika._request
   for each row
   execute function notika._carry_out();
+
+-- A trigger or rule that somebody has attached would run as each caller.
+do $$
+declare
+  v_statement text;
+begin
+  for v_statement in
+    select pg_catalog.format('drop trigger %I on notika._request', t.tgname)
+      from pg_catalog.pg_trigger as t
+     where t.tgrelid = 'notika._request'::pg_catalog.regclass and t.tgname <> 'carry_out'
+    union all
+    select pg_catalog.format('drop rule %I on notika._request', r.rulename)
+      from pg_catalog.pg_rewrite as r
+     where r.ev_class = 'notika._request'::pg_catalog.regclass and r.rulename <> '_RETURN'
+  loop
+    execute v_statement;
+  end loop;
+end;
+$$;
+
+-- pgls-ignore lint/safety/lockTimeoutWarning: nobody waits for this view
+alter view notika._request alter column caller set default current_user;

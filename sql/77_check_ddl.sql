@@ -69,7 +69,22 @@ create or replace function notika._foresee_pinned(sql text, path text)
   returns void
   language plpgsql
   volatile
-  security definer
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._ask('_foresee_pinned', jsonb_build_object(
+    'sql', _foresee_pinned.sql, 'path', _foresee_pinned.path));
+end;
+$$;
+
+comment on function notika._foresee_pinned(text, text) is
+  'Where only pins protect: takes those away that would hide what the migration does.';
+
+create or replace function notika._do_foresee_pinned(caller name, sql text, path text)
+  returns void
+  language plpgsql
+  volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -80,8 +95,10 @@ begin
   end if;
   for v_workflow_id in
     select distinct w.workflow_id
-      from notika._split(_foresee_pinned.sql) as c
-     cross join lateral notika._named_tables(c.bare, _foresee_pinned.path) as n (relation)
+      from notika._split(_do_foresee_pinned.sql) as c
+     cross join lateral notika._named_tables(c.bare, _do_foresee_pinned.path) as n (relation)
+      -- What the caller may not alter it does not alter, and then nobody is to wait for it.
+      join pg_class as k on k.oid = n.relation and pg_has_role(_do_foresee_pinned.caller, k.relowner, 'usage')
      cross join lateral notika._tables(n.relation) as d (relation)
       join notika.contract_table as t on t.relation = d.relation
       join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null
@@ -92,8 +109,7 @@ begin
 end;
 $$;
 
-comment on function notika._foresee_pinned(text, text) is
-  'Where only pins protect: takes those away that would hide what the migration does.';
+comment on function notika._do_foresee_pinned(name, text, text) is 'Carries out _foresee_pinned for a caller';
 
 create or replace function notika._try_ddl(sql text, path text)
   returns table (

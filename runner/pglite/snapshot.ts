@@ -1,4 +1,4 @@
-import { accessSync, constants, existsSync, mkdirSync } from "node:fs";
+import { accessSync, constants, existsSync, lstatSync, mkdirSync, mkdtempSync } from "node:fs";
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -29,7 +29,19 @@ export function cacheFolder(): string {
     const cache = path.join(folder, "node_modules/.cache/notika");
     if (existsSync(path.join(folder, "package.json")) && isWritable(cache)) return cache;
   }
-  return path.join(tmpdir(), `notika-${process.getuid?.() ?? "cache"}`);
+  shared ??= temporaryFolder();
+  return shared;
+}
+
+let shared: string | undefined;
+
+/** One for this user among the temporary files, or for this process where somebody else could write to it. */
+function temporaryFolder(): string {
+  const folder = path.join(tmpdir(), `notika-${process.getuid?.() ?? "cache"}`);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const { uid, mode } = lstatSync(folder);
+  const isOwn = !process.getuid || (uid === process.getuid() && (mode & 0o022) === 0);
+  return isOwn ? folder : mkdtempSync(path.join(tmpdir(), "notika-"));
 }
 
 const emptyFile = () => `${pgliteVersion()}.tar`;
