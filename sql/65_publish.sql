@@ -1134,6 +1134,7 @@ create or replace function notika._apply(before notika.workflow, after notika.wo
   volatile
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
+  set lc_monetary = 'C' -- as what it parses was printed
   set client_min_messages = warning -- what is dropped along is what was meant
 as $$
 declare

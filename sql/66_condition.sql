@@ -55,8 +55,9 @@ begin
     exit when v_token is null;
     v_done := v_done || v_token[1];
     v_rest := v_token[3];
-    if v_done ~* '(^|[^\w$"])[bx]$' then
-      v_done := v_done || v_token[2]; -- bits, which have no type to choose
+    -- Bits and the field of extract() have no type to choose.
+    if v_done ~* '(^|[^\w$"])[bx]$' or v_done ~* '(^|[^\w$."])extract\s*\(\s*$' then
+      v_done := v_done || v_token[2];
       continue;
     end if;
 
@@ -155,8 +156,10 @@ begin
     when others then
       get stacked diagnostics
         v_state = returned_sqlstate, v_message = message_text, v_hint = pg_exception_hint;
-      perform notika._refuse_condition(
-        spec, replace(v_message, 'null::unknown', '''...'''), v_state, v_hint);
+      -- Which is said of the condition as it was given, where that is not it.
+      perform notika._refuse_condition(spec, v_message, v_state, coalesce(nullif(v_hint, ''), case
+        when v_state = '42601' and _parse_condition.condition <> spec.condition
+          then 'A string that has its type in front of it is better written as a cast: ''...''::<type>.' end));
   end;
   return (
     select p.prosqlbody::text from pg_proc as p
@@ -465,6 +468,13 @@ create or replace function notika._take_condition(
   volatile
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
+  -- Its constants are printed here, and read again in sessions with other settings.
+  set datestyle = 'ISO, YMD'
+  set intervalstyle = 'iso_8601'
+  set timezone = 'UTC'
+  set bytea_output = 'hex'
+  set extra_float_digits = '1'
+  set lc_monetary = 'C'
 as $$
 declare
   v_caller oid := (select r.oid from pg_roles as r where r.rolname = _take_condition.caller);
