@@ -53,7 +53,7 @@ export function sourcesOf({ waitsFor = {}, cancelOn }: Sources): Record<string, 
 export function checkSources({ waitsFor = {}, cancelOn }: Sources): void {
   if (typeof waitsFor !== "object" || waitsFor === null) throw new TypeError("waitsFor is not an object of sources");
   for (const [name, source] of Object.entries(waitsFor)) {
-    if (!/^[A-Za-z_][A-Za-z0-9_-]{0,62}$/.test(name)) {
+    if (!/^[A-Za-z][A-Za-z0-9_-]{0,62}$/.test(name)) {
       throw new TypeError(`waitsFor: ${JSON.stringify(name)} is no name for a source: letters, digits, _ and -`);
     }
     if (name === cancel) throw new TypeError("waitsFor: cancel is the name of what cancelOn declares");

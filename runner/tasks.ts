@@ -73,7 +73,7 @@ function namingProblems(files: string[]): string[] {
   return files.flatMap((file) => {
     const { name, base } = path.parse(file);
     const shown = path.relative("", file);
-    if (!/^[A-Za-z_][A-Za-z0-9_-]{0,62}$/.test(name)) {
+    if (!/^[A-Za-z][A-Za-z0-9_-]{0,62}$/.test(name)) {
       return `${shown}: ${name} is no name for a workflow: up to 63 letters, digits, _ and -, a letter first`;
     }
     const other = taken.get(name);

@@ -63,7 +63,7 @@ create table if not exists notika.workflow (
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
-    name ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}(:[A-Za-z_][A-Za-z0-9_-]{0,62})?$'
+    name ~ '^[A-Za-z][A-Za-z0-9_-]{0,62}(:[A-Za-z][A-Za-z0-9_-]{0,62})?$'
   ),
   constraint workflow_capture_check check (capture in ('row', 'statement')),
   constraint workflow_guard_check check (guard in ('block', 'warn', 'off')),

@@ -133,13 +133,13 @@ create or replace function notika._check_scheduled_name(workflow text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if _check_scheduled_name.workflow ~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}$' then
+  if _check_scheduled_name.workflow ~ '^[A-Za-z][A-Za-z0-9_-]{0,62}$' then
     return;
   end if;
   raise exception 'workflow name "%" is not valid', coalesce(_check_scheduled_name.workflow, 'null')
     using errcode = 'invalid_name',
           detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
-                   'of which the first is a letter or _.',
+                   'of which the first is a letter: a file whose name begins with _ is no task.',
           hint = 'For instance: select notika.schedule(''nightly_report'', ''30 2 * * *'');';
 end;
 $$;

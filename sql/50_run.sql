@@ -307,8 +307,21 @@ create or replace function notika.emit(workflow text, payload jsonb default '{}'
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_limit constant integer := (select s.payload_bytes from notika.setting as s);
   v_workflow_id integer := notika._published(emit.workflow);
+  v_size bigint;
 begin
+  -- The size of what is kept first, which is known without reading it.
+  v_size := pg_column_size(emit.payload);
+  if v_size <= v_limit then
+    v_size := octet_length(emit.payload::text);
+  end if;
+  if v_size > v_limit then
+    raise exception 'the payload for workflow "%" is too big: % bytes, and at most % are allowed',
+        emit.workflow, v_size, v_limit
+      using errcode = 'program_limit_exceeded',
+            hint = 'Emit a key, and let the task read the rest.';
+  end if;
   return notika._append(v_workflow_id, 'emit', emit.payload::json);
 end;
 $$;

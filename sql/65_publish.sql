@@ -728,18 +728,18 @@ begin
    where o.name = any (select lower(btrim(u)) from unnest(_specify.operations) as u);
 
   v_corrected := v_spec;
-  if v_spec.name is null or v_spec.name !~ '^[A-Za-z_][A-Za-z0-9_-]{0,62}(:[A-Za-z_][A-Za-z0-9_-]{0,62})?$'
+  if v_spec.name is null or v_spec.name !~ '^[A-Za-z][A-Za-z0-9_-]{0,62}(:[A-Za-z][A-Za-z0-9_-]{0,62})?$'
   then
     v_corrected.name := coalesce(
       nullif(btrim(regexp_replace(left(v_spec.name, 63), '[^A-Za-z0-9_-]+', '_', 'g'), '_'), ''),
       'my_workflow');
-    if v_corrected.name ~ '^[^A-Za-z_]' then
+    if v_corrected.name ~ '^[^A-Za-z]' then
       v_corrected.name := left('w' || v_corrected.name, 63);
     end if;
     raise exception 'workflow name "%" is not valid', coalesce(v_spec.name, 'null')
       using errcode = 'invalid_name',
             detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
-                     'of which the first is a letter or _. What its runs wait for is published '
+                     'of which the first is a letter. What its runs wait for is published '
                      'as workflow:source.',
             hint = 'For instance: ' || notika._call(v_corrected);
   end if;

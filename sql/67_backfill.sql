@@ -22,6 +22,7 @@ create table if not exists notika.backfill (
   started_by name not null,
   finished_at timestamptz,
   error text,
+  error_code text,
   constraint backfill_pkey primary key (backfill_id),
   constraint backfill_state_check check (state in ('running', 'failed', 'done', 'cancelled'))
 ) with (fillfactor = 50);
@@ -51,7 +52,9 @@ comment on column notika.backfill.started_at is 'When it started.';
 comment on column notika.backfill.started_by is 'Who started it.';
 comment on column notika.backfill.finished_at is
   'When it was done or cancelled; one that failed can go on.';
-comment on column notika.backfill.error is 'Why it failed.';
+comment on column notika.backfill.error is 'Why it failed; it may quote values of rows.';
+comment on column notika.backfill.error_code is
+  'The SQLSTATE of that, and the column and table where they are known.';
 
 create table if not exists notika.backfill_key (
   backfill_id integer not null,
@@ -72,7 +75,12 @@ select w.name as workflow,
        b.events,
        b.started_at,
        b.finished_at,
-       b.error
+       case
+         when b.error is null then null
+         -- It may quote values, which only readers see.
+         when pg_catalog.has_table_privilege('notika.run_log', 'select') then b.error
+         else b.error_code || ': readers see the error'
+       end as error
   from notika.backfill as b
   join notika.workflow as w on w.workflow_id = b.workflow_id;
 
@@ -86,7 +94,8 @@ comment on column notika.backfills.events is 'How many runs it has made.';
 comment on column notika.backfills.started_at is 'When it started.';
 comment on column notika.backfills.finished_at is
   'When it was done or cancelled; one that failed goes on when it is started again.';
-comment on column notika.backfills.error is 'Why it failed, and what mends it.';
+comment on column notika.backfills.error is
+  'Why it failed, and what to do; to those who are no readers the SQLSTATE.';
 
 create or replace function notika._key_names(relation regclass)
   returns text[]
@@ -528,7 +537,7 @@ begin
    where b.workflow_id = v_workflow_id and b.finished_at is null;
   if v_before.state = 'failed' and v_before.condition is not distinct from v_condition then
     update notika.backfill as b
-       set state = 'running', error = null
+       set state = 'running', error = null, error_code = null
      where b.backfill_id = v_before.backfill_id;
     perform notika._wake();
     return 'continued';

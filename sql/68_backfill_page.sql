@@ -221,6 +221,8 @@ declare
   v_page record;
   v_hint text;
   v_detail text;
+  v_column text;
+  v_table text;
 begin
   -- What is there already goes first: half of the last page has to have begun.
   if (
@@ -269,9 +271,13 @@ exception
   when lock_not_available then
     return 0;
   when others then
-    get stacked diagnostics v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    get stacked diagnostics
+      v_detail = pg_exception_detail, v_hint = pg_exception_hint,
+      v_column = column_name, v_table = table_name;
     update notika.backfill as b
        set state = 'failed',
+           error_code = concat_ws(' ', 'SQLSTATE', sqlstate, 'column ' || nullif(v_column, ''),
+                                  'table ' || nullif(v_table, '')),
            error = concat_ws(E'\n', sqlerrm, nullif(v_detail, ''), nullif(v_hint, ''),
              case when sqlstate = '42501' and not has_table_privilege(spec.relation, 'select')
                   then format('Run: grant select on %s to %I;', spec.table_name, current_user) end,

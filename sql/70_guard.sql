@@ -99,7 +99,8 @@ comment on column notika.guard_log.kind is 'What was found, for instance column_
 comment on column notika.guard_log.object is 'The table, column or trigger.';
 comment on column notika.guard_log.expected is 'What the contract says.';
 comment on column notika.guard_log.actual is 'What the catalog says.';
-comment on column notika.guard_log.statement is 'The statement that led to it.';
+comment on column notika.guard_log.statement is
+  'The command that led to it, with empty strings and without what was sent along with it.';
 comment on column notika.guard_log.reason is 'What the caller gave as the reason.';
 comment on column notika.guard_log.done_by is 'The login.';
 
@@ -136,7 +137,7 @@ comment on table notika.guard_pending is
 comment on column notika.guard_pending.pending_id is 'Its order.';
 comment on column notika.guard_pending.workflow_id is 'The workflow.';
 comment on column notika.guard_pending.tag is 'The command.';
-comment on column notika.guard_pending.statement is 'The beginning of what the client sent.';
+comment on column notika.guard_pending.statement is 'The command, with empty strings.';
 comment on column notika.guard_pending.dropped is
   'A trigger or function of the workflow that was dropped by name.';
 

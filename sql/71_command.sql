@@ -177,6 +177,42 @@ $body$;
 comment on function notika._current_command(text, text) is
   'The command that is about to be run, bare; null: it cannot be told, or neither drops nor retypes.';
 
+create or replace function notika._culprit(tag text, objects text[])
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $body$
+declare
+  v_words constant text[] := string_to_array(lower(tag), ' ');
+  v_pattern constant text := format('(?i)^%s\M.*\m%s\M', v_words[1], v_words[cardinality(v_words)]);
+  v_found text[];
+begin
+  -- What the client sent may hold other statements, and secrets.  Of a long text it would take too
+  -- long to tell, at each of its commands.
+  if length(current_query()) <= 20000 then
+    v_found := array(
+      select s.bare
+        from notika._split(current_query()) as s
+       where s.bare ~ v_pattern
+         and exists (
+           select from unnest(objects) as o (identity)
+            cross join lateral regexp_split_to_table(lower(o.identity), '[^\w$]+') as w
+            where w not in ('', 'on') and strpos(lower(s.bare), w) > 0
+         )
+       limit 2
+    );
+  end if;
+  return left(case cardinality(v_found) when 1 then v_found[1]
+                                        else concat_ws(' ', tag, objects[1]) end, 400);
+end;
+$body$;
+
+comment on function notika._culprit(text, text[]) is
+  'The command with this tag and about these objects, bare: without comments and with empty strings; '
+  'or where it cannot be told, its tag and the first object.';
+
 create or replace function notika._named_tables(command text, path text)
   returns setof regclass
   language plpgsql
@@ -188,19 +224,22 @@ declare
   v_name constant text := $re$(?:"(?:[^"]|"")+"|[[:alpha:]_][\w$]*)$re$;
   v_list text := substring(
     command from '(?i)^\s*(?:alter\s+table|drop\s+table|alter\s+type)\s+(?:if\s+exists\s+)?(?:only\s+)?(.*)$');
+  v_is_drop constant boolean := command ~* '^\s*drop';
   v_match text[];
   v_parts text[];
   v_schema text;
+  v_schemas name[] := notika._schemas(path);
   v_relation oid;
 begin
+  -- In one pass: each name with what follows it.
+  for v_match in
+    select m from regexp_matches(
+      v_list, format('\s*(%1$s(?:\s*\.\s*%1$s)*)\s*\*?\s*(,?)', v_name), 'g') as m
   loop
-    v_match := regexp_match(
-      v_list, format('^\s*(%1$s(?:\s*\.\s*%1$s)*)\s*(\*?)\s*(.*)$', v_name));
-    exit when v_match is null;
     v_parts := parse_ident(v_match[1]);
     v_relation := null;
     if cardinality(v_parts) = 1 then
-      foreach v_schema in array notika._schemas(path) loop
+      foreach v_schema in array v_schemas loop
         v_relation := notika._relation(v_schema, v_parts[1]);
         exit when v_relation is not null;
       end loop;
@@ -211,8 +250,7 @@ begin
     if v_relation is not null then
       return next v_relation;
     end if;
-    exit when command !~* '^\s*drop' or v_match[3] !~ '^,';
-    v_list := substr(v_match[3], 2);
+    exit when not v_is_drop or v_match[2] = '';
   end loop;
 end;
 $body$;

@@ -263,6 +263,7 @@ create or replace function notika._note_dropped(tag text)
 as $$
 declare
   v_touched record;
+  v_statement text;
 begin
   if exists (select from notika.guard_busy) then
     return;
@@ -300,7 +301,10 @@ begin
      group by t.workflow_id
      order by t.workflow_id
   loop
-    perform notika._summon(array[v_touched.workflow_id], tag, current_query(), v_touched.dropped);
+    v_statement := coalesce(v_statement, notika._culprit(tag, array(
+      select d.object_identity from pg_event_trigger_dropped_objects() as d order by not d.original
+    )));
+    perform notika._summon(array[v_touched.workflow_id], tag, v_statement, v_touched.dropped);
   end loop;
 end;
 $$;
@@ -327,6 +331,7 @@ declare
   v_ids integer[];
   v_touched record;
   v_is_dropped boolean;
+  v_statement text;
 begin
   if exists (select from notika.guard_busy) then
     return;
@@ -420,6 +425,12 @@ begin
   if v_ids = '{}' then
     return;
   end if;
+  v_statement := notika._culprit(tag, coalesce(nullif(array(
+    select d.object_identity from pg_event_trigger_ddl_commands() as d where d.object_identity is not null
+  ), '{}'), array(
+    -- What was dropped is not listed there.
+    select k.table_name from notika.workflow as k where k.workflow_id = any (v_ids)
+  )));
 
   for v_touched in
     select w.workflow_id, (
@@ -437,15 +448,15 @@ begin
      where p.workflow_id = v_touched.workflow_id;
     -- What was dropped by name was meant.
     if not v_is_dropped then
-      perform notika._reconcile(v_touched.workflow_id, left(current_query(), 400), false);
+      perform notika._reconcile(v_touched.workflow_id, v_statement, false);
     end if;
     if v_touched.replaced is not null then
       perform notika._note(w, 'warned', 'trigger_replaced', v_touched.replaced, 'as published',
-                           'created by hand', left(current_query(), 400))
+                           'created by hand', v_statement)
          from notika.workflow as w
         where w.workflow_id = v_touched.workflow_id;
     end if;
-    perform notika._summon(array[v_touched.workflow_id], tag, current_query());
+    perform notika._summon(array[v_touched.workflow_id], tag, v_statement);
   end loop;
 end;
 $$;

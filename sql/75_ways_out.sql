@@ -47,7 +47,8 @@ as $$
 begin
   -- An early verdict that was asked for would put the pins back at once.
   set constraints notika.guard_at_commit deferred;
-  perform notika._summon(array[_let_go.workflow_id], _let_go.tag, current_query());
+  perform notika._summon(array[_let_go.workflow_id], _let_go.tag, format('notika.%s()', case
+    when _let_go.tag = 'RELEASE' then 'release' else 'allow_breaking_change' end));
   perform notika._loosen(_let_go.workflow_id);
 end;
 $$;
@@ -425,10 +426,12 @@ begin
       from notika.schedules as s
      where s.error is not null;
   return query
-    select 'backfill', 'error', b.workflow, format('its backfill has stopped: %s', b.error),
+    select 'backfill', 'error', w.name,
+           format('its backfill has stopped: %s; a reader finds the error in notika.backfills', b.error_code),
            format('select notika.backfill(%L%s); or: select notika.cancel_backfill(%1$L);',
-                  b.workflow, ', ' || quote_literal(b.condition))
-      from notika.backfills as b
+                  w.name, ', ' || quote_literal(b.condition))
+      from notika.backfill as b
+      join notika.workflow as w on w.workflow_id = b.workflow_id
      where b.state = 'failed';
   return query
     select 'ring', case when l.is_late or b.remedy is not null then 'warning' else 'ok' end,

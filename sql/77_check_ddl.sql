@@ -8,6 +8,18 @@ create or replace function notika._undoable(statement text)
   set standard_conforming_strings = on
 as $$
   select case
+           -- What no rollback undoes, wherever it stands: in a DO block, a function, or a string that is
+           -- executed.  What is put together while it runs is not seen.
+           when c.text ~* '\mcopy\M[^;]*\m(to|from)\s+program\M'
+             then 'COPY with PROGRAM runs a program on the server, which cannot be undone'
+           when c.text ~* '\mcopy\M[^;]*\m(to|from)\s+(e?''|\$)'
+             then 'COPY to or from a file of the server cannot be undone, or reads what is not in the database'
+           when f.name is not null
+             then format('%s() has an effect that cannot be undone', f.name)
+           when c.text ~* '\mset\s+(local\s+|session\s+)?session\s+authorization\M'
+                or c.text ~* '\mset_config\s*\(\s*''session_authorization'
+             then 'SET SESSION AUTHORIZATION changes whose rights the rest would be tried with'
+           when c.text ~* '^\s*load\M' then 'LOAD cannot be undone'
            when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
            when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
              'tablespace|subscription)|alter\s+(system|database))\M'
@@ -17,7 +29,16 @@ as $$
              then 'a transaction inside cannot be followed'
            when statement ~* '^copy\M.*\mfrom\s+stdin\M' or statement like '\\%'
              then 'that is for psql, not for the server'
-         end;
+         end
+    from (select regexp_replace(statement, '/\*.*?\*/|--[^\n]*', ' ', 'g')) as c (text)
+   cross join lateral (
+     select (regexp_match(c.text,
+       '(?i)\m(lo_(?:export|import)|dblink\w*|pg_file_\w+|pg_(?:terminate|cancel)_backend|pg_reload_conf'
+       '|pg_rotate_logfile\w*|pg_promote|pg_switch_wal|pg_create_restore_point|pg_backup_\w+|pg_wal_replay_\w+'
+       '|pg_(?:create|drop|copy|advance|logical)_?\w*(?:replication_slot|slot_\w+)\w*|pg_logical_emit_message'
+       '|pg_replication_(?:slot|origin)_\w+|pg_(?:try_)?advisory_(?:lock|unlock)(?:_shared|_all)?|pg_stat_reset\w*'
+       '|pg_stat_statements_reset)\s*\('))[1]
+   ) as f (name);
 $$;
 
 comment on function notika._undoable(text) is
@@ -236,5 +257,7 @@ $$;
 
 comment on function notika.check_ddl(text) is
   'What a migration would do to the workflows, statement by statement: breaks, warns, followed, '
-  'healed, error or unknown. Runs it with the rights of the caller and undoes it; waits half a '
-  'second for each lock. No rows: no workflow would notice. Sequences and session locks stay moved.';
+  'healed, error or unknown. RUNS the text with the rights of the caller and undoes it: only for text '
+  'that is trusted, and with a role of its own; for other text there is npx notika check --schema. '
+  'What it sees that no rollback undoes, such as COPY ... TO PROGRAM, it does not try (unknown). Waits '
+  'half a second for each lock. No rows: no workflow would notice. Sequences stay moved.';

@@ -1,0 +1,134 @@
+import { describe, expect } from "vitest";
+import { asRole, inTransaction } from "../sql/support.ts";
+import { test } from "../support/database.ts";
+
+const table = `
+  create schema app;
+  create table app.users (id int primary key, email text, plan text);
+  select notika.publish('w', 'app.users', columns => '{id,email}', guard => 'warn');`;
+
+describe("what the guard keeps of a text", () => {
+  const drop = "alter table app.users drop column email";
+  for (const [name, text] of Object.entries({
+    "a statement before": `create role svc login password 'hunter2'; ${drop}`,
+    "a statement after": `${drop}; create role svc login password 'hunter2'`,
+    "a string in it": "alter table app.users alter column plan set default 'hunter2', drop column email",
+    "escapes in it": "alter table app.users alter column plan set default E'it\\'s hunter2', drop column email",
+    "dollar quotes in it": "alter table app.users alter column plan set default $pw$hunter2$pw$, drop column email",
+    "quotes in a string": "alter table app.users alter column plan set default 'a''hunter2', drop column email",
+    "comments in it": "alter table app.users /* hunter2 /* hunter2 */ */ drop column email -- hunter2",
+    "a block": `do $$ begin perform 'hunter2'; ${drop}; end $$`,
+    "a function": `create function app.f() returns void language plpgsql as $$ begin perform 'hunter2'; ${drop}; end $$; select app.f()`,
+    "a function in SQL": `create function app.f() returns void language sql as $$ select 'hunter2'; ${drop} $$; select app.f()`,
+    "a long text": `select '${"hunter2".repeat(5000)}'; ${drop}`,
+  })) {
+    test(`has nothing that does not concern it: ${name}`, async ({ db }) => {
+      await db.script(table);
+
+      await db.script(text);
+
+      const [noted] = await db.query<{ statement: string }>(
+        "select statement from notika.guard_log where kind = 'column_dropped'",
+      );
+      expect(noted?.statement).toMatch(/^alter table app\.users\b/i);
+      expect(JSON.stringify(await db.query("select * from notika.guard_log"))).not.toContain("hunter2");
+      if (name.startsWith("a statement")) expect(noted?.statement).toBe(drop);
+    });
+  }
+
+  test("is the same in what it refuses, and in what is let through on record", async ({ db }) => {
+    await db.script(`${table} select notika.publish('v', 'app.users', columns => '{plan}')`);
+
+    const refusal = await db.script("select 'hunter2'; alter table app.users drop column plan").catch((error) => error);
+    await inTransaction(
+      db,
+      "select notika.allow_breaking_change('v', 'planned'), 'hunter2'",
+      "alter table app.users drop column plan",
+    );
+
+    expect(refusal.detail).toMatch(/\nStatement: alter table app\.users drop column plan$/);
+    expect(JSON.stringify(await db.query("select * from notika.guard_log"))).not.toContain("hunter2");
+  });
+});
+
+test("the error of a backfill is for readers; others see its SQLSTATE", async ({ db }) => {
+  await db.script(`${table}
+    create role pat; create role rex; create role ria;
+    select notika.grant_publisher('pat'), notika.grant_runner('rex'), notika.grant_reader('ria');
+    insert into app.users values (1, '078-05-1120');
+    select notika.backfill('w', 'new.email::int > 0')`);
+  await db.query("select notika.dispatch()");
+  const error = async (role: string) =>
+    (await asRole<{ error: string }>(db, role, "select error from notika.backfills"))[0]?.error;
+
+  expect(await error("ria")).toContain('"078-05-1120"');
+  expect(await error("pat")).toBe("SQLSTATE 22P02: readers see the error");
+  expect(await error("rex")).toBe("SQLSTATE 22P02: readers see the error");
+  for (const role of ["pat", "rex", "ria"]) {
+    expect(JSON.stringify(await asRole(db, role, "select * from notika.health"))).not.toContain("078-05");
+  }
+});
+
+test("an event by hand is no bigger than a row's may be", async ({ db }) => {
+  await db.script(`${table} update notika.setting set payload_bytes = 2000`);
+
+  await db.query(`select notika.emit('w', jsonb_build_object('x', repeat('x', 1900)))`);
+  for (const size of [2000, 10_000_000]) {
+    await expect(
+      db.query(
+        `select notika.emit('w', jsonb_build_object('x', repeat(md5(random()::text), ${Math.ceil(size / 32)})))`,
+      ),
+    ).rejects.toMatchObject({
+      code: "54000",
+      message: expect.stringMatching(
+        /^the payload for workflow "w" is too big: \d+ bytes, and at most 2000 are allowed$/,
+      ),
+      hint: "Emit a key, and let the task read the rest.",
+    });
+  }
+});
+
+describe("check_ddl", () => {
+  const lasting = [
+    "copy (select 1) to program 'touch x'",
+    "COPY app.users\nFROM /* x */ PROGRAM 'cat'",
+    "do $$ begin copy app.users to program 'x'; end $$",
+    "do $$ begin execute 'copy app.users to ''/tmp/x'''; end $$",
+    "copy app.users from '/etc/passwd'",
+    "select lo_export(1, '/tmp/x')",
+    "select pg_catalog.lo_import ('/etc/passwd')",
+    "select dblink_exec('', 'drop table x')",
+    "create function app.f() returns void language sql as 'select pg_terminate_backend(1)'",
+    "select pg_advisory_lock(1)",
+    "select pg_create_logical_replication_slot('x', 'pgoutput')",
+    "select pg_drop_replication_slot('x')",
+    "select pg_logical_emit_message(false, 'a', 'b')",
+    "select pg_reload_conf()",
+    "select pg_stat_reset()",
+    "load 'auto_explain'",
+    "set session authorization postgres",
+  ];
+
+  test("does not try what it cannot undo", async ({ db }) => {
+    await db.script(table);
+
+    for (const text of lasting) {
+      const rows = await db.query("select verdict, problem from notika.check_ddl($1)", [text]);
+      expect({ text, rows }).toEqual({
+        text,
+        rows: [{ verdict: "unknown", problem: expect.stringMatching(/^cannot be tried: /) }],
+      });
+    }
+  });
+
+  test("tries what only looks like it", async ({ db }) => {
+    await db.script(table);
+
+    expect(
+      await db.query(
+        `select * from notika.check_ddl('alter table app.users add program text; alter table app.users add copy_from text;
+           comment on table app.users is ''copy of the old one''')`,
+      ),
+    ).toEqual([]);
+  });
+});
