@@ -215,8 +215,11 @@ begin
   then
     return to_json(value);
   elsif v_type.typcategory = 'A' then
-    return notika._fold(
-      array(select notika._json_value(u.element) from (select unnest(value) as element) as u), value);
+    execute 'select notika._fold(array(select notika._json_value(u.element) '
+            'from (select unnest($1) as element) as u), $1)'
+       into v_json
+      using value;
+    return v_json;
   elsif v_type.typtype = 'c' then
     select format('select notika._json_object(%L, array[%s]::json[])',
                   array_agg(a.attname order by a.attnum),

@@ -13,7 +13,9 @@ as $$
       or exists (
         select from pg_proc as p
           join pg_roles as r on r.oid = p.proowner
-         where p.oid = _is_trusted.function and (r.rolsuper or r.rolname = current_user)
+         where p.oid = _is_trusted.function
+           and (r.rolsuper
+                or r.oid = (select n.nspowner from pg_namespace as n where n.nspname = 'notika'))
       );
 $$;
 
@@ -140,10 +142,6 @@ as $$
     select 'pg_statistic_ext'::regclass, s.oid, format('statistics %I', s.stxname), false
       from parts as p
       join pg_statistic_ext as s on s.stxrelid = p.relation
-    union all
-    select 'pg_constraint'::regclass, k.oid, format('constraint %I', k.conname), false
-      from parts as p
-      join pg_constraint as k on k.conrelid = p.relation and k.contype = 'c'
   )
   select c.function, p.part, p.is_partition_key
     from parsed as p
@@ -183,5 +181,5 @@ end;
 $$;
 
 comment on function notika._check_planning(regclass, boolean) is
-  'Refuses a table whose indexes, statistics, checks or partition keys call functions of others; for '
-  'who makes a trigger, the keys alone matter.';
+  'Refuses a table whose indexes, statistics or partition keys call functions of others; for who makes '
+  'a trigger, the partition keys alone matter.';
