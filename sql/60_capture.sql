@@ -201,7 +201,7 @@ create or replace function notika._json_value(value anyelement)
 as $$
 declare
   v_type pg_type;
-  v_object text;
+  v_statement text;
   v_json json;
 begin
   if num_nulls(value) = 1 then
@@ -214,17 +214,20 @@ begin
      and v_type.oid not in ('int8'::regtype, 'numeric'::regtype, 'int8[]'::regtype, 'numeric[]'::regtype)
   then
     return to_json(value);
-  elsif v_type.typcategory = 'A' then
-    return notika._fold(
-      array(select notika._json_value(u.element) from (select unnest(value) as element) as u), value);
-  elsif v_type.typtype = 'c' then
-    select format('select notika._json_object(%L, array[%s]::json[])',
-                  array_agg(a.attname order by a.attnum),
-                  string_agg(format('notika._json_value(($1).%I)', a.attname), ', ' order by a.attnum))
-      into v_object
+  elsif v_type.typcategory = 'A' or v_type.typtype = 'c' then
+    select case v_type.typcategory
+             when 'A' then
+               'select notika._fold(array(select notika._json_value(u.element) '
+               'from (select unnest($1) as element) as u), $1)'
+             else format(
+               'select notika._json_object(%L, array[%s]::json[])',
+               array_agg(a.attname order by a.attnum),
+               string_agg(format('notika._json_value(($1).%I)', a.attname), ', ' order by a.attnum))
+           end
+      into v_statement
       from pg_attribute as a
      where a.attrelid = v_type.typrelid and a.attnum > 0 and not a.attisdropped;
-    execute v_object into v_json using value;
+    execute v_statement into v_json using value;
     return v_json;
   elsif notika._json_cast(v_type.oid) is not null then
     return to_json(value);

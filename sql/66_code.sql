@@ -62,9 +62,9 @@ as $$
   -- A function can be replaced by its owner, also by one that does something else.
   select _is_trusted.function < 16384
       or coalesce((
-           select notika._is_trusted('pg_proc'::regclass, p.oid, p.proowner) or p.proowner = r.oid
+           select notika._is_trusted('pg_proc'::regclass, p.oid, p.proowner) or p.proowner = n.nspowner
              from pg_proc as p
-             join pg_roles as r on r.rolname = current_user
+             join pg_namespace as n on n.nspname = 'notika'
             where p.oid = _is_trusted.function
          ), false);
 $$;
@@ -210,10 +210,6 @@ as $$
     select 'pg_statistic_ext'::regclass, s.oid, format('statistics %I', s.stxname), false
       from parts as p
       join pg_statistic_ext as s on s.stxrelid = p.relation
-    union all
-    select 'pg_constraint'::regclass, k.oid, format('constraint %I', k.conname), false
-      from parts as p
-      join pg_constraint as k on k.conrelid = p.relation and k.contype = 'c'
   )
   select c.function, p.part, p.is_partition_key
     from parsed as p
@@ -253,5 +249,5 @@ end;
 $$;
 
 comment on function notika._check_planning(regclass, boolean) is
-  'Refuses a table whose indexes, statistics, checks or partition keys call functions of others; for '
-  'who makes a trigger, the keys alone matter.';
+  'Refuses a table whose indexes, statistics or partition keys call functions of others; for who makes '
+  'a trigger, the partition keys alone matter.';

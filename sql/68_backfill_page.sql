@@ -104,6 +104,7 @@ create or replace function notika._page(
   volatile
   set search_path = pg_catalog, pg_temp
   set row_security = off
+  set constraint_exclusion = off -- checks call functions of others
   set datestyle = 'ISO, YMD'
   set intervalstyle = 'iso_8601'
   set timezone = 'UTC'
@@ -279,8 +280,6 @@ exception
            error_code = concat_ws(' ', 'SQLSTATE', sqlstate, 'column ' || nullif(v_column, ''),
                                   'table ' || nullif(v_table, '')),
            error = concat_ws(E'\n', sqlerrm, nullif(v_detail, ''), nullif(v_hint, ''),
-             case when sqlstate = '42501' and not has_table_privilege(spec.relation, 'select')
-                  then format('Run: grant select on %s to %I;', spec.table_name, current_user) end,
              format('Then it goes on with: select notika.backfill(%L%s);', spec.name,
                     ', ' || quote_literal(backfill.condition)))
      where b.backfill_id = backfill.backfill_id;

@@ -353,10 +353,6 @@ describe("a backfill executes nothing of the table's owner", () => {
       "create statistics app.s on (app.fold('x') || note), id from app.orders",
       "function app.fold(text) of statistics s would be",
     ],
-    "a check": [
-      "alter table app.orders add constraint c check (app.fold('x') <> note)",
-      "function app.fold(text) of constraint c would be",
-    ],
   };
   for (const [name, [statements, error]] of Object.entries(policies)) {
     test(`that ${name} calls, made after its start`, async ({ db }) => {
@@ -380,19 +376,24 @@ describe("a backfill executes nothing of the table's owner", () => {
     });
   }
 
-  test("and where a policy shows all rows it reads them", async ({ db }) => {
+  test("and where a policy shows all rows it reads them, whatever a check would compute", async ({ db }) => {
     await db.script(`${orders("int", "select generate_series(1, 3)")}
       create role keeper; grant usage on schema app to keeper; grant select, trigger on app.orders to keeper;
       alter table app.orders enable row level security;
       create policy tenant on app.orders using (note = current_setting('app.tenant'));
       create policy notika on app.orders for select to keeper using (true);
+      set role mallory;
+      create function app.fold(text) returns text language plpgsql immutable as $$ begin return app.sing($1); end $$;
+      alter table app.orders add check (app.fold('x') <> note);
+      reset role;
       select notika.publish('w', 'app.orders', columns => '{id,note}');`);
     const pages = await asOwner(db, "keeper");
 
-    await pages("select notika.backfill('w')", "select notika._backfill_all()");
+    await pages("set local constraint_exclusion = on", "select notika.backfill('w')", "select notika._backfill_all()");
 
     expect(await failed(db)).toEqual([{ state: "done", error: null }]);
     expect(await captured(db)).toHaveLength(3);
+    expect(await songs(db)).toBe(0);
   });
 });
 

@@ -144,7 +144,7 @@ test("a backfill stops where the owner may not read the table any more, and says
   expect(await db.query("select state, error from notika.backfills")).toEqual([
     {
       state: "failed",
-      error: `permission denied for table person
+      error: `role "keeper" may not read table public.person
 Run: grant select on public.person to keeper;
 Then it goes on with: select notika.backfill('greet');`,
     },
