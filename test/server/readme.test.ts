@@ -1,15 +1,12 @@
-import { execFile } from "node:child_process";
-import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
-import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { notikaCommand } from "../runner/process.ts";
 import { listObjects } from "../support/dump.ts";
+import { readPage } from "../support/page.ts";
 import { findProgram, startPostgres } from "../support/postgres.ts";
+import { openShell } from "../support/shell.ts";
 import { openSession } from "./cluster.ts";
 
-const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+const { blocks } = await readPage("README.md");
 
 test("README: a role of its own, the three parts, and leaving, as they are written there", async ({
   onTestFinished,
@@ -31,7 +28,7 @@ test("README: a role of its own, the three parts, and leaving, as they are writt
     create table app.users (id int primary key, email text);
     reset role`);
   const before = await listObjects(url);
-  const shell = await openShell(path.dirname(psql));
+  const shell = await openShell({ programs: path.dirname(psql) });
   onTestFinished(shell.close);
   const [grant = "", leave = ""] = blocks("sh").filter((block) => block.includes("notika grant"));
   const [parts = ""] = blocks("sql").filter((block) => block.includes("grant_publisher"));
@@ -53,25 +50,3 @@ test("README: a role of its own, the three parts, and leaving, as they are writt
   expect(said).toContain("-- Left to an administrator, as far as it was granted for Notika:\n");
   expect(await listObjects(url)).toEqual(before);
 });
-
-/** The code blocks of a language, in their order. */
-function blocks(language: string): string[] {
-  return [...readme.matchAll(/^```(\w*)\n(.*?)^```$/gms)].flatMap(([, tag, text]) =>
-    tag === language && text !== undefined ? [text] : [],
-  );
-}
-
-/** A shell in an empty folder, in which `npx notika` is the source. */
-async function openShell(programs: string) {
-  const folder = await mkdtemp(path.join(tmpdir(), "notika-readme-"));
-  const npx = path.join(folder, "npx");
-  await writeFile(npx, `#!/bin/sh\nshift\nexec ${notikaCommand.map((part) => `'${part}'`).join(" ")} "$@"\n`);
-  await chmod(npx, 0o755);
-  const env = { PATH: [folder, programs, process.env.PATH].join(path.delimiter) };
-  return {
-    async run(commands: string) {
-      return (await promisify(execFile)("sh", ["-ec", commands], { cwd: folder, env })).stdout;
-    },
-    close: () => rm(folder, { recursive: true, force: true }),
-  };
-}
