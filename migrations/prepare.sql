@@ -40,6 +40,7 @@ begin
                format('drop routine if exists %s cascade', p.oid::regprocedure) as statement
           from pg_proc as p
          where p.pronamespace in ('notika'::regnamespace, to_regnamespace('notika_worker'))
+           and p.proname <> '_as_owner' -- which this runs in
         union all
         select case c.relkind when 'v' then 2 when 'r' then 3 else 4 end,
                format('drop %s if exists %s cascade',

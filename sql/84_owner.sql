@@ -117,7 +117,13 @@ begin
              (format('comment on role %I is %L', owner,
                      format('The owner of Notika in database %s.', current_database())),
               null);
-  elsif not v_owner.rolcanlogin then
+  -- Once it owns an installed Notika it is settled who connects: one that an administrator made
+  -- cannot log in, and runners do as roles of their own.
+  elsif not v_owner.rolcanlogin and not exists (
+    select from pg_class as c
+      join pg_namespace as n on n.oid = c.relnamespace
+     where n.nspname = 'notika' and n.nspowner = v_owner.oid
+  ) then
     return query select format('alter role %I login', owner), 'The runner connects as this role.'::text;
   end if;
 

@@ -72,6 +72,18 @@ describe("grant", () => {
     expect(await app.statements(options)).toEqual([]);
   });
 
+  test("is rights on tables for the owner that an administrator's installation made, which stays without a login", async () => {
+    await using app = await openApplication();
+    await install(app.database);
+
+    expect(await app.statements({ role: "notika", tables: ["app.notes"], apply: true })).toEqual([
+      "grant usage on schema app to notika",
+      "grant select, trigger on app.notes to notika",
+      "create policy notika on app.notes for select to notika using (true)",
+    ]);
+    expect(await app.statements({ role: "notika", tables: ["app.notes"] })).toEqual([]);
+  });
+
   test("is nothing for a superuser but the schemas", async () => {
     await using app = await openApplication();
 

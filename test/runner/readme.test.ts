@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect } from "vitest";
@@ -8,10 +8,11 @@ import { install } from "../../runner/install.ts";
 import { openEmbedded } from "../../runner/pglite/embedded.ts";
 import { listenTcp } from "../../runner/pglite/server.ts";
 import { test } from "../support/database.ts";
+import { readPage } from "../support/page.ts";
 import { notikaCommand, start } from "./process.ts";
 
 const root = path.resolve(import.meta.dirname, "../..");
-const readme = await readFile(path.join(root, "README.md"), "utf8");
+const { text, blocks } = await readPage("README.md");
 
 describe("README", () => {
   const folder = path.join(root, ".notika/readme");
@@ -166,20 +167,16 @@ describe("README", () => {
   }, 120_000);
 
   test("the errors it lists are those that Notika has", async () => {
-    const sources = await Promise.all(
-      ["migrations/prepare.sql", "sql/65_publish.sql", "sql/72_judge.sql"].map((file) =>
-        readFile(path.join(root, file), "utf8"),
+    const files = await Promise.all(
+      ["sql", "migrations"].map(async (folder) =>
+        (await readdir(path.join(root, folder), { recursive: true }))
+          .filter((file) => file.endsWith(".sql"))
+          .map((file) => path.join(root, folder, file)),
       ),
     );
+    const sources = await Promise.all(files.flat().map((file) => readFile(file, "utf8")));
     const raised = new Set(sources.join("\n").match(/\bNK0\d\d\b/g));
 
-    expect(new Set(readme.match(/(?<=\| `)NK0\d\d/g))).toEqual(raised);
+    expect(new Set(text.match(/(?<=\| `)NK0\d\d/g))).toEqual(raised);
   });
 });
-
-/** The code blocks of a language, in their order. */
-function blocks(language: string): string[] {
-  return [...readme.matchAll(/^```(\w*)\n(.*?)^```$/gms)].flatMap(([, tag, text]) =>
-    tag === language && text !== undefined ? [text] : [],
-  );
-}

@@ -272,7 +272,7 @@ describe.each([15, 18] as const)("doctor, on PostgreSQL %i", (major) => {
       expect(runner.filter(({ severity }) => severity === "error")).toEqual([]);
       expect(await finding("parts", as("ada"))).toMatchObject({
         severity: "ok",
-        detail: "the role may publish workflows, run workflows, read events and runs",
+        detail: "the role may publish workflows, run workflows, read events and runs, see how it is",
         remedy: null,
       });
     });

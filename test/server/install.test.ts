@@ -16,7 +16,7 @@ test("twenty installs at once all succeed and have the effect of one", async () 
   const url = await server.createDatabase();
   const clients = Array.from({ length: 20 }, () => openDatabase({ connect: url, connections: 1 }));
 
-  const reports = await Promise.all(clients.map(install));
+  const reports = await Promise.all(clients.map((client) => install(client)));
 
   const names = (await committedMigrations()).map(({ name }) => name);
   expect(reports.flatMap(({ applied }) => applied)).toEqual(names);

@@ -1,17 +1,14 @@
-import { execFile } from "node:child_process";
-import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
-import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { notikaCommand } from "../runner/process.ts";
 import { listObjects } from "../support/dump.ts";
+import { readPage } from "../support/page.ts";
 import { findProgram, startPostgres } from "../support/postgres.ts";
+import { openShell } from "../support/shell.ts";
 import { openSession } from "./cluster.ts";
 
-const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+const { text, blocks } = await readPage("README.md");
 
-test("README: a role of its own, the three parts, and leaving, as they are written there", async ({
+test("README: a role of its own, the four parts, and leaving, as they are written there", async ({
   onTestFinished,
   skip,
 }) => {
@@ -24,6 +21,7 @@ test("README: a role of its own, the three parts, and leaving, as they are writt
   onTestFinished(() => session.close());
   await session.database.script(`
     create role app_owner; create role admin login createrole; create role app_admin; create role robot login; create role support;
+    create role watchman;
     grant app_owner to admin;
     alter database app owner to admin;
     create schema app authorization app_owner;
@@ -31,7 +29,7 @@ test("README: a role of its own, the three parts, and leaving, as they are writt
     create table app.users (id int primary key, email text);
     reset role`);
   const before = await listObjects(url);
-  const shell = await openShell(path.dirname(psql));
+  const shell = await openShell({ programs: path.dirname(psql) });
   onTestFinished(shell.close);
   const [grant = "", leave = ""] = blocks("sh").filter((block) => block.includes("notika grant"));
   const [parts = ""] = blocks("sql").filter((block) => block.includes("grant_publisher"));
@@ -39,7 +37,9 @@ test("README: a role of its own, the three parts, and leaving, as they are writt
 
   await run(grant);
   await session.database.script(`set role notika; ${parts}; reset role`);
-  expect(await session.query("select role_name, part from notika.grantee order by part")).toEqual([
+  expect(await session.query("select role_name, part from notika.grantee order by part, role_name")).toEqual([
+    { role_name: "pg_monitor", part: "monitor" },
+    { role_name: "watchman", part: "monitor" },
     { role_name: "app_admin", part: "publisher" },
     { role_name: "support", part: "reader" },
     { role_name: "robot", part: "runner" },
@@ -54,24 +54,48 @@ test("README: a role of its own, the three parts, and leaving, as they are writt
   expect(await listObjects(url)).toEqual(before);
 });
 
-/** The code blocks of a language, in their order. */
-function blocks(language: string): string[] {
-  return [...readme.matchAll(/^```(\w*)\n(.*?)^```$/gms)].flatMap(([, tag, text]) =>
-    tag === language && text !== undefined ? [text] : [],
+test.for([
+  { how: "with Node", isScript: false, owner: "notika" },
+  { how: "as one SQL file", isScript: true, owner: "notika" },
+  { how: "as one SQL file, for a role that is named", isScript: true, owner: "shop_events" },
+])("README: an administrator's installation $how, its runner, and leaving", async ({ isScript, owner }, context) => {
+  const psql = findProgram("psql");
+  if (!psql) return context.skip("this machine has no psql");
+  const server = await startPostgres({ major: 15 });
+  context.onTestFinished(() => server.stop());
+  const url = await server.createDatabase("database");
+  const session = openSession(url);
+  context.onTestFinished(() => session.close());
+  await session.database.script(
+    "create role admin login superuser; create schema app; create table app.users (id int)",
   );
-}
+  const before = await listObjects(url);
+  const asAdmin = url.replace("postgres@", "admin@");
+  const shell = await openShell({ programs: path.dirname(psql), env: { DATABASE_URL: asAdmin } });
+  context.onTestFinished(shell.close);
+  const [byNode = "", byScript = ""] = blocks("sh").filter((block) => /notika (install|sql)\b/.test(block));
+  const [runner = ""] = blocks("sql").filter((block) => block.includes("create role robot"));
+  const [, chosen = ""] = /with `psql` it is `(-c [^`]*)` before the `-f`/.exec(text.replaceAll("\n", " ")) ?? [];
+  expect(chosen).toContain("shop_events");
 
-/** A shell in an empty folder, in which `npx notika` is the source. */
-async function openShell(programs: string) {
-  const folder = await mkdtemp(path.join(tmpdir(), "notika-readme-"));
-  const npx = path.join(folder, "npx");
-  await writeFile(npx, `#!/bin/sh\nshift\nexec ${notikaCommand.map((part) => `'${part}'`).join(" ")} "$@"\n`);
-  await chmod(npx, 0o755);
-  const env = { PATH: [folder, programs, process.env.PATH].join(path.delimiter) };
-  return {
-    async run(commands: string) {
-      return (await promisify(execFile)("sh", ["-ec", commands], { cwd: folder, env })).stdout;
-    },
-    close: () => rm(folder, { recursive: true, force: true }),
-  };
-}
+  if (isScript) await shell.run(owner === "notika" ? byScript : byScript.replace(" -f ", ` ${chosen} -f `));
+  else await shell.run(byNode.replace(/^export .*$/m, ""));
+  await session.database.script(`${runner}; select notika.publish('greet', 'app.users')`);
+
+  expect(
+    await session.query(`
+      select distinct r.rolname, r.rolcanlogin
+        from pg_proc as p join pg_roles as r on r.oid = p.proowner
+       where p.pronamespace = 'notika'::regnamespace order by 1`),
+  ).toEqual([owner, "notika_guard"].sort().map((rolname) => ({ rolname, rolcanlogin: false })));
+  expect(await session.query("select evtname from pg_event_trigger")).toHaveLength(3);
+  expect(await session.query("select role_name, part from notika.grantee order by part")).toEqual([
+    { role_name: "pg_monitor", part: "monitor" },
+    { role_name: "robot", part: "runner" },
+  ]);
+  expect(await session.query("select * from notika.health where severity = 'error'")).toEqual([]);
+
+  await shell.run(`npx notika uninstall --url ${asAdmin}`);
+  await session.query("drop role robot");
+  expect(await listObjects(url)).toEqual(before);
+});

@@ -4,6 +4,7 @@ import sql from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDatabase } from "../../../runner/database.ts";
 import { install } from "../../../runner/install.ts";
+import { committedMigrations } from "../../../runner/migrations.ts";
 import { majors } from "../../support/binaries.ts";
 import { findProgram, type Postgres } from "../../support/postgres.ts";
 import { drain, openArena, openSession, type Session, startCluster, stopCluster } from "../cluster.ts";
@@ -152,13 +153,15 @@ describe.skipIf(typeof found === "string")(
         expect(left).toEqual(isLimited ? ["guard", "form_outdated"] : name.includes("triggers") ? ["guard"] : []);
       });
 
-      test("is put right by install, before or after the first run", async () => {
+      test("is put right by its owner's install, before or after the first run, and guarded by an administrator's", async () => {
         const db = await copy(fill, prepare);
+        await db.query(`set role ${await owner(db)}`);
 
         const [first, second] = [await steps(db), await steps(db)];
 
         expect(first.cursor).toBe("rebased");
         expect(Object.entries(second).filter(([, outcome]) => !["ok", "limited"].includes(outcome))).toEqual([]);
+        await db.query("reset role");
         await db.query("insert into app.users values (8, 'new')");
         await drain(db);
         expect(await runs(db)).toEqual([...waiting, "count 8", "greet 8"].sort());
@@ -167,13 +170,78 @@ describe.skipIf(typeof found === "string")(
             ? [{ finding: "guard", severity: "warning", detail: expect.stringContaining("only pins protect") }]
             : [],
         );
-        if (!isLimited) {
-          await expect(
-            db.database.script(
-              "begin; set local session_replication_role = replica; alter table app.users drop email; commit",
-            ),
-          ).rejects.toMatchObject({ code: "NK001" });
+
+        const [third, fourth] = [await steps(db), await steps(db)];
+
+        // With the guard there the form of the workflows is another.
+        expect([third.guard, third["workflow greet"]]).toEqual(isLimited ? ["created", "repaired"] : ["ok", "ok"]);
+        expect(Object.entries(fourth).filter(([, outcome]) => outcome !== "ok")).toEqual([]);
+        expect(await findings(db)).toEqual([]);
+        await expect(
+          db.database.script(
+            "begin; set local session_replication_role = replica; alter table app.users drop email; commit",
+          ),
+        ).rejects.toMatchObject({ code: "NK001" });
+      });
+    });
+
+    describe.each([
+      ["without its owners", ["--no-owner"]],
+      ["without its owners and rights", ["--no-owner", "--no-acl"]],
+    ])("%s by a superuser, to whom it belongs then", (_, options) => {
+      const fill = (url: string) => tools.restore(dumps.whole, url, ...options, "--exit-on-error");
+
+      test("captures and runs, and refuses whatever is requested of it, also by that superuser", async () => {
+        const db = await copy(fill);
+        expect(await owner(db)).toBe("postgres");
+
+        await db.query("insert into app.users values (8, 'new')");
+        await drain(db);
+
+        expect(await runs(db)).toEqual([...waiting, "count 8", "greet 8"].sort());
+        for (const request of [
+          "select notika.publish('later', 'app.users')",
+          "select notika.unpublish('greet')",
+          "select notika.pause('greet')",
+          "select notika.retry(1)",
+          "select notika.backfill('greet')",
+          "select notika.grant_runner('dba')",
+          "select notika.allow_breaking_change('greet', 'test')",
+          "select * from notika.install()",
+        ]) {
+          await expect(db.query(request), request).rejects.toMatchObject({
+            code: "55000",
+            message: 'notika is owned by superuser "postgres"',
+            hint: expect.stringContaining("npx notika install"),
+          });
         }
+        expect(await findings(db)).toContainEqual({
+          finding: "superuser_owner",
+          severity: "error",
+          detail: expect.stringContaining('Notika is owned by superuser "postgres"'),
+        });
+      });
+
+      test("is moved to an ordinary owner by an administrator's install, with what it had published", async () => {
+        const db = await copy(fill);
+
+        const { steps } = await install(db.database);
+
+        expect(await owner(db)).toBe("notika");
+        expect(
+          await db.query(`
+            select distinct proowner::regrole::text as owner from pg_proc
+             where pronamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace) order by 1`),
+        ).toEqual([{ owner: "notika" }, { owner: "notika_guard" }]);
+        expect(steps.find(({ step }) => step === "guard")?.outcome).toBe("created");
+        await grantWhatIsMissing(db);
+        expect((await install(db.database)).steps.filter(({ outcome }) => outcome === "failed")).toEqual([]);
+        expect(await findings(db)).toEqual([]);
+        await db.query("select notika.pause('greet'), notika.resume('greet')");
+        await db.query("insert into app.users values (8, 'new')");
+        await drain(db);
+        expect(await runs(db)).toEqual([...waiting, "count 8", "greet 8"].sort());
+        await expect(db.query("alter table app.users drop email")).rejects.toMatchObject({ code: "NK001" });
       });
     });
 
@@ -225,7 +293,7 @@ describe.skipIf(typeof found === "string")(
         await db.query("insert into app.users values (1, 'ada')");
 
         const { applied } = await install(db.database);
-        expect(applied.length).toBeGreaterThan(0);
+        expect(applied).toEqual((await committedMigrations()).map(({ name }) => name));
         expect(db.warnings).toEqual([
           "notika: this was a copy without data; it was installed anew and nothing is published",
         ]);
@@ -380,10 +448,21 @@ describe.skipIf(typeof found === "string")(
        where pronamespace = 'notika'::regnamespace and has_function_privilege('public', oid, 'execute')`;
       expect((await db.query<{ functions: number }>(open))[0]?.functions).toBeGreaterThan(100);
 
+      // Its owner has lost the schema of the tables, and cannot name what takes their rows.
+      expect(
+        await db.database.execute(sql`select outcome, detail from notika.install() where step = 'rights'`),
+      ).toEqual([
+        { outcome: "failed", detail: expect.stringContaining("first: grant usage on schema app to notika;") },
+      ]);
+      expect(await db.query(`${open} and proname !~ '^payload_[0-9]+$'`)).toEqual([{ functions: 0 }]);
+      expect((await findings(db)).map(({ finding }) => finding)).toContain("surplus_rights");
+      await grantWhatIsMissing(db);
+
       expect((await steps(db)).rights).toBe("repaired");
 
       expect(await db.query(open)).toEqual([{ functions: 0 }]);
       expect((await steps(db)).rights).toBe("ok");
+      expect(await findings(db)).toEqual([]);
     });
 
     test("comes without Notika when its schemas are left out", async () => {
@@ -426,6 +505,18 @@ async function findings(db: Session) {
   return db.query<{ finding: string; severity: string; detail: string }>(
     "select finding, severity, detail from notika.check() where finding <> 'ring'",
   );
+}
+
+async function owner(db: Session): Promise<string> {
+  return db.value("select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'notika'");
+}
+
+/** As health says it. */
+async function grantWhatIsMissing(db: Session): Promise<void> {
+  const remedies = await db.query<{ remedy: string }>(
+    "select distinct remedy from notika.health where finding ~ '_missing$' and remedy ~ '^grant '",
+  );
+  for (const { remedy } of remedies) await db.query(remedy);
 }
 
 /** What install did, by step. */
