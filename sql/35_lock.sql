@@ -45,7 +45,7 @@ comment on function notika._lock_dispatch(boolean) is
 create table if not exists notika.signal_lock (
   place integer not null,
   constraint signal_lock_pkey primary key (place),
-  constraint signal_lock_place_check check (place between 0 and 63)
+  constraint signal_lock_place_check check (place between 0 and 31)
 );
 
 comment on table notika.signal_lock is
@@ -53,7 +53,7 @@ comment on table notika.signal_lock is
   'locks all.';
 comment on column notika.signal_lock.place is 'The remainder of the process ids that lock it.';
 
-insert into notika.signal_lock select generate_series(0, 63)
+insert into notika.signal_lock select generate_series(0, 31)
   on conflict do nothing;
 
 create or replace function notika._lock_signals(for_hand_over boolean)
@@ -71,11 +71,11 @@ begin
     if _lock_signals.for_hand_over then
       perform from notika.signal_lock as s order by s.place for update;
     else
-      perform from notika.signal_lock as s where s.place = pg_backend_pid() % 64 for update;
+      perform from notika.signal_lock as s where s.place = pg_backend_pid() % 32 for update;
     end if;
     get diagnostics v_count = row_count;
-    exit when v_count = case when _lock_signals.for_hand_over then 64 else 1 end;
-    insert into notika.signal_lock select generate_series(0, 63)
+    exit when v_count = case when _lock_signals.for_hand_over then 32 else 1 end;
+    insert into notika.signal_lock select generate_series(0, 31)
       on conflict do nothing; -- a copy of the schema alone has none
   end loop;
 end;

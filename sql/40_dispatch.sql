@@ -676,7 +676,7 @@ create or replace function notika.dispatch(max_events integer default 1000)
   set enable_bitmapscan = off
   set enable_sort = off
   set jit = off -- which would compile such plans for longer than they run
-  set lock_timeout = '2s' -- then others may turn the ring, and the next call tries again
+  set lock_timeout = '2s' -- then others may turn the ring, and a later call tries again
 as $$
 declare
   v_horizon bigint;
@@ -727,8 +727,13 @@ begin
       v_here := notika._open_window(v_here, v_snapshot, v_last_id);
     end if;
 
-    select h.handed_over, h.last_id into v_handed_over, v_here.window_at
-      from notika._hand_over(v_here, dispatch.max_events) as h;
+    -- Positions are not written in here: a copy is known by their xmin, which a block changes.
+    begin
+      select h.handed_over, h.last_id into v_handed_over, v_here.window_at
+        from notika._hand_over(v_here, dispatch.max_events) as h;
+    exception when lock_not_available then
+      return null; -- nothing was done; notika.lag names the session that holds the lock
+    end;
     if v_handed_over < dispatch.max_events then
       v_here := notika._close_window(v_here);
     end if;
@@ -744,8 +749,6 @@ begin
     perform notika._set_asleep(false);
   end if;
   return v_handed_over + notika._start_others(v_handed_over < dispatch.max_events);
-exception when lock_not_available then
-  return null; -- nothing was done; notika.lag names the session that holds the lock
 end;
 $$;
 

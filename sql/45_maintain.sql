@@ -9,26 +9,42 @@ create or replace function notika.maintain()
   set search_path = pg_catalog, pg_temp
   set lock_timeout = '2s'
 as $$
-declare
-  v_task text;
 begin
   perform notika._refuse_old_snapshot();
-  foreach v_task in array
-    '{_free_jobs,_bury_jobs,_tend_lines,_hold_jobs,_forget,_tend_ring}'::text[]
-  loop
-    -- A lock that stops one of them does not stop the others.
-    begin
-      return query execute format('select * from notika.%I()', v_task);
-    exception when lock_not_available then
-      return next format('%s was skipped: a lock was not free within two seconds', v_task);
-    end;
-  end loop;
+  return query select * from notika._attempt('_free_jobs');
+  return query select * from notika._attempt('_bury_jobs');
+  return query select * from notika._attempt('_tend_lines');
+  return query select * from notika._attempt('_hold_jobs');
+  return query select * from notika._attempt('_forget');
+  if notika._lock_dispatch() then
+    return query select * from notika._attempt('_turn');
+    return query select * from notika._attempt('_forget_signals');
+    return query select * from notika._attempt('_forget_runs');
+    -- Not as an attempt: a copy is known by the xmin of its position, which a block changes.
+    return query select * from notika._forget_positions();
+  end if;
 end;
 $$;
 
 comment on function notika.maintain() is
   'Turns the ring when it is due, frees the jobs of runners that died, forgets old runs, and says '
   'what it did.';
+
+create or replace function notika._attempt(task text)
+  returns setof text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query execute format('select * from notika.%I()', _attempt.task);
+exception when lock_not_available then
+  return next format('%s was skipped: a lock was not free within two seconds', _attempt.task);
+end;
+$$;
+
+comment on function notika._attempt(text) is
+  'Does a part of maintain, or says that a lock has stopped it, which then does not stop the rest.';
 
 create or replace function notika._forget()
   returns setof text
@@ -43,25 +59,6 @@ end;
 $$;
 
 comment on function notika._forget() is 'Forgets old keys and batches; returns no rows.';
-
-create or replace function notika._tend_ring()
-  returns setof text
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if notika._lock_dispatch() then
-    return query select * from notika._turn();
-    return query select * from notika._forget_signals();
-    return query select * from notika._forget_positions();
-    return query select * from notika._forget_runs();
-  end if;
-end;
-$$;
-
-comment on function notika._tend_ring() is
-  'Turns the ring and forgets what is old, unless another session has the right of _lock_dispatch.';
 
 create or replace function notika._turn_due_at()
   returns timestamptz

@@ -731,7 +731,13 @@ as $$
       where w.name = any (_next_due.tasks)
         and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
         and s.next_at < 'infinity'),
-    (select l.oldest_waiting from notika.lag as l)
+    -- Not from notika.lag, which takes longer to plan than all the rest.
+    (select min(e.captured_at)
+       from (
+         select q as p from notika.position as q order by q.position_id desc limit 1
+       ) as newest
+       join notika._event as e on e.event_id > notika._bound(p)
+      where not notika._dispatched(e.event_id, e.xid, p))
   );
 $$;
 

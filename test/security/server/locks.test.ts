@@ -307,6 +307,22 @@ describe("the locks", () => {
     expect(await drain(db)).toEqual([1]);
   });
 
+  test("leave the position of the cursor as one of this cluster, also when older ones are forgotten", async ({
+    db,
+  }) => {
+    await db.query("insert into item values (1)");
+    await drain(db);
+    await db.query("select setval('notika.position_position_id_seq', 20000)");
+    await db.query("insert into item values (2)");
+    await drain(db);
+
+    expect(await db.query("select * from notika.maintain()")).toEqual([
+      { maintain: "old positions of the cursor are gone" },
+    ]);
+
+    expect(await db.query("select notika._is_own_row(xmin, xid) as own from notika.position")).toEqual([{ own: true }]);
+  });
+
   test("are put back where a copy has lost their rows", async ({ db }) => {
     await db.database.script(`${schema}; insert into item values (1); insert into trial values (7)`);
     await drain(db);
@@ -316,7 +332,7 @@ describe("the locks", () => {
     await db.query("insert into payment values (7); insert into item values (2)");
     expect(await drain(db)).toEqual([2]);
 
-    expect(await db.query("select count(*)::int from notika.signal_lock")).toEqual([{ count: 64 }]);
+    expect(await db.query("select count(*)::int from notika.signal_lock")).toEqual([{ count: 32 }]);
     expect(await db.query("select count(*)::int from notika.line_lock")).toEqual([{ count: 1 }]);
   });
 });
