@@ -248,7 +248,7 @@ begin
     execute format('alter %s %s owner to %I', v_object.kind, v_object.name, v_owner);
   end loop;
 
-  -- Whoever holds a table up must not hold this up without a word.
+  -- A session that holds a table must not stop this without a word.
   perform set_config('lock_timeout', case v_timeout when '0' then '30s' else v_timeout end, true);
   perform set_config('notika.owner', v_owner, true);
 

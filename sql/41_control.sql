@@ -65,7 +65,7 @@ create or replace function notika._short(key jsonb)
 as $$
   select case
     when octet_length(key::text) <= 500 then key::text
-    else left(key::text, 50) || '… ' || encode(sha256(convert_to(key::text, 'UTF8')), 'hex')
+    else left(key::text, 50) || '... ' || encode(sha256(convert_to(key::text, 'UTF8')), 'hex')
   end;
 $$;
 

@@ -214,7 +214,7 @@ end;
 $$;
 
 comment on function notika._find_source(text, json) is
-  'The source that a run waits for, {source: {name, table, match, …}, match: {key: value}}, or an '
+  'The source that a run waits for, {source: {name, table, match, ...}, match: {key: value}}, or an '
   'error with the call that publishes it.';
 
 create or replace function notika._text_array(items json)

@@ -219,7 +219,7 @@ as $$
 $$;
 
 comment on function notika._planned_functions(regclass) is
-  'The functions of others that Postgres may execute, whoever plans a query of a table: it computes '
+  'The functions of others that Postgres may execute for any role that plans a query of a table: it computes '
   'beforehand what has the same value for all rows.';
 
 create or replace function notika._check_planning(relation regclass, only_partition_key boolean)

@@ -284,7 +284,7 @@ begin
       using errcode = 'feature_not_supported',
             detail = 'It compares keys with the rights of the owner of Notika, and would execute what '
                      'belongs to the type.',
-            hint = format('Start the runs by hand: select notika.emit(%L, …) from %s;', spec.name,
+            hint = format('Start the runs by hand: select notika.emit(%L, ...) from %s;', spec.name,
                           v_quoted);
   end if;
   perform notika._check_payload(spec, part);
@@ -407,7 +407,7 @@ begin
   if spec.relation is null then
     raise exception 'workflow "%" is not published on a table', spec.name
       using errcode = 'object_not_in_prerequisite_state',
-            hint = format('Start a run by hand: select notika.emit(%L, ''{…}'');', spec.name);
+            hint = format('Start a run by hand: select notika.emit(%L, ''{...}'');', spec.name);
   end if;
   if notika._workflow_of(spec.name) is not null then
     raise exception '"%" is a source, which starts no runs', spec.name
@@ -435,7 +435,7 @@ begin
         'table % has no primary key', notika._quoted(v_part)
         using errcode = 'object_not_in_prerequisite_state',
               detail = 'A backfill takes rows by their key, and tells by it what has changed since.',
-              hint = format('Give it one: alter table %s add primary key (…);',
+              hint = format('Give it one: alter table %s add primary key (...);',
                             notika._quoted(v_part));
     end if;
     select array_agg(k.name) into v_missing
