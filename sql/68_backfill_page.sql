@@ -273,7 +273,8 @@ exception
     update notika.backfill as b
        set state = 'failed',
            error = concat_ws(E'\n', sqlerrm, nullif(v_detail, ''), nullif(v_hint, ''),
-             case when sqlstate = '42501' and not has_table_privilege(spec.relation, 'select')
+             case when sqlstate = '42501' and coalesce(v_hint, '') = ''
+                       and not has_table_privilege(spec.relation, 'select')
                   then format('Run: grant select on %s to %I;', spec.table_name, current_user) end,
              format('Then it goes on with: select notika.backfill(%L%s);', spec.name,
                     ', ' || quote_literal(backfill.condition)))
