@@ -343,7 +343,7 @@ as $$
 declare
   v_owner constant name := notika._owner();
   v_right record;
-  v_given jsonb := '[]';
+  v_given jsonb := '[]'::jsonb;
 begin
   for v_right in
     select n.* from notika._needed_rights(_grant_missing.relation, _grant_missing.function) as n
@@ -1654,7 +1654,7 @@ declare
   v_workflow_id integer;
   v_workflow notika.workflow;
   v_source text;
-  v_unneeded jsonb := '[]';
+  v_unneeded jsonb := '[]'::jsonb;
 begin
   -- A source may have gone along with its workflow a moment ago.
   if exists (
@@ -1662,7 +1662,7 @@ begin
      where w.name = _do_unpublish.workflow and notika._workflow_of(w.name) is not null
        and w.unpublished_at is not null
   ) then
-    return '[]';
+    return '[]'::json;
   end if;
   v_workflow_id := notika._published(_do_unpublish.workflow);
   select w.* into v_workflow

@@ -132,7 +132,6 @@ create or replace function notika._administer()
   set client_min_messages = warning
 as $$
 declare
-  v_owner constant name := (select pg_get_userbyid(n.nspowner) from pg_namespace as n where n.nspname = 'notika');
   v_flaws text;
   v_entry record;
   v_grantee oid;

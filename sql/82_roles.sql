@@ -295,7 +295,7 @@ create or replace function notika._settle_rights()
 as $$
 declare
   v_change record;
-  v_roles oid[] := '{}';
+  v_roles oid[] := array[]::oid[];
 begin
   for v_change in
     with due as materialized (select * from notika._all_due()),

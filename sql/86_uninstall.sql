@@ -122,7 +122,7 @@ declare
   v_count bigint;
   v_workflows notika.workflow[];
   v_workflow notika.workflow;
-  v_ids integer[] := '{}';
+  v_ids integer[] := array[]::integer[];
   v_left text[];
   v_statement text;
   v_place text := 'notika';

@@ -62,9 +62,12 @@ describe.skipIf(!pgbouncer)("behind PgBouncer in transaction mode", () => {
     const install = (...args: string[]) =>
       start([...notikaCommand, "install", ...args], process.cwd(), environment).ended;
 
-    expect(await install()).toMatchObject({ code: 0, stdout: expect.stringContaining("applied") });
-    expect(await install("--url", other)).toMatchObject({ code: 0, stdout: expect.stringContaining("applied") });
-    expect(await install()).toMatchObject({ code: 0, stdout: expect.not.stringContaining("applied") });
+    expect(await install()).toMatchObject({ code: 0, stdout: expect.stringMatching(/^cursor +created/m) });
+    expect(await install("--url", other)).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^cursor +created/m),
+    });
+    expect(await install()).toMatchObject({ code: 0, stdout: expect.stringMatching(/^cursor +ok/m) });
   });
 
   async function latencyOfOne(id: number): Promise<number> {
