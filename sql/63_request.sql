@@ -86,6 +86,13 @@ as $$
 declare
   v_result json;
 begin
+  if not has_column_privilege('notika._request', 'verb', 'insert') then
+    raise exception 'role "%" may not call notika.%', current_user, replace(verb, 'retry_failed', 'retry')
+      using errcode = 'insufficient_privilege',
+            detail = 'It is no publisher and no runner of Notika.',
+            hint = format('Let a member of the owner of Notika run: select notika.grant_publisher(%1$L); or: '
+                          'select notika.grant_runner(%1$L);', quote_ident(current_user));
+  end if;
   insert into notika._request (verb, args)
   values (_ask.verb, _ask.args)
   returning result into v_result;

@@ -942,6 +942,7 @@ begin
   select w.* into v_before from notika.workflow as w where w.workflow_id = _loosen.workflow_id;
   if notika._quoted(v_before.relation) is null
      or not v_before.is_pinned and notika._is_complete(v_before)
+     or exists (select from notika._missing_to_make(v_before)) -- which is judged
   then
     return;
   end if;

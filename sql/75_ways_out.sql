@@ -83,8 +83,10 @@ declare
     _do_allow_breaking_change.caller, _do_allow_breaking_change.workflow);
 begin
   perform notika._check_reason(reason);
-  insert into notika.guard_log (workflow, verdict, reason, done_by)
-  values (v_spec.name, 'allowed', _do_allow_breaking_change.reason, _do_allow_breaking_change.caller);
+  insert into notika.guard_log (workflow, verdict, statement, reason, done_by)
+  values (v_spec.name, 'allowed',
+          format('select notika.allow_breaking_change(%L, %L)', v_spec.name, reason),
+          _do_allow_breaking_change.reason, _do_allow_breaking_change.caller);
   -- Where there are no event triggers nobody else lets the command through.
   if not notika._has_event_triggers() then
     perform notika._let_go(v_spec.workflow_id, 'ALLOW');
@@ -122,8 +124,9 @@ declare
   v_spec notika.workflow := notika._owned(_do_release.caller, _do_release.workflow);
 begin
   perform notika._check_reason(reason);
-  insert into notika.guard_log (workflow, verdict, reason, done_by)
-  values (v_spec.name, 'released', _do_release.reason, _do_release.caller);
+  insert into notika.guard_log (workflow, verdict, statement, reason, done_by)
+  values (v_spec.name, 'released', format('select notika.release(%L, %L)', v_spec.name, reason),
+          _do_release.reason, _do_release.caller);
   perform notika._let_go(v_spec.workflow_id, 'RELEASE');
 end;
 $$;

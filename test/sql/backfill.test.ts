@@ -287,12 +287,12 @@ describe("backfill", () => {
     expect(await refusal(db)).toMatchObject({
       code: "55000",
       message: "table public.loose has no primary key",
-      hint: "Give it one: alter table public.loose add primary key (…);",
+      hint: "Give it one: alter table public.loose add primary key (...);",
     });
     expect(await refusal(db, "notika.backfill('report')")).toMatchObject({
       code: "55000",
       message: 'workflow "report" is not published on a table',
-      hint: "Start a run by hand: select notika.emit('report', '{…}');",
+      hint: "Start a run by hand: select notika.emit('report', '{...}');",
     });
     expect(await refusal(db, "notika.backfill('gone')")).toMatchObject({
       code: "55000",

@@ -587,7 +587,7 @@ describe("the settings of a transaction", () => {
     await db.script(`${users}
       create role stranger login;
       create role colleague login;
-      do $$ begin execute format('grant %I to colleague', current_user); end $$;
+      grant notika to colleague;
       grant usage on schema app to stranger, colleague;
       grant insert on app.users to stranger, colleague;
       select notika.publish('w', 'app.users', columns => '{id}')`);

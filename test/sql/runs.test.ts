@@ -62,7 +62,7 @@ describe("retry", () => {
     await expect(db.query("select notika.retry(2)")).rejects.toMatchObject({
       code: "P0002",
       message: "the event of run 2 is gone",
-      hint: "Start a new run: select notika.emit('work', '{…}');",
+      hint: "Start a new run: select notika.emit('work', '{...}');",
     });
   });
 

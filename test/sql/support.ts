@@ -69,6 +69,11 @@ export async function generatedNames(db: Db) {
   return (await generated(db)).map(({ name }) => name);
 }
 
+/** What an administrator does so that tables made later can be captured, too: Notika's owner has no right on them else. */
+export const grantedLater = `
+  alter default privileges grant usage on schemas to notika;
+  alter default privileges grant select, trigger on tables to notika;`;
+
 /** Leaves only the pins to protect what is published, as where event triggers cannot be created. */
 export const noEventTriggers = `
   drop event trigger notika_guard_start;

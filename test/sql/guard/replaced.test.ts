@@ -1,8 +1,9 @@
 import { describe, expect } from "vitest";
 import { test } from "../../support/database.ts";
-import { captured, inTransaction } from "../support.ts";
+import { captured, grantedLater, inTransaction } from "../support.ts";
 
 const orders = `
+  ${grantedLater}
   create type public.stage as enum ('new', 'paid');
   create table public.orders (id int, stage public.stage, note varchar(9));
   select notika.publish('w', 'public.orders', columns => '{id,stage}');`;
@@ -24,6 +25,47 @@ describe("a table that takes the place of a published one", () => {
       { column_name: "id", attnum: 4 },
       { column_name: "stage", attnum: 3 },
     ]);
+  });
+
+  test("is refused with the GRANT where Notika may not capture it", async ({ db }) => {
+    await db.script(`${orders} alter default privileges revoke trigger on tables from notika`);
+    const swap = [
+      "alter table public.orders rename to orders_old",
+      "create table public.orders (id int, stage public.stage)",
+      "drop table public.orders_old",
+    ];
+
+    const refusal = await inTransaction(db, ...swap).catch((error) => error);
+
+    expect(refusal).toMatchObject({
+      code: "NK001",
+      message: `role "notika" may not create triggers on table public.orders, which Notika's workflow "w" has to capture`,
+      hint: "In the same transaction, as the owner of it, run: grant trigger on table public.orders to notika;",
+    });
+    await inTransaction(db, ...swap, refusal.hint.replace(/^.*run: /, ""));
+    await db.script("insert into public.orders (id, stage) values (1, 'paid')");
+    expect(await captured(db)).toEqual([{ id: 1, stage: "paid" }]);
+  });
+
+  test("is broken, with the GRANT, where the guard only warns", async ({ db }) => {
+    await db.script(`${orders} select notika.publish('w', 'public.orders', columns => '{id,stage}', guard => 'warn');
+      alter default privileges revoke trigger on tables from notika`);
+
+    await inTransaction(
+      db,
+      "alter table public.orders rename to orders_old",
+      "create table public.orders (id int, stage public.stage)",
+      "drop table public.orders_old",
+    );
+    await db.script("insert into public.orders (id, stage) values (1, 'paid')");
+
+    expect(await db.query("select state, reason from notika.workflows")).toEqual([
+      { state: "broken", reason: "right missing: table public.orders" },
+    ]);
+    const [health] = await db.query<{ remedy: string }>(
+      "select remedy from notika.health where finding = 'right_missing'",
+    );
+    expect(health?.remedy).toBe("grant trigger on table public.orders to notika; then: select * from notika.install();");
   });
 
   test("is refused when it lacks a column, and another column has its number", async ({ db }) => {

@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { type TestDatabase, test } from "../../support/database.ts";
-import { asRole, captured, inTransaction } from "../support.ts";
+import { asRole, captured, grantedLater, inTransaction } from "../support.ts";
 import { giveToKeeper } from "./matrix.ts";
 
 const users = `
@@ -143,23 +143,20 @@ describe("allow_breaking_change", () => {
   ]) {
     test(`is not for everybody: ${call}`, async ({ db }) => {
       await db.script(`${users}
-        create role visitor;
-        grant usage on schema notika to visitor;
-        grant execute on all functions in schema notika to visitor;`);
+        create role visitor; select notika.grant_publisher('visitor');`);
 
       await expect(asRole(db, "visitor", `select ${call}`)).rejects.toMatchObject({
         code: "42501",
         message: expect.stringMatching(/^role "visitor" may not (decide about workflow "w"|(begin|end) maintenance)$/),
-        hint: expect.stringMatching(/^Run: grant \w+ to visitor;$/),
+        hint: expect.stringMatching(/an administrator run: grant \w+ to visitor;$/),
       });
     });
   }
 
   test("is for the owner of the table", async ({ db }) => {
     await db.script(`${users}
-      create role proprietor;
-      grant usage on schema notika, app to proprietor;
-      grant execute on all functions in schema notika to proprietor;
+      create role proprietor; select notika.grant_publisher('proprietor');
+      grant usage on schema app to proprietor;
       alter table app.users owner to proprietor;`);
 
     await asRole(db, "proprietor", "select notika.allow_breaking_change('w', 'mine')", drop);
@@ -211,7 +208,7 @@ describe("maintenance", () => {
   });
 
   test("heals what was dropped and comes back in another transaction", async ({ db }) => {
-    await db.script(`${users} select notika.begin_maintenance('swap');`);
+    await db.script(`${grantedLater} ${users} select notika.begin_maintenance('swap');`);
 
     await db.query("drop table app.users");
     await db.query("create table app.users (email varchar(50), id int)");
@@ -283,19 +280,23 @@ describe("without event triggers", () => {
   test("health says what protects, and why", async ({ db }) => {
     await pinned(db);
 
-    expect(await db.query("select outcome, detail from notika.install() where step = 'guard'")).toEqual([
+    expect(
+      await asRole(db, "keeper", "select outcome, detail from notika.install() where step = 'guard'"),
+    ).toEqual([
       {
         outcome: "limited",
         detail:
           'role "keeper" may not create event triggers: only pins protect. Columns in use cannot be dropped or ' +
-          "retyped without notika.release(workflow, reason)",
+          "retyped without notika.release(workflow, reason). An administrator, who may create roles and event triggers, " +
+          "adds them by npx notika install",
       },
     ]);
     expect(await db.query("select severity, detail, remedy from notika.health where finding = 'guard'")).toEqual([
       {
         severity: "warning",
-        remedy: "select * from notika.install(); it creates the event triggers or says why it cannot",
-        detail: "only pins protect: DROP … CASCADE is not refused, and pinned columns need a release first",
+        remedy:
+          "As an administrator, who may create roles and event triggers: npx notika install; or select * from notika.install();",
+        detail: "only pins protect: DROP ... CASCADE is not refused, and pinned columns need a release first",
       },
     ]);
   });
