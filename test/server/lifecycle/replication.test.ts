@@ -185,8 +185,13 @@ describe("changes that a subscription brings", () => {
     await publisher.query("update item set n = 1 where id = 2");
     await caughtUp(publisher);
     await subscriber.query("insert into item values (4)");
-    // What is made anew stays enabled.
+    // A trigger that is made anew by an ordinary owner has to be enabled again, which health says.
     await subscriber.query("select notika.publish('watch_item', 'public.item', '{insert,update,delete}', '{id}')");
+    const again = await subscriber.query<{ remedy: string }>(
+      "select remedy from notika.health where finding = 'subscription' order by remedy",
+    );
+    expect(again.map(({ remedy }) => remedy)).toEqual(advice.map(({ remedy }) => remedy));
+    for (const { remedy } of again) await subscriber.query(remedy.replace(/^.*too: /, ""));
     await publisher.query("delete from item where id = 1");
     await caughtUp(publisher);
     await drain(subscriber);

@@ -13,6 +13,7 @@ export default {
   async prepare(stage) {
     const [first] = await committedMigrations();
     if (first) await installRelease(stage.database, [first]);
+    else await install(stage.database); // before the first release there is only this one
     await prepareTables(stage);
   },
   async strike(stage) {
