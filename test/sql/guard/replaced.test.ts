@@ -65,7 +65,9 @@ describe("a table that takes the place of a published one", () => {
     const [health] = await db.query<{ remedy: string }>(
       "select remedy from notika.health where finding = 'right_missing'",
     );
-    expect(health?.remedy).toBe("grant trigger on table public.orders to notika; then: select * from notika.install();");
+    expect(health?.remedy).toBe(
+      "grant trigger on table public.orders to notika; then: select * from notika.install();",
+    );
   });
 
   test("is refused when it lacks a column, and another column has its number", async ({ db }) => {

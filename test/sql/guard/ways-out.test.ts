@@ -280,9 +280,7 @@ describe("without event triggers", () => {
   test("health says what protects, and why", async ({ db }) => {
     await pinned(db);
 
-    expect(
-      await asRole(db, "keeper", "select outcome, detail from notika.install() where step = 'guard'"),
-    ).toEqual([
+    expect(await asRole(db, "keeper", "select outcome, detail from notika.install() where step = 'guard'")).toEqual([
       {
         outcome: "limited",
         detail:
