@@ -178,6 +178,7 @@ create or replace function notika.timeline(run_id bigint)
   stable
   security definer
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set enable_hashjoin = off
   set enable_mergejoin = off
   set jit = off

@@ -76,6 +76,7 @@ create or replace function notika._settings(types oid[])
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set plan_cache_mode = force_generic_plan -- to plan takes longer than to run
 as $$
 declare
@@ -613,6 +614,7 @@ create or replace function notika._whole_row(changed anyelement, relation regcla
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 declare
   v_row json;
@@ -718,6 +720,7 @@ create or replace function notika._payload_definition(
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 declare
   v_object text;

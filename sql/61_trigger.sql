@@ -136,6 +136,7 @@ create or replace function notika._indented(code text)
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   select replace(_indented.code, E'\n', E'\n  ');
 $$;
@@ -243,6 +244,7 @@ create or replace function notika._listed_shape(definition text[])
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   select substring(d.statement from E'\n *-- columns ([0-9a-f]{32})\n')
     from unnest(_listed_shape.definition) as d (statement)
@@ -293,6 +295,7 @@ create or replace function notika._image_expression(spec notika.workflow, change
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 declare
   v_limit integer := (select s.payload_bytes from notika.setting as s);
@@ -346,6 +349,7 @@ create or replace function notika._images_code(spec notika.workflow, operation t
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
 declare
   v_rows text[] := notika._rows(operation);
@@ -416,6 +420,7 @@ create or replace function notika._usual_code(spec notika.workflow, operation te
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
 declare
   v_has_snapshot boolean := notika._has_sources(spec.name);
@@ -445,6 +450,7 @@ create or replace function notika._row_code(spec notika.workflow)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
 declare
   v_has_snapshot boolean := notika._has_sources(spec.name);
@@ -720,6 +726,7 @@ create or replace function notika._trigger_definition(
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 declare
   v_changed text := case operation when 'delete' then 'old' else 'new' end;

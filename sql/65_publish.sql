@@ -822,6 +822,7 @@ create or replace function notika._statements(spec notika.workflow)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set quote_all_identifiers = off
 as $$
 begin

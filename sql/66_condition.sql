@@ -11,6 +11,7 @@ create or replace function notika._unsafe_literal(tree text)
   language sql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   -- Base types are a superuser's, and so are their input functions.
   select format_type(t.oid, null)
@@ -97,6 +98,7 @@ create or replace function notika._refuse_condition(
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 begin
   raise exception 'condition of workflow "%" is not valid: %', spec.name,
@@ -285,6 +287,7 @@ create or replace function notika._uses(tree text)
   language sql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   with mention (kind, object, note) as (
     select 'function', m[1]::oid, null
@@ -467,6 +470,7 @@ create or replace function notika._take_condition(
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set quote_all_identifiers = off
   -- Its constants are printed here, and read again in sessions with other settings.
   set datestyle = 'ISO, YMD'
@@ -738,6 +742,7 @@ create or replace function notika._names_hold_code(uses jsonb)
   language sql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   -- In the catalog alone: the writer has no right on Notika.
   select coalesce(string_agg(c.code, E'\n     and ' order by c.code), 'true')

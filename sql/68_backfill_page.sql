@@ -215,6 +215,7 @@ create or replace function notika._backfill_on(backfill notika.backfill, spec no
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set lock_timeout = '100ms' -- the hand-over must not wait for a migration
 as $$
 declare

@@ -462,6 +462,7 @@ create or replace function notika._is_as_published(
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
   select type = case (spec).capture when 'row' then 1 else 0 end
                 + case operation when 'insert' then 4 when 'delete' then 8 else 16 end
@@ -500,6 +501,7 @@ create or replace function notika._findings(spec notika.workflow)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   -- To plan these queries takes longer than to run them.
   set plan_cache_mode = force_generic_plan
 as $$

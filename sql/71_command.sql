@@ -283,6 +283,7 @@ create or replace function notika._names(list text)
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $body$
   select (parse_ident(m[1]))[1]
     from regexp_matches(_names.list, $re$("(?:[^"]|"")+"|[[:alpha:]_][\w$]*)$re$, 'g') as m;

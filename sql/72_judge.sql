@@ -609,6 +609,7 @@ create or replace function notika._refuse(
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $$
 declare
   v_column text := case when kind in ('column_dropped', 'column_renamed', 'type_changed', 'label_renamed')

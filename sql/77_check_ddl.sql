@@ -146,6 +146,7 @@ create or replace function notika._try_ddl(sql text, path text)
   volatile
   security invoker -- it runs somebody's DDL, so as them
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set lock_timeout = '500ms'
 as $$
 declare

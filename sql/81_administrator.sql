@@ -8,6 +8,7 @@ create or replace function notika._guard_entries()
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
 as $function$
   select e.name, e.event, e.tags::text[],
          format($definition$create function notika.%I()

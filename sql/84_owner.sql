@@ -83,6 +83,7 @@ create or replace function notika._owner_grants(owner name, schemas text[], tabl
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
   set quote_all_identifiers = off
 as $$
 declare
