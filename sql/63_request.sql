@@ -179,7 +179,7 @@ create or replace trigger carry_out
   for each row
   execute function notika._carry_out();
 
--- A trigger or rule that somebody has attached would run as each caller.
+-- A trigger, rule or default that somebody has attached would run as each caller.
 do $$
 declare
   v_statement text;
@@ -192,6 +192,10 @@ begin
     select pg_catalog.format('drop rule %I on notika._request', r.rulename)
       from pg_catalog.pg_rewrite as r
      where r.ev_class = 'notika._request'::pg_catalog.regclass and r.rulename <> '_RETURN'
+    union all
+    select pg_catalog.format('alter view notika._request alter column %I drop default', a.attname)
+      from pg_catalog.pg_attribute as a
+     where a.attrelid = 'notika._request'::pg_catalog.regclass and a.atthasdef
   loop
     execute v_statement;
   end loop;

@@ -169,17 +169,42 @@ $$;
 comment on function notika._check_payload_code(integer) is
   'Refuses payload functions in which Postgres found more than what was written.';
 
+create or replace function notika._operators(operator oid)
+  returns setof oid
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with recursive operator (oid, negator, commutator) as (
+    select o.oid, o.oprnegate, o.oprcom from pg_operator as o where o.oid = _operators.operator
+    union
+    select o.oid, o.oprnegate, o.oprcom
+      from operator as k
+      join pg_operator as o on o.oid in (k.negator, k.commutator)
+     where k.oid >= 16384
+  )
+  select o.oid from operator as o;
+$$;
+
+comment on function notika._operators(oid) is
+  'An operator and those that the planner may put in its place: its negator and its commutator.';
+
 create or replace function notika._called(class oid, object oid)
   returns setof regprocedure
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(o.oprcode, d.refobjid)::regprocedure
+  select d.refobjid::regprocedure
     from pg_depend as d
-    left join pg_operator as o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
+   where d.classid = _called.class and d.objid = _called.object and d.refclassid = 'pg_proc'::regclass
+  union
+  select o.oprcode::regprocedure
+    from pg_depend as d
+   cross join lateral notika._operators(d.refobjid) as p (oid)
+    join pg_operator as o on o.oid = p.oid
    where d.classid = _called.class and d.objid = _called.object
-     and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass);
+     and d.refclassid = 'pg_operator'::regclass and o.oprcode <> 0;
 $$;
 
 comment on function notika._called(oid, oid) is
@@ -210,6 +235,12 @@ as $$
     select 'pg_statistic_ext'::regclass, s.oid, format('statistics %I', s.stxname), false
       from parts as p
       join pg_statistic_ext as s on s.stxrelid = p.relation
+    union all
+    -- Virtual ones are computed by the query.
+    select 'pg_attrdef'::regclass, d.oid, format('column %I', a.attname), false
+      from parts as p
+      join pg_attribute as a on a.attrelid = p.relation and a.attgenerated = 'v'
+      join pg_attrdef as d on (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
   )
   select c.function, p.part, p.is_partition_key
     from parsed as p

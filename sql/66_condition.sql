@@ -3,8 +3,11 @@
 -- is compared with, which evaluates the checks of domains in arrays, composites and ranges.  So the
 -- caller parses it, twice: first with null::unknown in the place of each string, which resolves to
 -- the same tree and calls no input function; and with its strings only when no constant in that
--- tree is of a type that would.  The owner takes the finished tree, keeps it as text with every name
--- in full, and keeps what each name meant: it parses that text only while the names mean the same.
+-- tree is of a type that would.  What has a name of its own may be another by then: where there is
+-- one in the condition, each string is a text that is converted when the condition is evaluated.
+-- The owner takes the finished tree, keeps it as text with every name in full and such strings of
+-- text, and keeps what each name meant: it parses that text only while the names mean the same, and
+-- compares what it got.
 
 create or replace function notika._unsafe_literal(tree text)
   returns text
@@ -30,7 +33,7 @@ comment on function notika._unsafe_literal(text) is
   'The type by which a string in a condition, which this is the tree of, would execute code of its '
   'owner when it is parsed; null: there is none.';
 
-create or replace function notika._without_literals(condition text)
+create or replace function notika._without_literals(condition text, are_text boolean default false)
   returns text
   language plpgsql
   immutable
@@ -70,7 +73,7 @@ begin
         '(?:^|[^\w$".])(' || v_name || '(?:\s*\.\s*' || v_name || ')*\s*(?:\(\s*\d+\s*(?:,\s*\d+\s*)?\))?)\s*$')
     );
     if v_type is null or lower(btrim(v_type, E' \t\r\n')) = any (v_words) then
-      v_done := v_done || 'null::unknown';
+      v_done := v_done || case when are_text then v_token[2] || '::text' else 'null::unknown' end;
       continue;
     end if;
     v_type := rtrim(v_type, E' \t\r\n');
@@ -78,14 +81,58 @@ begin
     v_fields := case when v_type ~* '^interval' then substring(v_rest from
       '(?i)^\s*(?:year|month|day|hour|minute|second)\M(?:\s*\(\s*\d\s*\))?(?:\s+to\s+(?:month|hour|minute|second)\M(?:\s*\(\s*\d\s*\))?)?') end;
     v_rest := substr(v_rest, 1 + coalesce(length(v_fields), 0));
-    v_done := v_done || format('cast(null::unknown as %s%s)', v_type, v_fields);
+    v_done := v_done || format('cast(%s as %s%s)', case when are_text then v_token[2] || '::text'
+                                                   else 'null::unknown' end, v_type, v_fields);
   end loop;
   return v_done || v_rest;
 end;
 $body$;
 
-comment on function notika._without_literals(text) is
-  'A condition with null::unknown in the place of each string.';
+comment on function notika._without_literals(text, boolean) is
+  'A condition with null::unknown in the place of each string, or with each string as a text.';
+
+create or replace function notika._names_others(condition text)
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+  -- Without a schema there is only what is Postgres' own.  An attribute may be of another type by then.
+  select exists (
+    select from regexp_matches(
+        regexp_replace(_names_others.condition, $re$("(?:[^"]|"")*")|'(?:[^']|'')*'$re$, '\1', 'g'),
+        '(?:^|[^\w$".])([[:alpha:]_][\w$]*|"(?:[^"]|"")*")\s*\.|(\))\s*\.', 'g') as m
+     where m[2] is not null or lower(m[1]) not in ('new', 'old', 'pg_catalog')
+  );
+$$;
+
+comment on function notika._names_others(text) is
+  'Whether a condition names a type, function or operator by its schema, or an attribute of a value.';
+
+create or replace function notika._with_text(condition_sql text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+  select string_agg(case
+           when t.token[1] like '''%' and t.follows ~ '^::(?:[[:alpha:]_][\w$]*|"(?:[^"]|"")*")\.'
+             then format('(%s::text)', t.token[1])
+           else t.token[1] end, '' order by t.place)
+    from (
+      select m.token, m.place, lead(m.token[1]) over (order by m.place)
+             || coalesce(lead(m.token[1], 2) over (order by m.place), '')
+             || coalesce(lead(m.token[1], 3) over (order by m.place), '') as follows
+        from regexp_matches(_with_text.condition_sql, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"|[^'"]+$re$, 'g')
+               with ordinality as m (token, place)
+    ) as t;
+$$;
+
+comment on function notika._with_text(text) is
+  'A condition as Postgres prints it, whose strings of types that are not its own are text first: to '
+  'parse it executes no input function of theirs.';
 
 create or replace function notika._refuse_condition(
   spec notika.workflow,
@@ -161,7 +208,10 @@ begin
       -- Which is said of the condition as it was given, where that is not it.
       perform notika._refuse_condition(spec, v_message, v_state, coalesce(nullif(v_hint, ''), case
         when v_state = '42601' and _parse_condition.condition <> spec.condition
-          then 'A string that has its type in front of it is better written as a cast: ''...''::<type>.' end));
+          then 'A string that has its type in front of it is better written as a cast: ''...''::<type>.'
+        when v_state in ('42883', '42725', '42804') and notika._names_others(spec.condition)
+          then 'In a condition that names something by its schema a string is text: write the type of '
+               'another after it, as in: ''...''::<type>.' end));
   end;
   return (
     select p.prosqlbody::text from pg_proc as p
@@ -173,6 +223,20 @@ $$;
 comment on function notika._parse_condition(notika.workflow, text) is
   'Lets Postgres parse a condition over two rows of a table, as the caller and into a temporary '
   'function, and returns its tree.';
+
+create or replace function notika._operators_in(tree text)
+  returns oid[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+  select array_agg(distinct o.oid::oid order by o.oid::oid)
+    from regexp_matches(_operators_in.tree, ':(?:opno|opnos \(o) ([\d ]*\d)', 'g') as m
+   cross join regexp_split_to_table(btrim(m[1]), ' +') as o (oid);
+$$;
+
+comment on function notika._operators_in(text) is 'The operators in a parsed condition.';
 
 create or replace function notika._read_condition(spec notika.workflow)
   returns regprocedure
@@ -189,6 +253,7 @@ declare
   v_problem text;
   v_corrected notika.workflow := _read_condition.spec;
   v_type text;
+  v_tree text;
 begin
   -- What is left without strings and quoted names must not end the expression it stands in.
   v_bare := regexp_replace(spec.condition, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '''''', 'g');
@@ -224,8 +289,8 @@ begin
                           current_database(), current_user);
   end if;
 
-  v_type := notika._unsafe_literal(
-    notika._parse_condition(spec, notika._without_literals(spec.condition)));
+  v_tree := notika._parse_condition(spec, notika._without_literals(spec.condition));
+  v_type := notika._unsafe_literal(v_tree);
   if v_type is not null then
     perform notika._refuse_condition(spec,
       format('it compares a string with type %s, which would execute code of the owner of that type',
@@ -234,7 +299,14 @@ begin
       'To read a string as a value of a domain in an array, of a composite or of a range evaluates '
       'checks, for Notika with the rights of its owner.');
   end if;
-  perform notika._parse_condition(spec, spec.condition);
+  if not notika._names_others(spec.condition) then
+    perform notika._parse_condition(spec, spec.condition);
+  elsif notika._operators_in(v_tree) is distinct from notika._operators_in(
+          notika._parse_condition(spec, notika._without_literals(spec.condition, true)))
+  then
+    perform notika._refuse_condition(spec, 'a string in it would be of another type than text', '42804',
+      'Write the type of each string after it, as in: ''...''::<type>.');
+  end if;
   return to_regprocedure('pg_temp.notika_condition()');
 end;
 $$;
@@ -398,6 +470,25 @@ $$;
 comment on function notika._uses_by_name(jsonb) is
   'What a condition uses, found by its names again: in a restored copy the numbers are others.';
 
+create or replace function notika._takes_code(function pg_proc)
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- The text of a query, the name of a table or type, or the number of one: the input function of a
+  -- domain, and what looks at a partition key, execute what belongs to it.
+  select (function).oid < 16384 and (
+    (function).proname ~ '(_to_xml|_to_xmlschema|_to_xml_and_xmlschema)$|^pg_input_|^ts_(stat|rewrite)$'
+    or (function).proname in ('satisfies_hash_partition', 'pg_get_partition_constraintdef')
+    or array[(function).prorettype] || (function).proargtypes::oid[]
+       && array['cstring', 'internal']::regtype[]::oid[]
+  );
+$$;
+
+comment on function notika._takes_code(pg_proc) is
+  'Whether a function of Postgres'' own executes what its arguments name.';
+
 create or replace function notika._executed(uses jsonb, relation regclass)
   returns table (kind text, name text, class oid, object oid, owner oid, volatility "char", reads boolean)
   language sql
@@ -406,10 +497,15 @@ create or replace function notika._executed(uses jsonb, relation regclass)
 as $$
   with used as (
     select u.* from jsonb_to_recordset(_executed.uses) as u (kind text, oid oid, note text)
+  ), operator (oid) as (
+    select o
+      from used as u
+     cross join lateral notika._operators(u.oid) as o
+     where u.kind = 'operator'
   ), called (oid) as (
     select u.oid from used as u where u.kind = 'function'
     union
-    select o.oprcode::oid from used as u join pg_operator as o on u.kind = 'operator' and o.oid = u.oid
+    select o.oprcode::oid from operator as u join pg_operator as o on o.oid = u.oid
   ), is_deep (yes) as (
     -- What makes json of any value calls the casts of its type, what makes a value of json its input
     -- functions, and a function in SQL casts what it gets.
@@ -441,10 +537,13 @@ as $$
      where (select d.yes from is_deep as d)
   )
   select 'function', p.oid::regprocedure::text, 'pg_proc'::regclass::oid, p.oid, p.proowner, p.provolatile,
-         -- These take the text of a query, or the name of a table or type.
-         p.oid < 16384 and p.proname ~ '(_to_xml|_to_xmlschema|_to_xml_and_xmlschema)$|^pg_input_|^ts_(stat|rewrite)$'
+         notika._takes_code(p)
     from called as c
     join pg_proc as p on p.oid = c.oid
+  union all
+  select 'operator', o.oid::regoperator::text, 'pg_operator'::regclass, o.oid, o.oprowner, 'i', false
+    from operator as u
+    join pg_operator as o on o.oid = u.oid and o.oid >= 16384
   union all
   select 'type', format_type(t.oid, null), 'pg_type'::regclass, t.oid, t.typowner, 'i', false
     from pg_type as t
@@ -575,6 +674,17 @@ begin
                         else 'writes to the table and' end, v_found.name),
       '42501', format('Run: grant execute on function %s to %I;', v_found.name, v_found.rolname));
   end if;
+  select e.name into v_found
+    from notika._executed(condition_uses, spec.relation) as e
+   where e.reads
+   order by e.name
+   limit 1;
+  if found then
+    perform notika._refuse_condition(
+      spec, format('it executes function %s, which executes what its arguments name', v_found.name),
+      '0A000', 'Compare columns and constants, or let the task look.',
+      'It would run with the rights of every role that writes to the table.');
+  end if;
   select e.kind, e.name, pg_get_userbyid(e.owner) as owner into v_found
     from notika._executed(condition_uses, spec.relation) as e
     join pg_class as c on c.oid = spec.relation
@@ -612,8 +722,8 @@ begin
       '42501', 'Run: ' || v_found.statements);
   end if;
 
-  condition_sql := ltrim(
-    substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5), E' \n');
+  condition_sql := notika._with_text(ltrim(
+    substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5), E' \n'));
 end;
 $$;
 
@@ -719,7 +829,7 @@ begin
    cross join lateral jsonb_to_recordset(notika._uses(g.tgqual::text))
                 as u (kind text, oid oid, name text)
    where spec.is_pinned and spec.condition_uses is not null
-     and u.kind in ('function', 'operator') and u.name is not null
+     and u.name is not null
      and not exists (
        select from jsonb_to_recordset(spec.condition_uses) as k (kind text, oid oid)
         where (k.kind, k.oid) = (u.kind, u.oid)

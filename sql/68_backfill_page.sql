@@ -64,11 +64,10 @@ create or replace function notika._beyond(part regclass, key text[], is_beyond b
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- A literal with its type is read by the type's input function; a text with a cast might be by a
-  -- function of the type's owner.
+  -- A bare string is of the type of the column, whatever has the type's name by now.
   with compared as (
     select k.place, k.comparison, format('new.%I', k.name) as name,
-           format('%L::%s', _beyond.key[k.place], k.type) as value
+           quote_literal(_beyond.key[k.place]) as value
       from notika._backfill_key(_beyond.part) as k
   )
   select case
@@ -123,6 +122,8 @@ declare
 begin
   -- Whatever was looked at when it was started may have changed since the last page.
   perform set_config('row_security', notika._open_part(spec, backfill.part), true);
+  perform notika._check_trust(spec, spec.condition_uses);
+  perform notika._check_trust(spec, backfill.condition_uses);
   if to_jsonb(notika._key_signature(backfill.part))
      is distinct from backfill.keys -> backfill.part::text
   then
@@ -249,9 +250,6 @@ begin
       end if;
     end if;
 
-    -- What they mean, and what they execute, may have been changed since the last page.
-    perform notika._check_trust(spec, spec.condition_uses);
-    perform notika._check_trust(spec, backfill.condition_uses);
     v_page := notika._page(backfill, spec, 1000);
     backfill.rows_seen := backfill.rows_seen + v_page.rows_seen;
     backfill.events := backfill.events + cardinality(v_page.runs);

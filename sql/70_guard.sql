@@ -351,6 +351,7 @@ create or replace function notika._rename_in(condition text, old_name text, new_
   immutable
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
+  set quote_all_identifiers = off
 as $$
   -- Strings stay as they are; new.name and old.name do not, quoted or not.
   select string_agg(
@@ -395,10 +396,10 @@ begin
   -- In the condition as Postgres prints it, each string says which type it is of.
   select array_agg(t.token[1] order by t.place) filter (where t.token[1] like '''%'),
          array_agg(t.token[1] = v_old and t.follows ~ (
-           '^::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
+           '^(::text\))?::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
            || '(?![\w$."])') order by t.place) filter (where t.token[1] like '''%'),
          string_agg(case when t.token[1] = v_old and t.follows ~ (
-           '^::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
+           '^(::text\))?::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
            || '(?![\w$."])') then v_new else t.token[1] end, '' order by t.place)
     into v_before, v_is_label, v_spec.condition_sql
     from (

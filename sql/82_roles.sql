@@ -74,6 +74,8 @@ as $$
         ('function', '_parse_condition', '{publisher,runner}'),
         ('function', '_refuse_condition', '{publisher,runner}'),
         ('function', '_without_literals', '{publisher,runner}'),
+        ('function', '_names_others', '{publisher,runner}'),
+        ('function', '_operators_in', '{publisher,runner}'),
         ('function', '_unsafe_literal', '{publisher,runner}'),
         ('function', '_type_parts', '{publisher,runner}'),
         ('function', '_is_trusted', '{publisher,runner}'),
