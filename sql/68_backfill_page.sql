@@ -91,6 +91,58 @@ $$;
 comment on function notika._beyond(regclass, text[], boolean) is
   'SQL that is true for a row called new whose key comes after this one, or that does not.';
 
+create or replace function notika._compiled(backfill notika.backfill, spec notika.workflow)
+  returns regprocedure
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+  set quote_all_identifiers = off
+as $$
+declare
+  v_uses constant jsonb := coalesce(spec.condition_uses, '[]') || coalesce(backfill.condition_uses, '[]');
+  v_table constant text := notika._quoted(backfill.part);
+  v_function regprocedure;
+  v_other text;
+begin
+  if not exists (select from jsonb_array_elements(v_uses) as u where u ? 'name') then
+    return null; -- it names nothing that could be another by now
+  end if;
+  perform notika._set_busy(true);
+  execute format(
+    'create function notika._backfill_%s(new %s, old %2$s) returns boolean language sql stable '
+    'begin atomic select coalesce((%s) and (%s), false); end',
+    backfill.backfill_id, v_table, coalesce(spec.condition_sql, 'true'),
+    coalesce(backfill.condition_sql, 'true'));
+  perform notika._set_busy(false);
+
+  -- What was parsed has numbers and no names: it stays what it is.
+  select p.oid::regprocedure into v_function
+    from pg_proc as p
+   where p.pronamespace = 'notika'::regnamespace
+     and p.proname = format('_backfill_%s', backfill.backfill_id);
+  select format('%s %s', u.kind, u.name) into v_other
+    from pg_proc as p
+   cross join lateral jsonb_to_recordset(notika._uses(p.prosqlbody::text)) as u (kind text, oid oid, name text)
+   where p.oid = v_function and u.name is not null
+     and not exists (
+       select from jsonb_to_recordset(v_uses) as k (kind text, oid oid) where (k.kind, k.oid) = (u.kind, u.oid)
+     )
+   limit 1;
+  if found then
+    raise exception 'the condition of a backfill of workflow "%" came to mean something else: %', spec.name, v_other
+      using errcode = 'NK002',
+            hint = format('End it, publish again, and start another one: select notika.cancel_backfill(%L);',
+                          spec.name);
+  end if;
+  return v_function;
+end;
+$$;
+
+comment on function notika._compiled(notika.backfill, notika.workflow) is
+  'Makes a function of the conditions of a backfill, for the page that follows, and sees that they mean '
+  'what they meant; null: they name nothing of others, and stand in the query as they are.';
+
 create or replace function notika._page(
   backfill notika.backfill,
   spec notika.workflow,
@@ -119,6 +171,9 @@ declare
   v_texts text;
   v_until text;
   v_image text;
+  v_passes text := format('coalesce((%s) and (%s), false)', coalesce(spec.condition_sql, 'true'),
+                          coalesce(backfill.condition_sql, 'true'));
+  v_function regprocedure;
 begin
   -- Whatever was looked at when it was started may have changed since the last page.
   perform set_config('row_security', notika._open_part(spec, backfill.part), true);
@@ -152,16 +207,21 @@ begin
       else format('notika._loose_image(p.new, $1, %s)', spec.workflow_id) end)
   end;
 
+  v_function := notika._compiled(backfill, spec);
+  if v_function is not null then
+    v_passes := format('notika._backfill_%s(new, old)', backfill.backfill_id);
+  end if;
+
   perform pg_current_xact_id(); -- before the segment is read: see _append
   execute format(
     $page$
     with page as materialized (
-      select new, new.xmin as xid, array[%1$s] as key, coalesce((%2$s) and (%3$s), false) as passes
-        from %4$s%5$s as new
-        left join only %5$s as old on false -- a row that is there has not changed
-       where %6$s %8$s
-       order by %7$s
-       limit %9$s
+      select new, new.xmin as xid, array[%1$s] as key, %2$s as passes
+        from %3$s%4$s as new
+        left join only %4$s as old on false -- a row that is there has not changed
+       where %5$s %7$s
+       order by %6$s
+       limit %8$s
     ), placed as materialized (
       select p.*, row_number() over () as place from page as p
     ), live as materialized (
@@ -172,14 +232,14 @@ begin
          and e.workflow_id = $3 and e.operation in ('insert', 'update')
          and not pg_visible_in_snapshot(e.xid, $4)
     ), image as materialized (
-      select p.place, p.xid, i.image is null or octet_length(i.image::text) > %10$s as truncated,
-             case when octet_length(i.image::text) <= %10$s then i.image
+      select p.place, p.xid, i.image is null or octet_length(i.image::text) > %9$s as truncated,
+             case when octet_length(i.image::text) <= %9$s then i.image
                   else notika._key(p.new, $1) end as image
         from placed as p
-       cross join lateral (select %11$s as image) as i
+       cross join lateral (select %10$s as image) as i
        where p.passes
     ), appended as (
-      insert into notika.event_log_%12$s (workflow_id, operation, new, truncated)
+      insert into notika.event_log_%11$s (workflow_id, operation, new, truncated)
       select $3, 'backfill', i.image, i.truncated
         from image as i
        cross join lateral (
@@ -196,8 +256,7 @@ begin
     select (select count(*) from placed), (select p.key from placed as p order by p.place desc limit 1),
            (select coalesce(array_agg(a.event_id), '{}') from appended as a)
     $page$,
-    v_texts, coalesce(spec.condition_sql, 'true'), coalesce(backfill.condition_sql, 'true'),
-    notika._only(backfill.part), notika._quoted(backfill.part),
+    v_texts, v_passes, notika._only(backfill.part), notika._quoted(backfill.part),
     case when backfill.last_key is not null
          then notika._beyond(backfill.part, backfill.last_key) || ' and' else '' end,
     v_columns, v_until, max_rows, v_limit, v_image, notika._segment(0)
@@ -205,6 +264,11 @@ begin
     into rows_seen, last_key, runs
     using backfill.part::regclass, notika._payload_key(spec, backfill.part), spec.workflow_id,
           backfill.snapshot, backfill.backfill_id;
+  if v_function is not null then
+    perform notika._set_busy(true);
+    execute format('drop function %s', v_function);
+    perform notika._set_busy(false);
+  end if;
 end;
 $$;
 
