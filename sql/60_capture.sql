@@ -149,21 +149,25 @@ comment on function notika._fold(json[], anyarray) is
 
 create or replace function notika._json_cast(type oid)
   returns regprocedure
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
+begin
   -- An extension's: written in C, which takes a superuser, and the type is no less protected, so that
   -- nobody else puts another cast in its place.
-  select p.oid::regprocedure
-    from pg_cast as c
-    join pg_proc as p on p.oid = c.castfunc and p.pronargs = 1
-    join pg_language as l on l.oid = p.prolang and l.lanname = 'c'
-    join pg_roles as o on o.oid = p.proowner and o.rolsuper
-    join pg_type as t on t.oid = c.castsource
-    join pg_roles as w on w.oid = t.typowner and w.rolsuper
-   where c.castsource = _json_cast.type and c.casttarget = 'json'::regtype
-     and has_function_privilege(p.oid, 'execute');
+  return (
+    select p.oid::regprocedure
+      from pg_cast as c
+      join pg_proc as p on p.oid = c.castfunc and p.pronargs = 1
+      join pg_language as l on l.oid = p.prolang and l.lanname = 'c'
+      join pg_roles as o on o.oid = p.proowner and o.rolsuper
+      join pg_type as t on t.oid = c.castsource
+      join pg_roles as w on w.oid = t.typowner and w.rolsuper
+     where c.castsource = _json_cast.type and c.casttarget = 'json'::regtype
+       and has_function_privilege(p.oid, 'execute')
+  );
+end;
 $$;
 
 comment on function notika._json_cast(oid) is
@@ -200,14 +204,17 @@ create or replace function notika._json_value(value anyelement)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_plain constant regtype[] := '{text,varchar,int4,bool,timestamptz,uuid,jsonb,json,date}';
   v_type pg_type;
   v_statement text;
   v_json json;
 begin
+  -- Each statement is parsed when it is come to, with the type that the value has.
   if num_nulls(value) = 1 then
     return null;
+  elsif pg_typeof(value) = any (v_plain) then
+    return to_json(value);
   end if;
-  -- Each statement below is parsed when it is come to, with the type that the value has.
   select t.* into v_type from pg_type as t where t.oid = notika._base_type(pg_typeof(value));
 
   if v_type.oid < 16384
@@ -349,11 +356,13 @@ comment on function notika._json_expression(text, oid, boolean, integer) is
 
 create or replace function notika._exact_path(path text, type pg_type)
   returns text
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select format('notika._exactly(%s, null::pg_catalog.%I)', _exact_path.path, (_exact_path.type).typname);
+begin
+  return format('notika._exactly(%s, null::pg_catalog.%I)', path, type.typname);
+end;
 $$;
 
 comment on function notika._exact_path(text, pg_type) is
@@ -361,18 +370,20 @@ comment on function notika._exact_path(text, pg_type) is
 
 create or replace function notika._text_path(path text, type pg_type)
   returns text
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when (_text_path.type).oid in ('text'::regtype, 'varchar'::regtype) then _text_path.path
+begin
+  return case
+    when type.oid in ('text'::regtype, 'varchar'::regtype) then path
     else (
-      select format('pg_catalog.textin(pg_catalog.%I(%s))', p.proname, _text_path.path)
+      select format('pg_catalog.textin(pg_catalog.%I(%s))', p.proname, path)
         from pg_proc as p
-       where p.oid = (_text_path.type).typoutput
+       where p.oid = type.typoutput
     )
   end;
+end;
 $$;
 
 comment on function notika._text_path(text, pg_type) is
@@ -380,16 +391,20 @@ comment on function notika._text_path(text, pg_type) is
 
 create or replace function notika._is_string(type oid)
   returns boolean
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select t.oid in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
-                   'int8'::regtype, 'numeric'::regtype)
-      or t.oid >= 16384 and t.typtype <> 'c' and t.typcategory <> 'A'
-         and notika._json_cast(t.oid) is null
-    from pg_type as t
-   where t.oid = notika._base_type(_is_string.type);
+begin
+  return (
+    select t.oid in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
+                     'int8'::regtype, 'numeric'::regtype)
+        or t.oid >= 16384 and t.typtype <> 'c' and t.typcategory <> 'A'
+           and notika._json_cast(t.oid) is null
+      from pg_type as t
+     where t.oid = notika._base_type(_is_string.type)
+  );
+end;
 $$;
 
 comment on function notika._is_string(oid) is
@@ -448,6 +463,21 @@ comment on function notika._object_expression(text[], text[], oid[], boolean, in
   'An SQL expression for a json object of these keys, with the values that are at these paths. '
   'Exact: see _json_expression.';
 
+create or replace function notika._value_expression(names text[], paths text[])
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('notika._json_object(%L::text[], array[%s]::json[])', names,
+                string_agg(format('notika._json_value(%s)', p.path), ', ' order by p.place))
+    from unnest(paths) with ordinality as p (path, place);
+$$;
+
+comment on function notika._value_expression(text[], text[]) is
+  'An SQL expression for a json object of these keys, with the values that are at these paths, whatever '
+  'their types are when it is executed: what a snapshot shows of a column may be older than that.';
+
 create or replace function notika._size_expression(
   path text,
   type oid,
@@ -455,24 +485,28 @@ create or replace function notika._size_expression(
   is_exact boolean
 )
   returns text
-  language sql
+  language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select case
-           when t.typlen <> -1 or t.oid = 'numeric'::regtype then null
-           when t.oid in ('varchar'::regtype, 'bpchar'::regtype)
-            and _size_expression.typmod between 0 and 1024 then null
-           -- The size before compression, told without reading the value.
-           when t.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype)
-            and (_size_expression.is_exact or t.oid = _size_expression.type)
-             then format('coalesce(pg_catalog.octet_length(%s), 0)',
-                         case when is_exact then _size_expression.path
-                              else notika._exact_path(_size_expression.path, t) end)
-           else format('coalesce(pg_catalog.pg_column_size(%s), 0)', _size_expression.path)
-         end
-    from pg_type as t
-   where t.oid = notika._base_type(_size_expression.type);
+begin
+  return (
+    select case
+             when t.typlen <> -1 or t.oid = 'numeric'::regtype then null
+             when t.oid in ('varchar'::regtype, 'bpchar'::regtype)
+              and _size_expression.typmod between 0 and 1024 then null
+             -- The size before compression, told without reading the value.
+             when t.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype)
+              and (_size_expression.is_exact or t.oid = _size_expression.type)
+               then format('coalesce(pg_catalog.octet_length(%s), 0)',
+                           case when is_exact then _size_expression.path
+                                else notika._exact_path(_size_expression.path, t) end)
+             else format('coalesce(pg_catalog.pg_column_size(%s), 0)', _size_expression.path)
+           end
+      from pg_type as t
+     where t.oid = notika._base_type(_size_expression.type)
+  );
+end;
 $$;
 
 comment on function notika._size_expression(text, oid, integer, boolean) is
@@ -500,21 +534,6 @@ $$;
 comment on function notika._key_columns(regclass) is
   'The columns of the primary key, or else of the replica identity; null: there is neither.';
 
-create or replace function notika._known_type(type oid)
-  returns oid
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  -- A trigger holds a lock on its table, so that a snapshot of now shows the types that Postgres has;
-  -- one that the transaction took earlier may show those of before.
-  select case when current_setting('transaction_isolation') = 'read committed'
-              then _known_type.type end;
-$$;
-
-comment on function notika._known_type(oid) is
-  'The type of a column, if what the catalog says of it is certain; null: nobody knows.';
-
 create or replace function notika._pick(changed anyelement, relation regclass, columns smallint[])
   returns json
   language plpgsql
@@ -532,11 +551,9 @@ declare
   v_picked json;
   v_object text;
 begin
-  select notika._object_expression(
+  select notika._value_expression(
            array_agg(a.attname::text order by a.place, a.attnum),
-           array_agg(format('($1).%I', a.attname) order by a.place, a.attnum),
-           array_agg(notika._known_type(a.atttypid) order by a.place, a.attnum),
-           false
+           array_agg(format('($1).%I', a.attname) order by a.place, a.attnum)
          )
     into v_object
     from (
@@ -618,11 +635,11 @@ declare
   v_row json;
 begin
   -- Looked up for each row, so that it is right after any DDL.  to_json would call a cast that the
-  -- owner of a type wrote.
-  if exists (
+  -- owner of a type wrote; a snapshot that is older than the lock of the trigger may not show it.
+  if current_setting('transaction_isolation') <> 'read committed' or exists (
     select from pg_attribute as a
      where a.attrelid = _whole_row.relation and a.attnum > 0 and not a.attisdropped
-       and coalesce(notika._known_type(a.atttypid), 16384) >= 16384
+       and a.atttypid >= 16384
   ) then
     return notika._pick(_whole_row.changed, _whole_row.relation, null);
   end if;

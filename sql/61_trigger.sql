@@ -615,6 +615,10 @@ as $body$
 declare
   v_types oid[];
 begin
+  -- Who makes a trigger of a partitioned table looks at its partition key.
+  if (select c.relkind = 'p' from pg_class as c where c.oid = spec.relation) then
+    perform notika._check_planning(spec.relation, true);
+  end if;
   if spec.is_pinned and spec.columns is not null or notika._lists_columns(spec) then
     v_types := array(
       select a.atttypid
@@ -725,7 +729,6 @@ declare
   v_changed text := case operation when 'delete' then 'old' else 'new' end;
   v_filters text[];
 begin
-  perform notika._check_planning(_trigger_definition.relation, true);
   if not spec.is_pinned and spec.condition is not null then
     v_filters := v_filters || format(
       'notika._passes_%s(%s, %s)', spec.workflow_id,

@@ -52,11 +52,9 @@ begin
     return notika._whole_row(changed, part);
   end if;
 
-  select notika._object_expression(
+  select notika._value_expression(
            array_agg(v_spec.columns[p.place] order by p.place),
-           array_agg(format('($1).%I', p.name) order by p.place),
-           array_agg(notika._known_type(p.type) order by p.place),
-           false
+           array_agg(format('($1).%I', p.name) order by p.place)
          )
     into v_object
     from notika._present_columns(v_spec.workflow_id, v_spec.column_names, part) as p;

@@ -57,14 +57,14 @@ begin
       end if;
     elsif v_token[4] is not null then
       v_functions[v_depth] := v_token[4]::oid;
-      if not notika._is_trusted(v_token[4]::oid) then
+      if v_token[4]::oid >= 16384 and not notika._is_trusted(v_token[4]::oid) then
         return format('function %s', v_token[4]::regprocedure);
       end if;
     elsif v_token[5] is not null then
       v_types[v_depth] := coalesce(v_types[v_depth], v_token[5]::oid);
     elsif v_token[3] is not null then
       v_depth := v_depth - 1;
-      continue when v_depth < 1;
+      continue when v_depth < 1 or v_types[v_depth + 1] < 16384;
       -- What makes json of any value looks for a cast of its type when it runs.
       v_makes_json := v_kinds[v_depth] = 'TARGETENTRY' and v_kinds[v_depth + 1] = 'FIELDSELECT'
         or exists (
