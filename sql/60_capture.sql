@@ -204,7 +204,8 @@ create or replace function notika._json_value(value anyelement)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_plain constant regtype[] := '{text,varchar,int4,bool,timestamptz,uuid,jsonb,json,date}';
+  v_plain constant regtype[] :=
+    '{text,varchar,int4,bool,timestamptz,uuid,jsonb,json,date}'::regtype[];
   v_type pg_type;
   v_statement text;
   v_json json;
