@@ -205,7 +205,8 @@ create or replace function notika._json_value(value anyelement)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_plain constant regtype[] := '{text,varchar,int4,bool,timestamptz,uuid,jsonb,json,date}';
+  v_plain constant regtype[] :=
+    '{text,varchar,int4,bool,timestamptz,uuid,jsonb,json,date}'::regtype[];
   v_type pg_type;
   v_statement text;
   v_json json;
@@ -476,8 +477,8 @@ as $$
 $$;
 
 comment on function notika._value_expression(text[], text[]) is
-  'The same for values whose types are looked at when it is executed: what the catalog says of a '
-  'column may be older than the column.';
+  'An SQL expression for a json object of these keys, with the values that are at these paths, whatever '
+  'their types are when it is executed: what a snapshot shows of a column may be older than that.';
 
 create or replace function notika._size_expression(
   path text,
