@@ -239,10 +239,18 @@ begin
        order by w.workflow_id
     loop
       -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
+      -- Who may not ask for it gets it by dropping the triggers, which are made anew below.
       begin
         execute format('lock table %s in access exclusive mode', notika._quoted(v_table));
       exception when insufficient_privilege then
-        null;
+        if not exists (
+          select from notika.workflow as w cross join lateral notika._missing_to_make(w)
+           where w.workflow_id = v_workflow_id
+        ) then
+          perform notika._set_busy(true);
+          execute format('drop function if exists notika._capture_%s() cascade', v_workflow_id);
+          perform notika._set_busy(false);
+        end if;
       end;
       perform notika._loosen(v_workflow_id);
     end loop;
