@@ -44,7 +44,7 @@ declare
   -- Words that a string may follow without being of a type of that name.
   v_words constant text[] := '{and,or,not,is,like,ilike,in,between,symmetric,asymmetric,then,else,when,
     case,from,to,escape,for,distinct,placing,both,leading,trailing,zone,of,on,as,using,passing,default,
-    any,all,some,array,document,content,version}'::text[];
+    any,all,some,array,document,content,version,variadic,value,key}'::text[];
   v_name constant text := $re$(?:"(?:[^"]|"")+"|[[:alpha:]_][\w$]*)$re$;
   v_token text[];
   v_type text;
