@@ -68,6 +68,16 @@ describe("in schema notika", () => {
     }
   });
 
+  test("every function with a backslash in its body pins standard_conforming_strings", async ({ db }) => {
+    expect(
+      await db.query(`
+        select oid::regprocedure::text as function from pg_proc
+         where pronamespace = 'notika'::regnamespace and strpos(prosrc, E'\\\\') > 0
+           and 'standard_conforming_strings=on' <> all (coalesce(proconfig, '{}'))
+         order by 1`),
+    ).toEqual([]);
+  });
+
   test("every table has a key by which a publication lets it change, but for the segments, which do not", async ({
     db,
   }) => {
@@ -139,17 +149,32 @@ describe("in schema notika", () => {
     ).toEqual([{ proname: "_passes_3", prosecdef: false }]);
   });
 
-  test("the verbs and the triggers run with the owner's rights, whoever calls them", async ({ db }) => {
+  test("the verbs that decide by their caller run with his rights, and what they ask for with the owner's", async ({
+    db,
+  }) => {
     await db.script(published);
 
     expect(
       await db.query(
-        `select proname from pg_proc
-          where pronamespace = 'notika'::regnamespace and not prosecdef
-            and (prorettype = 'trigger'::regtype and proname ~ '^_capture_'
-                 or proname in ('publish', 'plan', 'unpublish', 'pause', 'resume', 'emit', 'retry', 'cancel', 'configure',
-                                'dispatch', 'maintain', 'install'))`,
+        `select oid::regprocedure as function, prosecdef from pg_proc
+          where pronamespace = 'notika'::regnamespace
+            and prosecdef <> case
+              when oid in (select function from notika._verbs())
+                or proname in ('_ask', 'plan', 'uninstall', '_administer', 'check_ddl') then false
+              when prorettype = 'trigger'::regtype and proname ~ '^_capture_'
+                or proname in ('_carry_out', 'emit', 'dispatch', 'maintain') then true
+              else prosecdef
+            end`,
       ),
+    ).toEqual([]);
+    expect(
+      await db.query(`
+        select n.name from unnest('{publish,plan,unpublish,pause,resume,emit,retry,cancel,configure,dispatch,maintain,
+                                    install,_carry_out}'::text[]) as n (name)
+         where not exists (
+           select from pg_proc as p where p.pronamespace = 'notika'::regnamespace and p.proname = n.name
+         ) or n.name not in (select verb from notika._verbs())
+              and n.name not in ('plan', 'emit', 'dispatch', 'maintain', '_carry_out')`),
     ).toEqual([]);
   });
 
@@ -177,6 +202,11 @@ describe("in schema notika", () => {
         select kind, name, count(*)::int from notika._rights()
          where case kind
                  when 'function' then name not in (select proname from pg_proc where pronamespace = 'notika'::regnamespace)
+                 when 'request' then name not in (
+                   select relname from pg_trigger join pg_class as c on c.oid = tgrelid
+                    where relnamespace = 'notika'::regnamespace and relkind = 'v'
+                      and tgfoid = 'notika._carry_out()'::regprocedure
+                 )
                  else (name, kind) not in (
                    select relname, case relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end
                      from pg_class where relnamespace = 'notika'::regnamespace
@@ -184,7 +214,11 @@ describe("in schema notika", () => {
                end
          group by kind, name
         union all
-        select kind, name, count(*)::int from notika._rights() group by kind, name having count(*) > 1`),
+        select kind, name, count(*)::int from notika._rights() group by kind, name having count(*) > 1
+        union all
+        select kind, name, 1 from notika._rights()
+         where kind not in ('function', 'view', 'table', 'sequence', 'request')
+            or not parts <@ '{publisher,runner,reader,monitor,guard}'`),
     ).toEqual([]);
   });
 
