@@ -252,6 +252,8 @@ begin
       using errcode = 'undefined_table',
             hint = format('End the backfill: select notika.cancel_backfill(%L);', spec.name);
   end if;
+  -- To publish it again grants the right to read it as well.
+  perform notika._check_payload(spec, part);
   if not has_table_privilege(part, 'select') then
     raise exception 'role "%" may not read table %', current_user, v_quoted
       using errcode = 'insufficient_privilege',
@@ -287,7 +289,6 @@ begin
             hint = format('Start the runs by hand: select notika.emit(%L, ...) from %s;', spec.name,
                           v_quoted);
   end if;
-  perform notika._check_payload(spec, part);
   perform notika._check_planning(part, false);
   return v_row_security;
 end;
@@ -473,10 +474,11 @@ declare
 begin
   v_call.name := backfill.workflow;
   v_call.condition := nullif(btrim(backfill.condition), '');
+  -- Where there is nothing to backfill, that is what the caller is told below.
   if v_call.condition is not null then
     select w.table_name, notika._table(w.table_name) into v_call.table_name, v_call.relation
       from notika.workflows as w
-     where w.workflow = backfill.workflow and w.table_name is not null;
+     where w.workflow = backfill.workflow and w.table_name is not null and w.operations <> '{delete}';
     if v_call.relation is not null then
       v_function := notika._read_condition(v_call);
     end if;

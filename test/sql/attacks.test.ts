@@ -221,7 +221,9 @@ describe("a publisher", () => {
         'begin insert into app.ran_as values (current_user); return true; end';
       create function app.spy_json(app.mood) returns json language plpgsql as
         'begin insert into app.ran_as values (current_user); return ''1''; end';
-      reset role;`);
+      reset role;
+      grant usage on schema app to notika;
+      grant select, trigger on app.users to notika;`);
     const owned = await owner(db);
 
     await asRole(
@@ -310,14 +312,14 @@ describe("a publisher", () => {
       create index on app.bait (app.f(id));
       reset role`);
 
-    for (const call of [
-      "notika.publish('leak', 'app.secrets')",
-      "notika.plan('leak', 'app.secrets')",
-      "notika.allow_breaking_change('w', 'x')",
-      "notika.release('w', 'x')",
-      "notika.begin_maintenance('x')",
-      "notika.end_maintenance()",
-    ]) {
+    for (const [call, message] of [
+      ["notika.publish('leak', 'app.secrets')", 'role "eve" may not create triggers on table app.secrets'],
+      ["notika.plan('leak', 'app.secrets')", 'role "eve" may not create triggers on table app.secrets'],
+      ["notika.allow_breaking_change('w', 'x')", 'role "eve" may not decide about workflow "w"'],
+      ["notika.release('w', 'x')", 'role "eve" may not decide about workflow "w"'],
+      ["notika.begin_maintenance('x')", 'role "eve" may not begin maintenance'],
+      ["notika.end_maintenance()", 'role "eve" may not end maintenance'],
+    ] as const) {
       await db.script(`
         set role eve;
         create or replace function app.g() returns void language plpgsql as
@@ -326,12 +328,7 @@ describe("a publisher", () => {
           'begin perform app.g(); return $1; end';
         reset role`);
 
-      await expect(db.query("reindex table app.bait"), call).rejects.toMatchObject({
-        code: "42501",
-        message: "cannot tell on whose behalf this is called",
-        detail: "It is called by a function of an index or of a materialized view.",
-        hint: "Call it in a statement of its own.",
-      });
+      await expect(db.query("reindex table app.bait"), call).rejects.toMatchObject({ code: "42501", message });
     }
     expect(await db.query("select workflow from notika.workflows")).toEqual([{ workflow: "w" }]);
     expect(await db.query("select * from notika.guard_log")).toEqual([]);
@@ -340,7 +337,9 @@ describe("a publisher", () => {
   test("cannot let a condition look at what he may not read", async ({ db }) => {
     await db.script(`${scene}
       select notika.grant_publisher('eve');
-      grant trigger, select (id, at) on app.users to eve`);
+      grant trigger, select (id, at) on app.users to eve;
+      grant usage on schema app to notika;
+      grant select, trigger on app.users to notika`);
 
     for (const condition of [
       "new.email > ''a''",
