@@ -247,7 +247,9 @@ describe("a publisher", () => {
     await db.script(`${scene} ${noEventTriggers}
       select notika.grant_publisher('eve');
       alter table app.users add column "${column}" int;
-      grant select, trigger, insert on app.users to eve;`);
+      grant select, trigger, insert on app.users to eve;
+      grant usage on schema app to notika;
+      grant select, trigger on app.users to notika;`);
 
     await inTransaction(
       db,
