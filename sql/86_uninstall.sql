@@ -71,20 +71,32 @@ $$;
 
 comment on function notika._obstacles() is 'What keeps uninstall from going ahead unless it is forced.';
 
-create or replace function notika._drop_notika(workflows integer[])
+create or replace function notika._drop_captures(workflow_id integer)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set client_min_messages = warning -- the triggers are what is dropped along
+as $$
+begin
+  perform notika._set_busy(true); -- until _drop_notika has dropped the guard
+  perform notika._unpin(_drop_captures.workflow_id);
+  execute format('drop function if exists notika._capture_%s() cascade', _drop_captures.workflow_id);
+end;
+$$;
+
+comment on function notika._drop_captures(integer) is
+  'Drops the triggers and pins of a workflow, with the rights of the owner of Notika.';
+
+create or replace function notika._drop_notika()
   returns void
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
   set client_min_messages = warning -- what is dropped along is what was meant
 as $$
-declare
-  v_workflow_id integer;
 begin
   perform notika._set_busy(true);
-  foreach v_workflow_id in array workflows loop
-    perform notika._unpin(v_workflow_id);
-  end loop;
   -- The owner of a schema may drop the function of an event trigger in it, and the trigger goes along.
   drop function if exists notika._guard_start() cascade;
   drop function if exists notika._guard_end() cascade;
@@ -94,7 +106,7 @@ begin
 end;
 $$;
 
-comment on function notika._drop_notika(integer[]) is
+comment on function notika._drop_notika() is
   'Drops everything of Notika''s, itself included, with the rights of its owner.';
 
 create or replace function notika.uninstall(dry_run boolean default false, force boolean default false)
@@ -118,11 +130,11 @@ declare
     select shobj_description(r.oid, 'pg_authid') = 'Owns Notika. Made by notika install.'
       from pg_roles as r where r.rolname = v_owner), false);
   v_done constant text := case when dry_run then 'would be removed' else 'removed' end;
+  v_kept constant text := 'another database needs it, or it has other rights';
   v_obstacles text;
   v_count bigint;
   v_workflows notika.workflow[];
   v_workflow notika.workflow;
-  v_ids integer[] := array[]::integer[];
   v_left text[];
   v_statement text;
   v_place text := 'notika';
@@ -171,7 +183,17 @@ begin
              format('triggers on %s', coalesce(string_agg(
                distinct notika._quoted(t.relation), ', '), 'nothing'))
         from notika._triggers(v_workflow.workflow_id) as t;
-    v_ids := v_ids || v_workflow.workflow_id;
+    if not dry_run then
+      -- One by one, so that an error says which table is locked.  With the owner's rights, which a
+      -- superuser gives up for it.
+      if v_is_other then
+        perform set_config('role', v_owner, true);
+      end if;
+      perform notika._drop_captures(v_workflow.workflow_id);
+      if v_is_other then
+        perform set_config('role', v_role, true);
+      end if;
+    end if;
   end loop;
 
   v_place := 'notika';
@@ -187,11 +209,10 @@ begin
              where c.relnamespace = s.name::regnamespace and c.relkind in ('r', 'v'))
       from unnest('{notika_worker,notika}'::text[]) as s (name);
   if not dry_run then
-    -- With the owner's rights, which a superuser gives up for it.
     if v_is_other then
       perform set_config('role', v_owner, true);
     end if;
-    perform notika._drop_notika(v_ids);
+    perform notika._drop_notika();
     if v_is_other then
       perform set_config('role', v_role, true);
     end if;
@@ -204,7 +225,10 @@ begin
     step := 'left to an administrator';
     outcome := 'not removed';
     detail := v_statement || ';';
-    if v_is_ours and v_is_other and not dry_run then
+    if v_is_ours and dry_run and (select r.rolsuper from pg_roles as r where r.rolname = current_user) then
+      step := 'right';
+      outcome := v_done;
+    elsif v_is_ours and v_is_other and not dry_run then
       begin
         execute v_statement;
         step := 'right';
@@ -215,14 +239,29 @@ begin
     end if;
     return next;
   end loop;
-  if v_is_ours and v_is_other and not dry_run then
+  if v_is_ours and v_is_other then
     foreach v_place in array array['notika_guard', v_owner] loop
+      if dry_run then
+        return query
+          select format('role %s', v_place), case when o.is_needed then 'kept' else v_done end,
+                 case when o.is_needed then v_kept else 'made by install' end
+            from (
+              select exists (
+                select from pg_shdepend as d
+                 where d.refclassid = 'pg_authid'::regclass and d.refobjid = r.oid and d.dbid <> 0
+                   and d.dbid <> (select b.oid from pg_database as b where b.datname = current_database())
+              )
+                from pg_roles as r
+               where r.rolname = v_place
+            ) as o (is_needed);
+        continue;
+      end if;
       begin
         execute format('drop role if exists %I', v_place);
         return query select format('role %s', v_place), 'removed', 'made by install';
       exception
         when insufficient_privilege or dependent_objects_still_exist then
-          return query select format('role %s', v_place), 'kept', 'another database needs it, or it has other rights';
+          return query select format('role %s', v_place), 'kept', v_kept;
       end;
     end loop;
   end if;

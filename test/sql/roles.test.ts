@@ -11,13 +11,15 @@ const scene = `
   set role app_owner;
   create table app.users (id int primary key, email text);
   create table app.secrets (id int primary key, secret text);
-  grant usage on schema app to pat, rex, ria;
-  grant select, trigger on app.users to pat;
+  grant usage on schema app to pat, rex, ria, notika;
+  grant select, trigger on app.users to pat, notika;
   reset role;
   select notika.grant_publisher('pat');
   select notika.grant_runner('rex');
   select notika.grant_reader('ria');
+  set role pat;
   select notika.publish('w', 'app.users', '{insert,update}');
+  reset role;
   insert into app.users values (1, 'ada@example.com'), (2, 'bob@example.com');`;
 
 const verbs = {
@@ -59,6 +61,8 @@ const verbs = {
   "revoke a part": "select notika.revoke_reader('ria')",
 };
 
+const fromTheStart = [{ role_name: "pg_monitor", part: "monitor" }];
+
 describe("publishers, runners and readers", () => {
   test("may do what is theirs, and nothing of the others'", async ({ db }) => {
     await db.script(scene);
@@ -79,7 +83,7 @@ describe("publishers, runners and readers", () => {
 
     expect(await may("pat")).toEqual([
       ...["publish", "plan", "unpublish", "check", "check_ddl", "emit", "pause", "resume"],
-      ...["see workflows", "see health"],
+      ...["retry", "cancel", "see workflows", "see health"],
     ]);
     expect(await may("rex")).toEqual([
       ...["check", "emit", "pause", "resume", "dispatch", "maintain", "retry", "cancel", "finish", "beat", "leave"],
@@ -121,11 +125,13 @@ describe("publishers, runners and readers", () => {
       select notika.revoke_reader('ria');
       drop owned by pat, rex, ria; drop role pat; drop role rex; drop role ria`);
     expect(await db.query("select * from pg_policy")).toEqual([]);
-    expect(await db.query("select * from notika.grantee")).toEqual([]);
+    expect(await db.query("select role_name, part from notika.grantee")).toEqual(fromTheStart);
   });
 
   test("are not made of the owner, of nobody, or of a role that does not exist", async ({ db }) => {
-    const [owner] = await db.query<{ name: string }>("select current_user as name");
+    const [owner] = await db.query<{ name: string }>(
+      "select nspowner::regrole::text as name from pg_namespace where nspname = 'notika'",
+    );
 
     for (const part of ["publisher", "runner", "reader"]) {
       await expect(db.query(`select notika.grant_${part}('${owner?.name}')`)).rejects.toMatchObject({
@@ -164,11 +170,14 @@ describe("after an upgrade", () => {
       drop policy notika_runner on notika_worker._private_jobs;
       grant execute on function notika.cancel(bigint) to pat`);
     const folder = new URL("../../sql/", import.meta.url);
-    for (const file of (await readdir(folder)).sort()) await db.script(await readFile(new URL(file, folder), "utf8"));
+    for (const file of (await readdir(folder)).sort()) {
+      await db.script(`set role notika; ${await readFile(new URL(file, folder), "utf8")}; reset role`);
+    }
     const steps = await db.query("select * from notika.install() where step like 'role %'");
 
     expect(steps).toEqual([
       { step: "role pat", outcome: "repaired", detail: "publisher" },
+      { step: "role pg_monitor", outcome: "repaired", detail: "monitor" },
       { step: "role rex", outcome: "repaired", detail: "runner" },
       { step: "role ria", outcome: "repaired", detail: "reader" },
     ]);
@@ -181,9 +190,11 @@ describe("after an upgrade", () => {
   test("a role that was dropped in the meantime is forgotten", async ({ db }) => {
     await db.script(`create role pat; select notika.grant_publisher('pat'); drop owned by pat; drop role pat`);
 
-    expect(await db.query("select * from notika.install() where step like 'role %'")).toEqual([]);
+    expect(await db.query("select * from notika.install() where step like 'role %'")).toEqual([
+      { step: "role pg_monitor", outcome: "ok", detail: "monitor" },
+    ]);
 
-    expect(await db.query("select * from notika.grantee")).toEqual([]);
+    expect(await db.query("select role_name, part from notika.grantee")).toEqual(fromTheStart);
   });
 
   test("a restored copy finds its roles by their names, and forgets those that are not there", async ({ db }) => {
@@ -205,6 +216,7 @@ describe("after an upgrade", () => {
       { role_name: "maria", role_id: "maria", part: "publisher" },
       { role_name: "maria", role_id: "maria", part: "reader" },
       { role_name: "pat", role_id: "pat", part: "publisher" },
+      { role_name: "pg_monitor", role_id: "pg_monitor", part: "monitor" },
       { role_name: "rex", role_id: "rex", part: "runner" },
     ]);
   });

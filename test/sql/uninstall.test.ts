@@ -23,6 +23,11 @@ const trace = `
 describe("uninstall", () => {
   test("leaves nothing, and says before and after what it removes", async ({ db }) => {
     await db.script(scene);
+    // On a server, the template of the tests' databases has Notika, too.
+    const role =
+      db.engine === "pglite"
+        ? { outcome: "removed", detail: "made by install" }
+        : { outcome: "kept", detail: "another database needs it, or it has other rights" };
 
     const dryRun = await db.query("select * from notika.uninstall(dry_run => true)");
     const steps = await db.query<{ step: string; outcome: string }>("select * from notika.uninstall()");
@@ -37,6 +42,13 @@ describe("uninstall", () => {
       { step: "event trigger notika_guard_start", outcome: "removed", detail: "on ddl_command_start" },
       { step: "schema notika_worker", outcome: "removed", detail: expect.stringMatching(/^\d+ tables and views$/) },
       { step: "schema notika", outcome: "removed", detail: expect.stringMatching(/^\d+ tables and views$/) },
+      ...["app.admins", "app.parted", "app.parted_1", "app.users"].map((table) => ({
+        step: "right",
+        outcome: "removed",
+        detail: `revoke select, trigger on ${table} from notika;`,
+      })),
+      { step: "right", outcome: "removed", detail: "revoke usage on schema app from notika;" },
+      ...["role notika_guard", "role notika"].map((step) => ({ step, ...role })),
     ]);
     expect(dryRun).toEqual(
       steps.map((row) => ({ ...row, outcome: row.outcome.replace(/^removed$/, "would be removed") })),
