@@ -4,6 +4,8 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { setTimeout } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { raw } from "sql-template-tag";
+import { openDatabase } from "../runner/database.ts";
 import { startPostgres } from "../test/support/postgres.ts";
 
 const { message } = parseArgs({ options: { message: { type: "string" } } }).values;
@@ -16,17 +18,29 @@ Object.assign(require.cache[minifier] ?? {}, { exports: (text: string) => text.r
 const { commit } = require("graphile-migrate") as typeof import("graphile-migrate");
 
 const server = await startPostgres({ major: 15 });
+// An ordinary role, as it owns Notika wherever an administrator installs it.
+const owner = "notika";
+const admin = openDatabase({ connect: server.url, connections: 1 });
 try {
+  await admin.execute(raw(`create role ${owner} login`));
   await commit(
     {
       ...JSON.parse(await readFile(new URL("../.gmrc", import.meta.url), "utf8")),
-      connectionString: await server.createDatabase(),
-      shadowConnectionString: await server.createDatabase(),
+      connectionString: await ownedDatabase(),
+      shadowConnectionString: await ownedDatabase(),
       rootConnectionString: server.url,
     },
     message,
   );
 } finally {
+  await admin.close();
   await setTimeout(500); // it keeps its connections for a while, and ends the process when one breaks
   await server.stop();
+}
+
+async function ownedDatabase(): Promise<string> {
+  const url = new URL(await server.createDatabase());
+  await admin.execute(raw(`alter database "${url.pathname.slice(1)}" owner to ${owner}`));
+  url.username = owner;
+  return url.href;
 }

@@ -1,9 +1,9 @@
 import { readdir, readFile } from "node:fs/promises";
-import { runMigrations } from "graphile-worker";
-import sql, { raw } from "sql-template-tag";
+import sql from "sql-template-tag";
 import { expect, test } from "vitest";
 import type { Database } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
+import { asOwner, prepareRelease } from "../support/release.ts";
 import { catalog } from "./catalog.ts";
 import { openEmpty } from "./empty.ts";
 
@@ -46,11 +46,9 @@ test("the catalog shows a column that is missing, misplaced or uncommented", asy
 
 /** Does what an install does without any migration: graphile-worker's tables are made by itself. */
 async function load(database: Database): Promise<void> {
-  await runMigrations({ pgPool: database.pool, schema: "notika_worker" });
-  await database.script(await readFile("migrations/prepare.sql", "utf8"));
+  await prepareRelease(database);
   for (const file of (await readdir("sql")).sort()) {
-    const text = await readFile(`sql/${file}`, "utf8");
-    await database.transaction((execute) => execute(raw(text)));
+    await asOwner(database, await readFile(`sql/${file}`, "utf8"));
   }
   await database.execute(sql`select notika.install()`);
 }
