@@ -107,7 +107,7 @@ describe("install", () => {
     await expect(install(database)).rejects.toMatchObject({ code: "NOTIKA_NEWER_INSTALLED" });
   });
 
-  test("refuses a database whose migrations were others", async () => {
+  test.skipIf(committed.length === 0)("refuses a database whose migrations were others", async () => {
     await using database = await openEmpty();
     await install(database);
     await database.execute(sql`update notika.migration set hash = 'edited' where name = ${names[0]}`);

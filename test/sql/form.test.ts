@@ -420,7 +420,7 @@ describe("changes of a table that nobody watched", () => {
 test("the columns of a whole row are listed where the guard keeps the list, and looked up elsewhere", async ({
   db,
 }) => {
-  await db.script(`
+  await db.script(`${grantedLater}
     create schema app;
     create type app.pair as (a int8, b int8);
     create table app.plain (id int8, sums numeric[]);

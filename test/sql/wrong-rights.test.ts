@@ -82,28 +82,41 @@ test("health says who may read payloads without having been made a reader", asyn
     select notika.grant_reader('ria');
     grant select on notika.event_log_0, notika.runs, notika.setting to analyst;
     grant select on notika.run_log to public`);
-  const readable = "select * from notika.health where finding = 'payloads_readable' order by detail";
+  const readable = "select * from notika.health where finding = 'surplus_rights' order by detail";
+  const surplus = (detail: string) => ({
+    finding: "surplus_rights",
+    severity: "warning",
+    workflow: null,
+    detail,
+    remedy: "select * from notika.install(); it takes them back",
+  });
+  const ofAnalyst = surplus(
+    "role analyst has 3 rights in Notika's schemas that nobody granted it by a part: " +
+      "select on table notika.event_log_0, ...",
+  );
 
-  expect(await db.query(readable)).toEqual([]); // the schema is closed to them
-  await db.query("grant usage on schema notika to public");
-  const found = await db.query<{ remedy: string }>(readable);
-
-  expect(found).toEqual([
-    {
-      finding: "payloads_readable",
-      severity: "warning",
-      workflow: null,
-      detail: "role analyst may read notika.event_log_0, notika.runs and is not a reader",
-      remedy: "revoke select on notika.event_log_0, notika.runs from analyst;",
-    },
-    {
-      finding: "payloads_readable",
-      severity: "warning",
-      workflow: null,
-      detail: "role public may read notika.run_log and is not a reader",
-      remedy: "revoke select on notika.run_log from public;",
-    },
+  expect(await db.query(readable)).toEqual([
+    ofAnalyst,
+    surplus(
+      "role public has 1 right in Notika's schemas that nobody granted it by a part: select on table notika.run_log",
+    ),
   ]);
-  for (const { remedy } of found) await db.query(remedy);
+  await db.query("grant usage on schema notika to public");
+  expect(await db.query(readable)).toEqual([
+    ofAnalyst,
+    surplus(
+      "role public has 2 rights in Notika's schemas that nobody granted it by a part: " +
+        "select on table notika.run_log, ...",
+    ),
+  ]);
+  await db.query("select * from notika.install()");
   expect(await db.query(readable)).toEqual([]);
+  const mayRead = `
+    select has_table_privilege(role, 'notika.runs', 'select') as runs,
+           has_table_privilege(role, 'notika.run_log', 'select') as log
+      from unnest('{analyst,ria}'::text[]) as role`;
+  expect(await db.query(mayRead)).toEqual([
+    { runs: false, log: false },
+    { runs: true, log: true },
+  ]);
 });
