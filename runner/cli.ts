@@ -26,8 +26,8 @@ Set up a database
                               --guard block|warn|off  --on-rename follow|block
   notika check                whether published workflows still have what they need
   notika check --tasks        which steps runs remember that the code of their tasks no longer has
-  notika check FILE…|-        what migrations would do to them; runs the text in the database, with the
-                              rights of its login, and undoes it: --github for annotations;
+  notika check FILE…|-        what migrations would do to them; runs the text in the database,
+                              with the rights of its login, and undoes it: --github for annotations;
                               --schema schema.sql needs no database, and takes the tasks': for text
                               that is not trusted, such as a pull request
   notika unpublish WORKFLOW…  take their triggers away; what was captured still runs

@@ -18,7 +18,7 @@ relation as (
     join schema on schema.oid = relnamespace
 ),
 object (object, definition) as (
-  select 'schema ' || nspname, concat_ws(' ', nspowner::regrole, nspacl)
+  select 'schema ' || nspname, concat_ws(' ', nspowner::regrole, (select array_agg(item::text order by item::text) from unnest(nspacl) as item))
     from schema
   union all
   select 'relation ' || name,
