@@ -1083,7 +1083,7 @@ begin
        where w.workflow_id = v_spec.workflow_id;
     end if;
     perform notika._follow_key(v_after);
-  elsif may_alter then
+  elsif may_alter and not exists (select from notika._missing_to_make(v_after)) then
     perform notika._loosen(v_spec.workflow_id);
   end if;
   perform notika._settle_capture_rights(v_spec.workflow_id, v_after.relation);

@@ -6,7 +6,7 @@ const shapes = ["one text", "a transaction", "repeatable read"] as const;
 export type Guard = (typeof guards)[number];
 export type Shape = (typeof shapes)[number];
 
-/** A migration; `$s` is the schema that it has for itself. */
+/** A migration; `$s` is the schema that it has for itself, `$o` the owner of Notika. */
 export interface Migration {
   ddl: string[];
   /** What there is besides the usual tables, made before publishing. */
@@ -83,7 +83,8 @@ export async function migrate(
     "select workflow_id as id from notika.workflow where name = $1",
     [schema],
   );
-  const statements = ddl.map((text) => fill(text).replaceAll("$n", String(id)));
+  const owner = publisher ?? "notika";
+  const statements = ddl.map((text) => fill(text).replaceAll("$n", String(id)).replaceAll("$o", owner));
 
   let outcome: Outcome;
   try {
@@ -120,7 +121,7 @@ async function after(db: TestDatabase, workflow: string): Promise<string> {
               case when (select count(*) from notika.event_log where workflow = $1) > 1
                    then ' x' || (select count(*) from notika.event_log where workflow = $1) end,
               (select ': ' || string_agg(
-                        concat_ws(' ', l.verdict, l.kind, case when l.statement is null then '(no statement)' end),
+                        concat_ws(' ', l.verdict, l.kind, case when l.statement is null and l.reason is null then '(no statement)' end),
                         ', ' order by l.guard_log_id)
                  from notika.guard_log as l where l.workflow = $1)) as outcome`,
     [workflow],

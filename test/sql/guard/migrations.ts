@@ -287,6 +287,24 @@ export const migrations: Record<string, Migration> = {
       others: "published -, later broken -: broken table_replaced",
     },
 
+    ddl: [
+      "drop table $s.users",
+      "create table $s.users (status $s.status, email varchar(50), id bigint)",
+      "grant trigger on $s.users to $o",
+    ],
+  },
+  "drop and create table without a right": {
+    judged: {
+      block: `refused NK001: role "notika" may not create triggers on table s.users, which Notika's workflow "s" has to capture, still published {id,email,status}`,
+      warn: "broken -: healed table_replaced, warned right_missing",
+      off: "broken -: healed table_replaced, ignored right_missing",
+    },
+    pinned: {
+      block:
+        "refused 2BP01: cannot drop table s.users because other objects depend on it, still published {id,email,status}",
+      others: "published -, later broken -: broken table_replaced",
+    },
+
     ddl: ["drop table $s.users", "create table $s.users (status $s.status, email varchar(50), id bigint)"],
   },
   "drop and create table without a column": {
@@ -295,6 +313,25 @@ export const migrations: Record<string, Migration> = {
         'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
       warn: "broken {id,status}: healed table_replaced, warned column_dropped",
       off: "broken {id,status}: healed table_replaced, ignored column_dropped",
+    },
+    pinned: {
+      block:
+        "refused 2BP01: cannot drop table s.users because other objects depend on it, still published {id,email,status}",
+      others: "published -, later broken -: broken table_replaced",
+    },
+
+    ddl: [
+      "drop table $s.users",
+      "create table $s.users (status $s.status, id bigint)",
+      "grant trigger on $s.users to $o",
+    ],
+  },
+  "drop and create table without a column or a right": {
+    judged: {
+      block:
+        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      warn: "broken -: healed table_replaced, warned column_dropped, warned right_missing",
+      off: "broken -: healed table_replaced, ignored column_dropped, ignored right_missing",
     },
     pinned: {
       block:
@@ -462,10 +499,13 @@ export const migrations: Record<string, Migration> = {
     judged: {
       block:
         'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id}',
-      warn: "broken -: warned trigger_dropped",
-      off: "broken -: ignored trigger_dropped",
+      warn: "broken -: warned condition_changed, warned trigger_dropped",
+      off: "broken -: ignored condition_changed, ignored trigger_dropped",
     },
-    pinned: { block: "published -, later broken -: broken trigger_dropped", others: "published {id}" },
+    pinned: {
+      block: "published -, later broken -: broken condition_changed, broken trigger_dropped",
+      others: "published {id}",
+    },
     given: "create type $s.mood as enum ('fine');",
     publish: `columns => '{id}', condition => $$new.note::$s.mood = 'fine'$$`,
     ddl: ["drop type $s.mood cascade"],
@@ -475,10 +515,13 @@ export const migrations: Record<string, Migration> = {
     judged: {
       block:
         'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id}',
-      warn: "broken -: warned trigger_dropped",
-      off: "broken -: ignored trigger_dropped",
+      warn: "broken -: warned condition_changed, warned trigger_dropped",
+      off: "broken -: ignored condition_changed, ignored trigger_dropped",
     },
-    pinned: { block: "published -, later broken -: broken trigger_dropped", others: "published {id}" },
+    pinned: {
+      block: "published -, later broken -: broken condition_changed, broken trigger_dropped",
+      others: "published {id}",
+    },
     given: "create function $s.passes(text) returns boolean immutable language sql as 'select true';",
     publish: `columns => '{id}', condition => $$$s.passes(new.note)$$`,
     ddl: ["drop function $s.passes cascade"],
@@ -899,6 +942,18 @@ export const migrations: Record<string, Migration> = {
     pinned:
       "published -, later published -: warned part_not_captured, warned part_not_captured, warned part_not_captured",
     ...kin,
+    ddl: ["alter table $s.guest inherit $s.users", "grant trigger on $s.guest to $o"],
+    write: "insert into $s.guest (id) values (1)",
+  },
+  "inherit without a right": {
+    judged: {
+      block: `refused NK001: role "notika" may not create triggers on table s.guest, which Notika's workflow "s" has to capture, still published -`,
+      warn: "broken -: warned right_missing",
+      off: "broken -: ignored right_missing",
+    },
+    pinned:
+      "published -, later published -: warned part_not_captured, warned part_not_captured, warned part_not_captured",
+    ...kin,
     ddl: ["alter table $s.guest inherit $s.users"],
     write: "insert into $s.guest (id) values (1)",
   },
@@ -906,6 +961,19 @@ export const migrations: Record<string, Migration> = {
     judged: "published {id,email,status}",
     pinned:
       "published -, later published -: warned part_not_captured, warned part_not_captured, warned part_not_captured",
+
+    ...kin,
+    ddl: ["create table $s.boss () inherits ($s.users)", "grant trigger on $s.boss to $o"],
+    write: "insert into $s.boss (id) values (1)",
+  },
+  "create child without a right": {
+    judged: {
+      block: `refused NK001: role "notika" may not create triggers on table s.boss, which Notika's workflow "s" has to capture, still (relation "s.boss" does not exist) published -`,
+      warn: "broken -: warned right_missing",
+      off: "broken -: ignored right_missing",
+    },
+    pinned:
+      "published -, later broken -: broken right_missing, warned part_not_captured, warned part_not_captured, warned part_not_captured",
 
     ...kin,
     ddl: ["create table $s.boss () inherits ($s.users)"],
@@ -945,6 +1013,22 @@ export const migrations: Record<string, Migration> = {
 
     ddl: [
       "create table $s.users_2 as select status, id, email from $s.users",
+      "grant trigger on $s.users_2 to $o",
+      "alter table $s.users rename to users_1",
+      "alter table $s.users_2 rename to users",
+    ],
+    write: "insert into $s.users_1 (id) values (1); insert into $s.users (id) values (1)",
+  },
+  "swap tables without a right": {
+    judged: {
+      block: `refused NK001: role "notika" may not create triggers on table s.users, which Notika's workflow "s" has to capture, still (relation "s.users_1" does not exist) published -`,
+      warn: "broken {id,email,status}: healed table_replaced, warned right_missing",
+      off: "broken {id,email,status}: healed table_replaced, ignored right_missing",
+    },
+    pinned: "published {id,email,status}, later broken {id,email,status}: broken table_replaced",
+
+    ddl: [
+      "create table $s.users_2 as select status, id, email from $s.users",
       "alter table $s.users rename to users_1",
       "alter table $s.users_2 rename to users",
     ],
@@ -952,6 +1036,25 @@ export const migrations: Record<string, Migration> = {
   },
   "swap tables and drop the old one": {
     judged: "published {id,email,status}: healed table_replaced",
+    pinned: {
+      block:
+        "refused 2BP01: cannot drop table s.users because other objects depend on it, still published {id,email,status}",
+      others: "published -, later broken -: broken table_replaced",
+    },
+
+    ddl: [
+      "create table $s.users_2 as select status, id, email from $s.users",
+      "grant trigger on $s.users_2 to $o",
+      "drop table $s.users",
+      "alter table $s.users_2 rename to users",
+    ],
+  },
+  "swap tables and drop the old one without a right": {
+    judged: {
+      block: `refused NK001: role "notika" may not create triggers on table s.users, which Notika's workflow "s" has to capture, still published {id,email,status}`,
+      warn: "broken -: healed table_replaced, warned right_missing",
+      off: "broken -: healed table_replaced, ignored right_missing",
+    },
     pinned: {
       block:
         "refused 2BP01: cannot drop table s.users because other objects depend on it, still published {id,email,status}",
@@ -970,6 +1073,22 @@ export const migrations: Record<string, Migration> = {
         'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
       warn: "broken {id,status}: healed table_replaced, warned column_dropped",
       off: "broken {id,status}: healed table_replaced, ignored column_dropped",
+    },
+    pinned: "published -, later broken -: broken table_replaced",
+
+    ddl: [
+      "create table $s.users_2 as select status, id from $s.users",
+      "grant trigger on $s.users_2 to $o",
+      "alter table $s.users rename to users_1",
+      "alter table $s.users_2 rename to users",
+    ],
+  },
+  "swap tables, a column and a right are missing": {
+    judged: {
+      block:
+        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      warn: "broken -: healed table_replaced, warned column_dropped, warned right_missing",
+      off: "broken -: healed table_replaced, ignored column_dropped, ignored right_missing",
     },
     pinned: "published -, later broken -: broken table_replaced",
 
