@@ -64,7 +64,9 @@ begin
       from notika._capture_grants(_settle_capture_rights.workflow_id,
                                   _settle_capture_rights.relation) as g
   loop
+    perform notika._set_busy(true);
     execute v_statement;
+    perform notika._set_busy(false);
     v_count := v_count + 1;
   end loop;
   return v_count;

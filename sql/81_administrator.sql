@@ -40,11 +40,12 @@ begin
          '
 begin
   perform notika._note_dropped(tg_tag);', E'\n  set search_path = pg_catalog, pg_temp'),
+        -- GRANT: of the right that was missing to capture a new table.
         ('_guard_end', 'ddl_command_end',
          '{ALTER DOMAIN,ALTER FUNCTION,ALTER SCHEMA,ALTER TABLE,ALTER TRIGGER,ALTER TYPE,'
          'CREATE FOREIGN TABLE,CREATE FUNCTION,CREATE RULE,CREATE TABLE,CREATE TABLE AS,'
          'CREATE TRIGGER,DROP CAST,DROP COLLATION,DROP DOMAIN,DROP EXTENSION,DROP FUNCTION,'
-         'DROP OWNED,DROP ROUTINE,DROP SCHEMA,DROP TABLE,DROP TRIGGER,DROP TYPE,SELECT INTO}',
+         'DROP OWNED,DROP ROUTINE,DROP SCHEMA,DROP TABLE,DROP TRIGGER,DROP TYPE,GRANT,SELECT INTO}',
          '
 begin
   perform notika._note_commands(tg_tag);', E'\n  set search_path = pg_catalog, pg_temp')
