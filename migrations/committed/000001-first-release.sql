@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:ef1328e0ae896bee87528968be568962b4858faa
+--! Hash: sha1:07277f254cdfe3904fe5e68122819778aef01abd
 --! Message: first release
 
 --! split: 1-current.sql
@@ -12002,7 +12002,9 @@ begin
       from notika._capture_grants(_settle_capture_rights.workflow_id,
                                   _settle_capture_rights.relation) as g
   loop
+    perform notika._set_busy(true);
     execute v_statement;
+    perform notika._set_busy(false);
     v_count := v_count + 1;
   end loop;
   return v_count;
@@ -13173,7 +13175,7 @@ begin
        where w.workflow_id = v_spec.workflow_id;
     end if;
     perform notika._follow_key(v_after);
-  elsif may_alter then
+  elsif may_alter and not exists (select from notika._missing_to_make(v_after)) then
     perform notika._loosen(v_spec.workflow_id);
   end if;
   perform notika._settle_capture_rights(v_spec.workflow_id, v_after.relation);
@@ -13610,18 +13612,25 @@ create or replace function notika._unpin(workflow_id integer)
   set client_min_messages = warning
 as $$
 declare
-  v_function text;
+  v_function regprocedure;
 begin
   perform notika._set_busy(true);
   for v_function in
-    -- By the name alone where there is one: to name its argument asks for rights to that schema.
-    select case when count(*) over (partition by p.proname) = 1
-                then format('notika.%I', p.proname) else g::text end
+    -- To name an argument asks for rights on its schema, so those where that fails come last.
+    select g
       from notika._generated(_unpin.workflow_id) as g
       join pg_proc as p on p.oid = g
-     order by 1
+      left join pg_type as t on t.oid = p.proargtypes[0]
+     order by has_schema_privilege(t.typnamespace, 'usage') is false, g::text
   loop
-    execute format('drop function %s cascade', v_function);
+    -- By its name alone where it is the last of that name.
+    execute format('drop function %s cascade', (
+      select case when count(*) = 1 then format('notika.%I', p.proname) else v_function::text end
+        from pg_proc as p
+        join pg_proc as o on o.pronamespace = p.pronamespace and o.proname = p.proname
+       where p.oid = v_function
+       group by p.proname
+    ));
   end loop;
   perform notika._set_busy(false);
   delete from notika.contract_key as k where k.workflow_id = _unpin.workflow_id;
@@ -14153,9 +14162,10 @@ begin
     with found as materialized (select f.* from notika._findings(v_spec) as f)
     select f.*
       from found as f
-     -- That is only a consequence.
+     -- That is only a consequence.  A condition that means something else takes no trigger away.
      where f.kind <> 'trigger_dropped' or not exists (
-       select from found as o where notika._is_breaking(o.kind) and o.kind <> 'trigger_dropped'
+       select from found as o
+        where notika._is_breaking(o.kind) and o.kind not in ('trigger_dropped', 'condition_changed')
      )
      order by f.kind = 'trigger_dropped', notika._is_breaking(f.kind) desc
   loop
@@ -14194,11 +14204,10 @@ as $$
                 and l.workflow = (spec).name and l.verdict = 'allowed' and l.reason is not null
            ) then 'allowed'
            when not notika._is_breaking(kind) and not notika._is_rename(kind) then 'warned'
-           -- It need not be this command's doing.
-           when kind = 'condition_changed' then 'warned'
            when notika._is_rename(kind) and (spec).on_rename = 'follow' then 'followed'
            when (spec).guard = 'off' then 'ignored'
-           when (spec).guard = 'warn' then 'warned'
+           -- It need not be this command's doing.
+           when (spec).guard = 'warn' or kind = 'condition_changed' then 'warned'
            else 'blocked'
          end;
 $$;
@@ -15632,11 +15641,12 @@ begin
          '
 begin
   perform notika._note_dropped(tg_tag);', E'\n  set search_path = pg_catalog, pg_temp'),
+        -- GRANT: of the right that was missing to capture a new table.
         ('_guard_end', 'ddl_command_end',
          '{ALTER DOMAIN,ALTER FUNCTION,ALTER SCHEMA,ALTER TABLE,ALTER TRIGGER,ALTER TYPE,'
          'CREATE FOREIGN TABLE,CREATE FUNCTION,CREATE RULE,CREATE TABLE,CREATE TABLE AS,'
          'CREATE TRIGGER,DROP CAST,DROP COLLATION,DROP DOMAIN,DROP EXTENSION,DROP FUNCTION,'
-         'DROP OWNED,DROP ROUTINE,DROP SCHEMA,DROP TABLE,DROP TRIGGER,DROP TYPE,SELECT INTO}',
+         'DROP OWNED,DROP ROUTINE,DROP SCHEMA,DROP TABLE,DROP TRIGGER,DROP TYPE,GRANT,SELECT INTO}',
          '
 begin
   perform notika._note_commands(tg_tag);', E'\n  set search_path = pg_catalog, pg_temp')
