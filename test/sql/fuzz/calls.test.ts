@@ -24,8 +24,9 @@ const scene = `
   create table ${tables[4]} ();
   create role eve;
   grant usage on schema app to eve;
-  grant select, trigger on all tables in schema app to eve;
-  revoke all on app.secret from eve;
+  grant usage on schema app to notika;
+  grant select, trigger on all tables in schema app to eve, notika;
+  revoke all on app.secret from eve, notika;
   grant usage on sequence app.counter to eve;
   select notika.grant_publisher('eve'), notika.grant_runner('eve'), notika.grant_reader('eve');`;
 

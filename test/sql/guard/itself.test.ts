@@ -13,12 +13,11 @@ for (const ddl of [
   'DROP SCHEMA IF EXISTS app , "notika"  CASCADE',
   "do $$ begin drop schema notika cascade; end $$",
   "create schema free; drop schema free; drop schema notika cascade",
-  "drop owned by keeper",
-  "set role keeper; drop owned by current_user cascade",
+  "drop owned by notika",
+  "set role notika; drop owned by current_user cascade",
 ]) {
   test(`Notika does not go while a workflow is published: ${ddl}`, async ({ db }) => {
-    await db.script(`${users} create role keeper`);
-    if (ddl.includes("owned")) await db.script("alter schema notika owner to keeper");
+    await db.script(users);
 
     await expect(db.script(ddl)).rejects.toMatchObject({
       code: "NK001",
