@@ -739,7 +739,7 @@ create or replace function notika._distrusted(uses jsonb, relation regclass)
 as $$
   select e.kind, e.name,
          case when e.volatility = 'v' then 'is volatile'
-              when e.reads then 'reads tables' end
+              when e.reads then 'executes what its arguments name' end
     from notika._executed(_distrusted.uses, _distrusted.relation) as e
    where e.volatility = 'v' or e.reads
       or e.owner <> (select r.oid from pg_roles as r where r.rolname = current_user)

@@ -359,7 +359,7 @@ describe("backfill", () => {
     });
     expect(
       await refusal(db, `notika.backfill('work', 'table_to_xml(''public.item'', true, true, '''') is null')`),
-    ).toMatchObject({ code: "42501", hint: "Write the condition without it: it reads tables." });
+    ).toMatchObject({ code: "0A000", hint: "Compare columns and constants, or let the task look." });
   });
 
   test("executes no check of a domain and no cast of a type of others with the owner's rights", async ({ db }) => {
