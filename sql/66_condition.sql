@@ -5,9 +5,8 @@
 -- the same tree and calls no input function; and with its strings only when no constant in that
 -- tree is of a type that would.  What has a name of its own may be another by then: where there is
 -- one in the condition, each string is a text that is converted when the condition is evaluated.
--- The owner takes the finished tree, keeps it as text with every name in full and such strings of
--- text, and keeps what each name meant: it parses that text only while the names mean the same, and
--- compares what it got.
+-- The owner takes the finished tree, keeps it as text with every name in full, and keeps what each
+-- name meant: it parses that text only while the names mean the same, and compares what it got.
 
 create or replace function notika._unsafe_literal(tree text)
   returns text
@@ -722,8 +721,10 @@ begin
       '42501', 'Run: ' || v_found.statements);
   end if;
 
-  condition_sql := notika._with_text(ltrim(
-    substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5), E' \n'));
+  -- A constant in a trigger stays what it is when a label of its type is renamed; a text would not.
+  condition_sql := regexp_replace(
+    ltrim(substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5), E' \n'),
+    $re$\(('(?:[^']|'')*')::text\)::((?:[[:alpha:]_][\w$]*|"(?:[^"]|"")*")\.)$re$, '\1::\2', 'g');
 end;
 $$;
 

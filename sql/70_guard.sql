@@ -1065,9 +1065,7 @@ begin
     -- or must not parse, is judged.
     if may_alter and notika._may_make(v_after)
        and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
-            -- The other way it goes with the next change: the trigger that is to fire always does so
-            -- only when the owner of the table has said it of the new one, too.
-            or v_spec.capture = 'statement' and notika._form(v_after) = 'row'
+            or notika._form(v_after) <> v_spec.capture
             or notika._listed_shape(v_spec.definition)
                is distinct from case when notika._lists_columns(v_after)
                                      then notika._shape(v_after.relation) end)

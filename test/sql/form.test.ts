@@ -335,6 +335,7 @@ describe("a workflow is captured for each row", () => {
 
     // Also when it is made anew.
     await db.script(`alter table app.items drop column v; select notika.publish('w', 'app.items');
+      alter table app.items enable always trigger notika_1_insert;
       alter table app.items enable always trigger notika_1_insert`);
 
     expect(await always()).toEqual([{ fires: "A", by_row: true }]);

@@ -1,5 +1,4 @@
 import type { TestDatabase } from "../../support/database.ts";
-import { grantedLater } from "../support.ts";
 
 export const guards = ["block", "warn", "off"] as const;
 const shapes = ["one text", "a transaction", "repeatable read"] as const;
@@ -64,7 +63,6 @@ export async function migrate(
   const schema = `s${++schemas}`;
   const fill = (text: string) => text.replaceAll("$s", schema);
 
-  if (!publisher) await db.script(grantedLater);
   await db.script(fill(`${tables}${given ?? ""}`));
   if (publisher) {
     await db.script(
