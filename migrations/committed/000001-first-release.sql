@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:07277f254cdfe3904fe5e68122819778aef01abd
+--! Hash: sha1:347cd85e2dc078a6cdc06bb5f598ad0104f23e79
 --! Message: first release
 
 --! split: 1-current.sql
@@ -10017,9 +10017,8 @@ comment on function notika._check_planning(regclass, boolean) is
 -- the same tree and calls no input function; and with its strings only when no constant in that
 -- tree is of a type that would.  What has a name of its own may be another by then: where there is
 -- one in the condition, each string is a text that is converted when the condition is evaluated.
--- The owner takes the finished tree, keeps it as text with every name in full and such strings of
--- text, and keeps what each name meant: it parses that text only while the names mean the same, and
--- compares what it got.
+-- The owner takes the finished tree, keeps it as text with every name in full, and keeps what each
+-- name meant: it parses that text only while the names mean the same, and compares what it got.
 
 create or replace function notika._unsafe_literal(tree text)
   returns text
@@ -10734,8 +10733,10 @@ begin
       '42501', 'Run: ' || v_found.statements);
   end if;
 
-  condition_sql := notika._with_text(ltrim(
-    substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5), E' \n'));
+  -- A constant in a trigger stays what it is when a label of its type is renamed; a text would not.
+  condition_sql := regexp_replace(
+    ltrim(substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5), E' \n'),
+    $re$\(('(?:[^']|'')*')::text\)::((?:[[:alpha:]_][\w$]*|"(?:[^"]|"")*")\.)$re$, '\1::\2', 'g');
 end;
 $$;
 
@@ -10751,7 +10752,7 @@ create or replace function notika._distrusted(uses jsonb, relation regclass)
 as $$
   select e.kind, e.name,
          case when e.volatility = 'v' then 'is volatile'
-              when e.reads then 'reads tables' end
+              when e.reads then 'executes what its arguments name' end
     from notika._executed(_distrusted.uses, _distrusted.relation) as e
    where e.volatility = 'v' or e.reads
       or e.owner <> (select r.oid from pg_roles as r where r.rolname = current_user)
@@ -11652,8 +11653,8 @@ begin
   execute format(
     'create function notika._backfill_%s(new %s, old %2$s) returns boolean language sql stable '
     'begin atomic select coalesce((%s) and (%s), false); end',
-    backfill.backfill_id, v_table, coalesce(spec.condition_sql, 'true'),
-    coalesce(backfill.condition_sql, 'true'));
+    backfill.backfill_id, v_table, coalesce(notika._with_text(spec.condition_sql), 'true'),
+    coalesce(notika._with_text(backfill.condition_sql), 'true'));
   perform notika._set_busy(false);
 
   -- What was parsed has numbers and no names: it stays what it is.
@@ -13157,9 +13158,7 @@ begin
     -- or must not parse, is judged.
     if may_alter and notika._may_make(v_after)
        and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
-            -- The other way it goes with the next change: the trigger that is to fire always does so
-            -- only when the owner of the table has said it of the new one, too.
-            or v_spec.capture = 'statement' and notika._form(v_after) = 'row'
+            or notika._form(v_after) <> v_spec.capture
             or notika._listed_shape(v_spec.definition)
                is distinct from case when notika._lists_columns(v_after)
                                      then notika._shape(v_after.relation) end)
