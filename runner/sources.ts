@@ -54,7 +54,9 @@ export function checkSources({ waitsFor = {}, cancelOn }: Sources): void {
   if (typeof waitsFor !== "object" || waitsFor === null) throw new TypeError("waitsFor is not an object of sources");
   for (const [name, source] of Object.entries(waitsFor)) {
     if (!/^[A-Za-z][A-Za-z0-9_-]{0,62}$/.test(name)) {
-      throw new TypeError(`waitsFor: ${JSON.stringify(name)} is no name for a source: letters, digits, _ and -`);
+      throw new TypeError(
+        `waitsFor: ${JSON.stringify(name)} is no name for a source: letters, digits, _ and -, a letter first`,
+      );
     }
     if (name === cancel) throw new TypeError("waitsFor: cancel is the name of what cancelOn declares");
     if (typeof source?.table !== "string") throw new TypeError(`waitsFor: ${name} has no table`);

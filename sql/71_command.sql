@@ -16,6 +16,9 @@ declare
   v_end text; -- what ends the string, name or comment that this is in
   v_depth integer;
   v_has_escapes boolean;
+  v_is_continued boolean := false; -- whether a quote would go on with the string before it
+  v_word text := '';
+  v_body integer := 0; -- how many BEGIN ATOMIC and CASE are open
   v_line integer := 1;
   v_whole text[] := array[]::text[];
   v_bare text[] := array[]::text[];
@@ -24,18 +27,13 @@ begin
     select m[1]
       from regexp_matches(
              script,
-             $re$(--|/\*|\*/|''|'|"|\$(?:[[:alpha:]_][[:alnum:]_]*)?\$|;|\n|\\['\\]|[[:alpha:]_][[:alnum:]_]*|[[:digit:] ,.()=<>:]+|.)$re$,
+             $re$(--|/\*|\*/|''|'|"|\$(?:[^\x01-@\[-^`{-\x7f][^\x01-/:-@\[-^`{-\x7f]*)?\$|;|\n|\\['\\]|[^\x01-@\[-^`{-\x7f][^\x01-/:-@\[-^`{-\x7f]*|[[:digit:] ,.()=<>:]+|.)$re$,
              'g') as m
     union all
     select null -- the end of it, also in the middle of a string
   loop
-    if v_token is null or v_end is null and v_token = ';' then
+    if v_token is null or v_end is null and v_token = ';' and v_body = 0 then
       bare := btrim(array_to_string(v_bare, ''), E' \t\r\n');
-      if v_token is not null and bare ~* '\mbegin\s+atomic\M' and bare !~* '\mend$' then
-        v_whole := v_whole || v_token; -- a semicolon inside a body
-        v_bare := v_bare || v_token;
-        continue;
-      end if;
       statement := rtrim(array_to_string(v_whole, ''), E' \t\r\n');
       if v_token is null and v_end <> E'\n' and statement = '' then
         line := v_line;
@@ -47,6 +45,9 @@ begin
       end if;
       v_whole := array[]::text[];
       v_bare := array[]::text[];
+      v_word := '';
+      v_body := 0;
+      v_is_continued := false;
       continue;
     end if;
 
@@ -56,16 +57,32 @@ begin
       elsif v_token = '/*' then
         v_end := '*/';
         v_depth := 1;
-      elsif v_token = '''' then
-        v_end := '''';
-        v_has_escapes := lower(v_last) = 'e';
-      elsif v_token like '$%$' and v_last !~ '^[[:alpha:]_]' then
+      elsif v_token in ('''', '''''') then
+        v_has_escapes := lower(v_last) = 'e' or v_is_continued and v_has_escapes;
+        if v_token = '''' then
+          v_end := '''';
+        else
+          v_bare := v_bare || v_token;
+          v_is_continued := true;
+        end if;
+      elsif v_token like '$%$' and v_last !~ '^[^\x01-@\[-^`{-\x7f]' then
         v_end := v_token;
       else
         if v_token = '"' then
           v_end := '"';
+        elsif lower(v_token) in ('begin', 'atomic', 'case', 'end', 'as') then
+          -- A semicolon inside a body ends no statement.
+          if v_body = 0 and v_word = 'begin' and lower(v_token) = 'atomic' then
+            v_body := 1;
+          elsif v_body > 0 and v_word <> 'as' and right(v_last, 1) <> '.' then
+            v_body := v_body + case lower(v_token) when 'case' then 1 when 'end' then -1 else 0 end;
+          end if;
+          v_word := lower(v_token);
+        elsif v_word <> '' and v_token ~ '\S' then
+          v_word := '';
         end if;
         v_bare := v_bare || v_token;
+        v_is_continued := v_is_continued and v_token !~ '\S';
       end if;
       -- A statement begins with its first word.
       if cardinality(v_whole) = 0 and v_token ~ '\S' and v_token not in ('--', '/*') then
@@ -92,6 +109,7 @@ begin
         end if;
       elsif v_token = v_end or v_end = '''' and v_token = '\''' and not v_has_escapes then
         v_bare := v_bare || case v_end when E'\n' then v_end else ''''' ' end;
+        v_is_continued := v_end = '''' or v_end = E'\n' and v_is_continued;
         v_end := null;
       end if;
     end if;
@@ -190,8 +208,9 @@ declare
   v_found text[];
 begin
   -- What the client sent may hold other statements, and secrets.  Of a long text it would take too
-  -- long to tell, at each of its commands.
-  if length(current_query()) <= 20000 then
+  -- long to tell, at each of its commands; where a backslash stands before a quote it depends on
+  -- standard_conforming_strings of the session, which is not seen here, where the string ends.
+  if length(current_query()) <= 4000 and strpos(current_query(), $$\'$$) = 0 then
     v_found := array(
       select s.bare
         from notika._split(current_query()) as s

@@ -2,44 +2,69 @@
 
 create or replace function notika._undoable(statement text)
   returns text
-  language sql
+  language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
-as $$
-  select case
-           -- What no rollback undoes, wherever it stands: in a DO block, a function, or a string that is
-           -- executed.  What is put together while it runs is not seen.
-           when c.text ~* '\mcopy\M[^;]*\m(to|from)\s+program\M'
-             then 'COPY with PROGRAM runs a program on the server, which cannot be undone'
-           when c.text ~* '\mcopy\M[^;]*\m(to|from)\s+(e?''|\$)'
-             then 'COPY to or from a file of the server cannot be undone, or reads what is not in the database'
-           when f.name is not null
-             then format('%s() has an effect that cannot be undone', f.name)
-           when c.text ~* '\mset\s+(local\s+|session\s+)?session\s+authorization\M'
-                or c.text ~* '\mset_config\s*\(\s*''session_authorization'
-             then 'SET SESSION AUTHORIZATION changes whose rights the rest would be tried with'
-           when c.text ~* '^\s*load\M' then 'LOAD cannot be undone'
-           when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
-           when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
-             'tablespace|subscription)|alter\s+(system|database))\M'
-             then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))
-           when statement ~* '^(commit|rollback|end|abort|savepoint|release|prepare\s+transaction)\M'
-             and statement !~* '^(commit|end)\s*(work|transaction)?$'
-             then 'a transaction inside cannot be followed'
-           when statement ~* '^copy\M.*\mfrom\s+stdin\M' or statement like '\\%'
-             then 'that is for psql, not for the server'
-         end
-    from (select regexp_replace(statement, '/\*.*?\*/|--[^\n]*', ' ', 'g')) as c (text)
-   cross join lateral (
-     select (regexp_match(c.text,
-       '(?i)\m(lo_(?:export|import)|dblink\w*|pg_file_\w+|pg_(?:terminate|cancel)_backend|pg_reload_conf'
-       '|pg_rotate_logfile\w*|pg_promote|pg_switch_wal|pg_create_restore_point|pg_backup_\w+|pg_wal_replay_\w+'
-       '|pg_(?:create|drop|copy|advance|logical)_?\w*(?:replication_slot|slot_\w+)\w*|pg_logical_emit_message'
-       '|pg_replication_(?:slot|origin)_\w+|pg_(?:try_)?advisory_(?:lock|unlock)(?:_shared|_all)?|pg_stat_reset\w*'
-       '|pg_stat_statements_reset)\s*\('))[1]
-   ) as f (name);
-$$;
+as $body$
+declare
+  -- What no rollback undoes, wherever it stands: in a DO block, a function, or a string that is
+  -- executed.  What is put together while it runs is not seen.
+  v_gap constant text := $re$(?:\s|/\*.*\*/|--[^\n]*\n)*$re$;
+  v_string constant text := v_gap || $re$(?:e|u&)?['$%]$re$; -- also one that format() puts in
+  v_start constant text := $re$(?:^|[;'$\n]|\*/|\m(?:begin|then|else|loop|atomic)\M)\s*$re$;
+  -- A query to its last parenthesis, or a table and its columns.
+  v_query constant text :=
+    $re$\((?:[^;'"$/-]|'+[^']*'+|"[^"]*"|\$\w*\$[^$]*\$\w*\$|/\*.*\*/|--[^\n]*\n|[$/-])*\)$re$;
+  v_table constant text :=
+    $re$(?:[\w.$%\s]|[^\x01-\x7f]|'+[^']*'+|"[^"]*"|/\*.*\*/|--[^\n]*\n)+(?:\([^)]*\)\s*)?$re$;
+  v_function text;
+begin
+  -- The rest is dear to look for.
+  if statement !~* '(copy|program|load|session|lo_|dblink|pg_|u&")' then
+    null;
+  elsif statement ~* '\mcopy\M'
+        and statement ~* format('\m(?:to|from)\M%sprogram\M%s', v_gap, v_string)
+        or statement ~* format('\moptions%s\(.*\mprogram\M%s', v_gap, v_string) then
+    return 'PROGRAM runs a program on the server, which cannot be undone';
+  elsif statement ~* format('%scopy\M%s(?:%s|%s)%s\m(?:to|from)\M%s',
+                            v_start, v_gap, v_query, v_table, v_gap, v_string) then
+    return 'COPY to or from a file of the server cannot be undone, or reads what is not in the database';
+  elsif statement ~* format('\m(?:re)?set\M%s(?:(?:local|session)\M%1$s)?session(?:_|%1$s)authorization\M', v_gap)
+        or statement ~* format('\mset_config"?%s\(.*session_authorization', v_gap) then
+    return 'SET SESSION AUTHORIZATION changes whose rights the rest would be tried with';
+  elsif statement ~* format('%sload\M%s', v_start, v_string) then
+    return 'LOAD cannot be undone';
+  elsif statement ~* $re$\mu&"[^"]*\\$re$ then
+    return 'a name that is written with escapes may be that of anything';
+  else
+    v_function := (regexp_match(statement, format(
+      '(?i)\m(lo_(?:export|import)|dblink\w*|pg_file_\w+|pg_(?:terminate|cancel)_backend|pg_reload_conf'
+      '|pg_rotate_logfile\w*|pg_promote|pg_switch_wal|pg_create_restore_point|pg_backup_\w+|pg_wal_replay_\w+'
+      '|pg_(?:create|drop|copy|advance|logical|sync)_?\w*(?:replication_slots?|slot_\w+)\w*'
+      '|pg_logical_emit_message|pg_log_(?:standby_snapshot|backend_memory_contexts)'
+      '|pg_replication_(?:slot|origin)_\w+|pg_(?:try_)?advisory_(?:lock|unlock)(?:_shared|_all)?|pg_stat_reset\w*'
+      '|pg_stat_statements_reset|pg_read_(?:binary_)?file|pg_stat_file|pg_ls_\w+)"?%s\(', v_gap)))[1];
+    if v_function ~* '^pg_(read|stat_file|ls)' then
+      return format('%s() reads what is not in the database', v_function);
+    elsif v_function is not null then
+      return format('%s() has an effect that cannot be undone', v_function);
+    end if;
+  end if;
+
+  return case
+    when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
+    when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
+      'tablespace|subscription)|alter\s+(system|database))\M'
+      then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))
+    when statement ~* '^(commit|rollback|end|abort|savepoint|release|prepare\s+transaction)\M'
+      and statement !~* '^(commit|end)\s*(work|transaction)?$'
+      then 'a transaction inside cannot be followed'
+    when statement ~* '^copy\M.*\mfrom\s+stdin\M' or statement like '\\%'
+      then 'that is for psql, not for the server'
+  end;
+end;
+$body$;
 
 comment on function notika._undoable(text) is
   'Why a statement cannot be tried and undone; null: it can.';

@@ -329,7 +329,14 @@ describe("cancelOn", () => {
 describe("a task module", () => {
   test.for([
     ["waitsFor is not an object of sources", { waitsFor: "app.payments" }],
-    ['waitsFor: "a b" is no name for a source: letters, digits, _ and -', { waitsFor: { "a b": { table: "a.b" } } }],
+    [
+      'waitsFor: "a b" is no name for a source: letters, digits, _ and -, a letter first',
+      { waitsFor: { "a b": { table: "a.b" } } },
+    ],
+    [
+      'waitsFor: "_a" is no name for a source: letters, digits, _ and -, a letter first',
+      { waitsFor: { _a: { table: "a.b" } } },
+    ],
     ["waitsFor: cancel is the name of what cancelOn declares", { waitsFor: { cancel: { table: "a.b" } } }],
     ["waitsFor: paid has no table", { waitsFor: { paid: {} } }],
     [

@@ -15,6 +15,10 @@ describe("what the guard keeps of a text", () => {
     "a string in it": "alter table app.users alter column plan set default 'hunter2', drop column email",
     "escapes in it": "alter table app.users alter column plan set default E'it\\'s hunter2', drop column email",
     "dollar quotes in it": "alter table app.users alter column plan set default $pw$hunter2$pw$, drop column email",
+    "escapes in a string that goes on in the next line": `${drop}, alter column plan set default E'a' -- b\n 'b\\'hunter2'`,
+    "escapes behind a quote": `${drop}, alter column plan set default E'''x\\'hunter2'`,
+    "dollar quotes with letters of another alphabet": `${drop}, alter column plan set default $ä1$hunter2$ä1$`,
+    "a body before it": `create function app.g() returns int begin atomic select case when 'hunter2' = '' then 1 end; select 2; end; ${drop}`,
     "quotes in a string": "alter table app.users alter column plan set default 'a''hunter2', drop column email",
     "comments in it": "alter table app.users /* hunter2 /* hunter2 */ */ drop column email -- hunter2",
     "a block": `do $$ begin perform 'hunter2'; ${drop}; end $$`,
@@ -35,6 +39,21 @@ describe("what the guard keeps of a text", () => {
       if (name.startsWith("a statement")) expect(noted?.statement).toBe(drop);
     });
   }
+
+  test("has none of the strings where the session takes backslashes for escapes", async ({ db }) => {
+    await db.script(table);
+
+    await inTransaction(
+      db,
+      "set local standard_conforming_strings = off",
+      "set local escape_string_warning = off",
+      "alter table app.users disable trigger all, add note text default 'a\\'hunter2'",
+    );
+
+    expect(await db.query("select kind, statement from notika.guard_log")).toEqual([
+      { kind: "trigger_disabled", statement: "ALTER TABLE app.users" },
+    ]);
+  });
 
   test("is the same in what it refuses, and in what is let through on record", async ({ db }) => {
     await db.script(`${table} select notika.publish('v', 'app.users', columns => '{plan}')`);
@@ -107,6 +126,26 @@ describe("check_ddl", () => {
     "select pg_stat_reset()",
     "load 'auto_explain'",
     "set session authorization postgres",
+    "reset session authorization",
+    "set local session_authorization to postgres",
+    "select set_config(setting_name => 'session_authorization', new_value => 'x', is_local => true)",
+    "copy (select ';') to program 'touch x'",
+    "copy (select '--') to program 'touch x'",
+    "copy (select '/*') to program 'touch x' /* */",
+    'copy (select 1 as ";") to program $x$touch x$x$',
+    "copy (select ';') to '/tmp/x'",
+    "copy app.users (id) to -- ;\n u&'/tmp/x'",
+    "do $$ begin execute 'copy (select '';'') to ''/tmp/x'''; end $$",
+    "do $$ begin execute format('copy %I to %L', 'x', '/tmp/x'); end $$",
+    "create foreign table app.f (x text) server s options (format 'csv', program 'id')",
+    "do $$ begin load 'auto_explain'; end $$",
+    "do $$ begin execute 'load ''auto_explain'''; end $$",
+    'select "pg_terminate_backend"(1)',
+    "select pg_catalog.\"lo_export\" /* x */ (1, '/tmp/x')",
+    "select u&\"lo\\005fexport\"(1, '/tmp/x')",
+    "select '--', pg_rotate_logfile()",
+    "select pg_read_file('/etc/passwd')",
+    "select * from pg_ls_dir('/')",
   ];
 
   test("does not try what it cannot undo", async ({ db }) => {
@@ -127,8 +166,26 @@ describe("check_ddl", () => {
     expect(
       await db.query(
         `select * from notika.check_ddl('alter table app.users add program text; alter table app.users add copy_from text;
-           comment on table app.users is ''copy of the old one''')`,
+           comment on table app.users is ''copy of the old one''; alter table app.users rename plan to load;
+           insert into app.users select 1, ''a copy'', substring(''x'' from ''y'');
+           create function app.f() returns numeric language sql as ''select extract(year from now())'';
+           select pg_advisory_xact_lock(1)')`,
       ),
     ).toEqual([]);
+  });
+
+  test("takes the body of a function for one statement, however long it is", async ({ db }) => {
+    await db.script(table);
+    const body = "create function app.f() returns int begin atomic select case when true then 1 end; select 2; end";
+
+    const rows = await db.query("select statement_number, verdict from notika.check_ddl($1)", [
+      `${body}; alter table app.users drop column email`,
+    ]);
+    const long = await db.query<{ statements: number }>("select count(*)::int as statements from notika._split($1)", [
+      `create function app.f() returns int begin atomic ${"select 1;\n".repeat(20_000)} end; select 1`,
+    ]);
+
+    expect(rows).toEqual([{ statement_number: 2, verdict: "warns" }]);
+    expect(long).toEqual([{ statements: 2 }]);
   });
 });

@@ -227,6 +227,8 @@ describe("publish refuses, and says what would work:", () => {
       ],
       [`'9lives', 'app.users'`, "42602", 'workflow name "9lives" is not valid', "'w9lives'"],
       [`'', 'app.users'`, "42602", 'workflow name "" is not valid', "'my_workflow'"],
+      [`'_helper', 'app.users'`, "42602", 'workflow name "_helper" is not valid', "'helper'"],
+      [`'w:_source', 'app.users'`, "42602", 'workflow name "w:_source" is not valid', "'w__source'"],
       [`null, 'app.users'`, "42602", 'workflow name "null" is not valid', "'my_workflow'"],
       [`'../../etc/passwd', 'app.users'`, "42602", /is not valid/, "'etc_passwd'"],
       [`E'a\\nb', 'app.users'`, "42602", /is not valid/, "'a_b'"],
