@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:347cd85e2dc078a6cdc06bb5f598ad0104f23e79
+--! Hash: sha1:4c92b1dd66030262a1febcb774d7024b59f2dda4
 --! Message: first release
 
 --! split: 1-current.sql
@@ -13295,6 +13295,9 @@ declare
   v_end text; -- what ends the string, name or comment that this is in
   v_depth integer;
   v_has_escapes boolean;
+  v_is_continued boolean := false; -- whether a quote would go on with the string before it
+  v_word text := '';
+  v_body integer := 0; -- how many BEGIN ATOMIC and CASE are open
   v_line integer := 1;
   v_whole text[] := array[]::text[];
   v_bare text[] := array[]::text[];
@@ -13303,18 +13306,13 @@ begin
     select m[1]
       from regexp_matches(
              script,
-             $re$(--|/\*|\*/|''|'|"|\$(?:[[:alpha:]_][[:alnum:]_]*)?\$|;|\n|\\['\\]|[[:alpha:]_][[:alnum:]_]*|[[:digit:] ,.()=<>:]+|.)$re$,
+             $re$(--|/\*|\*/|''|'|"|\$(?:[^\x01-@\[-^`{-\x7f][^\x01-/:-@\[-^`{-\x7f]*)?\$|;|\n|\\['\\]|[^\x01-@\[-^`{-\x7f][^\x01-/:-@\[-^`{-\x7f]*|[[:digit:] ,.()=<>:]+|.)$re$,
              'g') as m
     union all
     select null -- the end of it, also in the middle of a string
   loop
-    if v_token is null or v_end is null and v_token = ';' then
+    if v_token is null or v_end is null and v_token = ';' and v_body = 0 then
       bare := btrim(array_to_string(v_bare, ''), E' \t\r\n');
-      if v_token is not null and bare ~* '\mbegin\s+atomic\M' and bare !~* '\mend$' then
-        v_whole := v_whole || v_token; -- a semicolon inside a body
-        v_bare := v_bare || v_token;
-        continue;
-      end if;
       statement := rtrim(array_to_string(v_whole, ''), E' \t\r\n');
       if v_token is null and v_end <> E'\n' and statement = '' then
         line := v_line;
@@ -13326,6 +13324,9 @@ begin
       end if;
       v_whole := array[]::text[];
       v_bare := array[]::text[];
+      v_word := '';
+      v_body := 0;
+      v_is_continued := false;
       continue;
     end if;
 
@@ -13335,16 +13336,32 @@ begin
       elsif v_token = '/*' then
         v_end := '*/';
         v_depth := 1;
-      elsif v_token = '''' then
-        v_end := '''';
-        v_has_escapes := lower(v_last) = 'e';
-      elsif v_token like '$%$' and v_last !~ '^[[:alpha:]_]' then
+      elsif v_token in ('''', '''''') then
+        v_has_escapes := lower(v_last) = 'e' or v_is_continued and v_has_escapes;
+        if v_token = '''' then
+          v_end := '''';
+        else
+          v_bare := v_bare || v_token;
+          v_is_continued := true;
+        end if;
+      elsif v_token like '$%$' and v_last !~ '^[^\x01-@\[-^`{-\x7f]' then
         v_end := v_token;
       else
         if v_token = '"' then
           v_end := '"';
+        elsif lower(v_token) in ('begin', 'atomic', 'case', 'end', 'as') then
+          -- A semicolon inside a body ends no statement.
+          if v_body = 0 and v_word = 'begin' and lower(v_token) = 'atomic' then
+            v_body := 1;
+          elsif v_body > 0 and v_word <> 'as' and right(v_last, 1) <> '.' then
+            v_body := v_body + case lower(v_token) when 'case' then 1 when 'end' then -1 else 0 end;
+          end if;
+          v_word := lower(v_token);
+        elsif v_word <> '' and v_token ~ '\S' then
+          v_word := '';
         end if;
         v_bare := v_bare || v_token;
+        v_is_continued := v_is_continued and v_token !~ '\S';
       end if;
       -- A statement begins with its first word.
       if cardinality(v_whole) = 0 and v_token ~ '\S' and v_token not in ('--', '/*') then
@@ -13371,6 +13388,7 @@ begin
         end if;
       elsif v_token = v_end or v_end = '''' and v_token = '\''' and not v_has_escapes then
         v_bare := v_bare || case v_end when E'\n' then v_end else ''''' ' end;
+        v_is_continued := v_end = '''' or v_end = E'\n' and v_is_continued;
         v_end := null;
       end if;
     end if;
@@ -13469,8 +13487,9 @@ declare
   v_found text[];
 begin
   -- What the client sent may hold other statements, and secrets.  Of a long text it would take too
-  -- long to tell, at each of its commands.
-  if length(current_query()) <= 20000 then
+  -- long to tell, at each of its commands; where a backslash stands before a quote it depends on
+  -- standard_conforming_strings of the session, which is not seen here, where the string ends.
+  if length(current_query()) <= 4000 and strpos(current_query(), $$\'$$) = 0 then
     v_found := array(
       select s.bare
         from notika._split(current_query()) as s
@@ -14955,44 +14974,69 @@ comment on column notika.health.remedy is 'What mends it.';
 
 create or replace function notika._undoable(statement text)
   returns text
-  language sql
+  language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
-as $$
-  select case
-           -- What no rollback undoes, wherever it stands: in a DO block, a function, or a string that is
-           -- executed.  What is put together while it runs is not seen.
-           when c.text ~* '\mcopy\M[^;]*\m(to|from)\s+program\M'
-             then 'COPY with PROGRAM runs a program on the server, which cannot be undone'
-           when c.text ~* '\mcopy\M[^;]*\m(to|from)\s+(e?''|\$)'
-             then 'COPY to or from a file of the server cannot be undone, or reads what is not in the database'
-           when f.name is not null
-             then format('%s() has an effect that cannot be undone', f.name)
-           when c.text ~* '\mset\s+(local\s+|session\s+)?session\s+authorization\M'
-                or c.text ~* '\mset_config\s*\(\s*''session_authorization'
-             then 'SET SESSION AUTHORIZATION changes whose rights the rest would be tried with'
-           when c.text ~* '^\s*load\M' then 'LOAD cannot be undone'
-           when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
-           when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
-             'tablespace|subscription)|alter\s+(system|database))\M'
-             then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))
-           when statement ~* '^(commit|rollback|end|abort|savepoint|release|prepare\s+transaction)\M'
-             and statement !~* '^(commit|end)\s*(work|transaction)?$'
-             then 'a transaction inside cannot be followed'
-           when statement ~* '^copy\M.*\mfrom\s+stdin\M' or statement like '\\%'
-             then 'that is for psql, not for the server'
-         end
-    from (select regexp_replace(statement, '/\*.*?\*/|--[^\n]*', ' ', 'g')) as c (text)
-   cross join lateral (
-     select (regexp_match(c.text,
-       '(?i)\m(lo_(?:export|import)|dblink\w*|pg_file_\w+|pg_(?:terminate|cancel)_backend|pg_reload_conf'
-       '|pg_rotate_logfile\w*|pg_promote|pg_switch_wal|pg_create_restore_point|pg_backup_\w+|pg_wal_replay_\w+'
-       '|pg_(?:create|drop|copy|advance|logical)_?\w*(?:replication_slot|slot_\w+)\w*|pg_logical_emit_message'
-       '|pg_replication_(?:slot|origin)_\w+|pg_(?:try_)?advisory_(?:lock|unlock)(?:_shared|_all)?|pg_stat_reset\w*'
-       '|pg_stat_statements_reset)\s*\('))[1]
-   ) as f (name);
-$$;
+as $body$
+declare
+  -- What no rollback undoes, wherever it stands: in a DO block, a function, or a string that is
+  -- executed.  What is put together while it runs is not seen.
+  v_gap constant text := $re$(?:\s|/\*.*\*/|--[^\n]*\n)*$re$;
+  v_string constant text := v_gap || $re$(?:e|u&)?['$%]$re$; -- also one that format() puts in
+  v_start constant text := $re$(?:^|[;'$\n]|\*/|\m(?:begin|then|else|loop|atomic)\M)\s*$re$;
+  -- A query to its last parenthesis, or a table and its columns.
+  v_query constant text :=
+    $re$\((?:[^;'"$/-]|'+[^']*'+|"[^"]*"|\$\w*\$[^$]*\$\w*\$|/\*.*\*/|--[^\n]*\n|[$/-])*\)$re$;
+  v_table constant text :=
+    $re$(?:[\w.$%\s]|[^\x01-\x7f]|'+[^']*'+|"[^"]*"|/\*.*\*/|--[^\n]*\n)+(?:\([^)]*\)\s*)?$re$;
+  v_function text;
+begin
+  -- The rest is dear to look for.
+  if statement !~* '(copy|program|load|session|lo_|dblink|pg_|u&")' then
+    null;
+  elsif statement ~* '\mcopy\M'
+        and statement ~* format('\m(?:to|from)\M%sprogram\M%s', v_gap, v_string)
+        or statement ~* format('\moptions%s\(.*\mprogram\M%s', v_gap, v_string) then
+    return 'PROGRAM runs a program on the server, which cannot be undone';
+  elsif statement ~* format('%scopy\M%s(?:%s|%s)%s\m(?:to|from)\M%s',
+                            v_start, v_gap, v_query, v_table, v_gap, v_string) then
+    return 'COPY to or from a file of the server cannot be undone, or reads what is not in the database';
+  elsif statement ~* format('\m(?:re)?set\M%s(?:(?:local|session)\M%1$s)?session(?:_|%1$s)authorization\M', v_gap)
+        or statement ~* format('\mset_config"?%s\(.*session_authorization', v_gap) then
+    return 'SET SESSION AUTHORIZATION changes whose rights the rest would be tried with';
+  elsif statement ~* format('%sload\M%s', v_start, v_string) then
+    return 'LOAD cannot be undone';
+  elsif statement ~* $re$\mu&"[^"]*\\$re$ then
+    return 'a name that is written with escapes may be that of anything';
+  else
+    v_function := (regexp_match(statement, format(
+      '(?i)\m(lo_(?:export|import)|dblink\w*|pg_file_\w+|pg_(?:terminate|cancel)_backend|pg_reload_conf'
+      '|pg_rotate_logfile\w*|pg_promote|pg_switch_wal|pg_create_restore_point|pg_backup_\w+|pg_wal_replay_\w+'
+      '|pg_(?:create|drop|copy|advance|logical|sync)_?\w*(?:replication_slots?|slot_\w+)\w*'
+      '|pg_logical_emit_message|pg_log_(?:standby_snapshot|backend_memory_contexts)'
+      '|pg_replication_(?:slot|origin)_\w+|pg_(?:try_)?advisory_(?:lock|unlock)(?:_shared|_all)?|pg_stat_reset\w*'
+      '|pg_stat_statements_reset|pg_read_(?:binary_)?file|pg_stat_file|pg_ls_\w+)"?%s\(', v_gap)))[1];
+    if v_function ~* '^pg_(read|stat_file|ls)' then
+      return format('%s() reads what is not in the database', v_function);
+    elsif v_function is not null then
+      return format('%s() has an effect that cannot be undone', v_function);
+    end if;
+  end if;
+
+  return case
+    when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
+    when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
+      'tablespace|subscription)|alter\s+(system|database))\M'
+      then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))
+    when statement ~* '^(commit|rollback|end|abort|savepoint|release|prepare\s+transaction)\M'
+      and statement !~* '^(commit|end)\s*(work|transaction)?$'
+      then 'a transaction inside cannot be followed'
+    when statement ~* '^copy\M.*\mfrom\s+stdin\M' or statement like '\\%'
+      then 'that is for psql, not for the server'
+  end;
+end;
+$body$;
 
 comment on function notika._undoable(text) is
   'Why a statement cannot be tried and undone; null: it can.';

@@ -1,3 +1,1 @@
 -- Alter and drop by hand, then --!include what changed in sql/.
---!include 71_command.sql
---!include 77_check_ddl.sql
