@@ -507,7 +507,7 @@ export const migrations: Record<string, Migration> = {
       others: "published {id}",
     },
     given: "create type $s.mood as enum ('fine');",
-    publish: `columns => '{id}', condition => $$new.note::$s.mood = 'fine'$$`,
+    publish: `columns => '{id}', condition => $$new.note::$s.mood = 'fine'::$s.mood$$`,
     ddl: ["drop type $s.mood cascade"],
     write: "insert into $s.users (id, note) values (1, 'fine')",
   },
