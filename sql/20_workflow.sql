@@ -60,6 +60,7 @@ create table if not exists notika.workflow (
   options jsonb not null default '{}',
   match text[],
   given jsonb not null default '[]',
+  fires_always boolean not null default false,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -122,6 +123,9 @@ comment on column notika.workflow.match is
 
 comment on column notika.workflow.given is
   'What publish has granted to the owner of Notika for it, which unpublish takes back.';
+comment on column notika.workflow.fires_always is
+  'Whether the owner of the table has enabled its triggers for changes that replication brings: it is '
+  'captured by the row until it is unpublished.';
 
 create or replace function notika._workflow_of(name text)
   returns text

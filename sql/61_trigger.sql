@@ -32,6 +32,7 @@ begin
   -- Changes of one operation come in order; between those of several the order would be lost.
   if not spec.is_pinned or spec.columns is null or spec.condition is not null
      or spec.operations not in ('{insert}', '{delete}')
+     or spec.fires_always -- what is replicated fires no trigger for each statement
      or not notika._has_event_triggers()
   then
     return 'row';
@@ -47,8 +48,7 @@ begin
      or exists (
        select from pg_inherits as i where spec.relation in (i.inhrelid, i.inhparent)
      )
-     -- Others may write before it, or between the rows; and one that fires always is meant for what
-     -- is replicated, which fires none for each statement.
+     -- Others may write before it, or between the rows; and its own may have been enabled always.
      or exists (
        select from pg_trigger as t
          join pg_proc as p on p.oid = t.tgfoid

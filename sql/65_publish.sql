@@ -1110,24 +1110,32 @@ as $$
 declare
   v_statement text;
 begin
-  for v_statement in
-    select format('alter table %s enable always trigger %I', notika._quoted(t.relation), t.name)
-      from notika._triggers(_enable_always.workflow_id) as t
-     where format('%I on %s', t.name, notika._quoted(t.relation)) = any (_enable_always.triggers)
-       and format('%I on %s', t.name, notika._quoted(t.relation))
-           <> all (notika._always_enabled(_enable_always.workflow_id))
-  loop
-    execute v_statement;
-  end loop;
-exception when insufficient_privilege or object_in_use then
-  -- That takes the owner of the table, and that nothing waits for the end of the transaction.
-  raise warning 'changes that replication brings do not wake a workflow any more: its trigger was made anew'
-    using hint = format('Run, as the owner of the table: %s;', v_statement);
+  -- Kept even if what follows is not for Notika's owner: the owner of the table enables the new ones.
+  update notika.workflow as w
+     set fires_always = true
+   where w.workflow_id = _enable_always.workflow_id
+     and not w.fires_always and _enable_always.triggers <> '{}';
+
+  begin
+    for v_statement in
+      select format('alter table %s enable always trigger %I', notika._quoted(t.relation), t.name)
+        from notika._triggers(_enable_always.workflow_id) as t
+       where format('%I on %s', t.name, notika._quoted(t.relation)) = any (_enable_always.triggers)
+         and format('%I on %s', t.name, notika._quoted(t.relation))
+             <> all (notika._always_enabled(_enable_always.workflow_id))
+    loop
+      execute v_statement;
+    end loop;
+  exception when insufficient_privilege or object_in_use then
+    -- That takes the owner of the table, and that nothing waits for the end of the transaction.
+    raise warning 'changes that replication brings do not wake a workflow any more: its trigger was replaced'
+      using hint = format('Run, as the owner of the table: %s;', v_statement);
+  end;
 end;
 $$;
 
 comment on function notika._enable_always(integer, text[]) is
-  'Enables triggers of a workflow again as they were before they were made anew.';
+  'Enables triggers of a workflow again as they were before they were replaced.';
 
 create or replace function notika._apply(before notika.workflow, after notika.workflow)
   returns integer
@@ -1299,6 +1307,7 @@ begin
     coalesce(pg_sequence_last_value(
       pg_get_serial_sequence('notika.workflow', 'workflow_id')::regclass), 0) + 1
   );
+  v_after.fires_always := v_before.fires_always;
   v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   v_after.options := notika._check_options(
@@ -1455,6 +1464,7 @@ begin
   end if;
   v_after.workflow_id := v_before.workflow_id;
   v_after.given := notika._keep_given(v_before.given, _do_publish.request -> 'given', v_after);
+  v_after.fires_always := v_before.fires_always;
   v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   v_after.options := notika._check_options(
@@ -1712,7 +1722,7 @@ begin
 
   update notika.workflow as w
      set definition = '{}', options = w.options - 'schedule', broken_reason = null, given = '[]',
-         unpublished_at = clock_timestamp()
+         fires_always = false, unpublished_at = clock_timestamp()
    where w.workflow_id = v_workflow.workflow_id;
   if notika._workflow_of(v_workflow.name) is not null then
     perform notika._refresh_capture(notika._workflow_of(v_workflow.name));

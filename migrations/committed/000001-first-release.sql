@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:4c92b1dd66030262a1febcb774d7024b59f2dda4
+--! Hash: sha1:c210f6eda98965a7b8d873b75b32075930b44256
 --! Message: first release
 
 --! split: 1-current.sql
@@ -186,6 +186,7 @@ create table if not exists notika.workflow (
   options jsonb not null default '{}',
   match text[],
   given jsonb not null default '[]',
+  fires_always boolean not null default false,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -248,6 +249,9 @@ comment on column notika.workflow.match is
 
 comment on column notika.workflow.given is
   'What publish has granted to the owner of Notika for it, which unpublish takes back.';
+comment on column notika.workflow.fires_always is
+  'Whether the owner of the table has enabled its triggers for changes that replication brings: it is '
+  'captured by the row until it is unpublished.';
 
 create or replace function notika._workflow_of(name text)
   returns text
@@ -6540,6 +6544,7 @@ begin
   -- Changes of one operation come in order; between those of several the order would be lost.
   if not spec.is_pinned or spec.columns is null or spec.condition is not null
      or spec.operations not in ('{insert}', '{delete}')
+     or spec.fires_always -- what is replicated fires no trigger for each statement
      or not notika._has_event_triggers()
   then
     return 'row';
@@ -6555,8 +6560,7 @@ begin
      or exists (
        select from pg_inherits as i where spec.relation in (i.inhrelid, i.inhparent)
      )
-     -- Others may write before it, or between the rows; and one that fires always is meant for what
-     -- is replicated, which fires none for each statement.
+     -- Others may write before it, or between the rows; and its own may have been enabled always.
      or exists (
        select from pg_trigger as t
          join pg_proc as p on p.oid = t.tgfoid
@@ -9109,24 +9113,32 @@ as $$
 declare
   v_statement text;
 begin
-  for v_statement in
-    select format('alter table %s enable always trigger %I', notika._quoted(t.relation), t.name)
-      from notika._triggers(_enable_always.workflow_id) as t
-     where format('%I on %s', t.name, notika._quoted(t.relation)) = any (_enable_always.triggers)
-       and format('%I on %s', t.name, notika._quoted(t.relation))
-           <> all (notika._always_enabled(_enable_always.workflow_id))
-  loop
-    execute v_statement;
-  end loop;
-exception when insufficient_privilege or object_in_use then
-  -- That takes the owner of the table, and that nothing waits for the end of the transaction.
-  raise warning 'changes that replication brings do not wake a workflow any more: its trigger was made anew'
-    using hint = format('Run, as the owner of the table: %s;', v_statement);
+  -- Kept even if what follows is not for Notika's owner: the owner of the table enables the new ones.
+  update notika.workflow as w
+     set fires_always = true
+   where w.workflow_id = _enable_always.workflow_id
+     and not w.fires_always and _enable_always.triggers <> '{}';
+
+  begin
+    for v_statement in
+      select format('alter table %s enable always trigger %I', notika._quoted(t.relation), t.name)
+        from notika._triggers(_enable_always.workflow_id) as t
+       where format('%I on %s', t.name, notika._quoted(t.relation)) = any (_enable_always.triggers)
+         and format('%I on %s', t.name, notika._quoted(t.relation))
+             <> all (notika._always_enabled(_enable_always.workflow_id))
+    loop
+      execute v_statement;
+    end loop;
+  exception when insufficient_privilege or object_in_use then
+    -- That takes the owner of the table, and that nothing waits for the end of the transaction.
+    raise warning 'changes that replication brings do not wake a workflow any more: its trigger was replaced'
+      using hint = format('Run, as the owner of the table: %s;', v_statement);
+  end;
 end;
 $$;
 
 comment on function notika._enable_always(integer, text[]) is
-  'Enables triggers of a workflow again as they were before they were made anew.';
+  'Enables triggers of a workflow again as they were before they were replaced.';
 
 create or replace function notika._apply(before notika.workflow, after notika.workflow)
   returns integer
@@ -9298,6 +9310,7 @@ begin
     coalesce(pg_sequence_last_value(
       pg_get_serial_sequence('notika.workflow', 'workflow_id')::regclass), 0) + 1
   );
+  v_after.fires_always := v_before.fires_always;
   v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   v_after.options := notika._check_options(
@@ -9454,6 +9467,7 @@ begin
   end if;
   v_after.workflow_id := v_before.workflow_id;
   v_after.given := notika._keep_given(v_before.given, _do_publish.request -> 'given', v_after);
+  v_after.fires_always := v_before.fires_always;
   v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   v_after.options := notika._check_options(
@@ -9711,7 +9725,7 @@ begin
 
   update notika.workflow as w
      set definition = '{}', options = w.options - 'schedule', broken_reason = null, given = '[]',
-         unpublished_at = clock_timestamp()
+         fires_always = false, unpublished_at = clock_timestamp()
    where w.workflow_id = v_workflow.workflow_id;
   if notika._workflow_of(v_workflow.name) is not null then
     perform notika._refresh_capture(notika._workflow_of(v_workflow.name));

@@ -324,19 +324,19 @@ describe("a workflow is captured for each row", () => {
   test("as soon as its trigger fires always, because what is replicated is told row by row", async ({ db }) => {
     await db.script(`${items}
       select notika.publish('w', 'app.items', columns => '{id}');
-      alter table app.items enable always trigger notika_1_insert;
-      -- Notika's owner may make it a trigger for each row, and not enable it: that is for the table's.
-      alter table app.items enable always trigger notika_1_insert;`);
+      alter table app.items enable always trigger notika_1_insert`);
+    // Notika's owner may make it a trigger for each row, and not enable it: that is for the table's.
+    await db.script("alter table app.items enable always trigger notika_1_insert");
     const always = () =>
       db.query(
         `select tgenabled::text as fires, tgtype & 1 = 1 as by_row from pg_trigger where tgname = 'notika_1_insert'`,
       );
     expect(await always()).toEqual([{ fires: "A", by_row: true }]);
 
-    // Also when it is made anew.
-    await db.script(`alter table app.items drop column v; select notika.publish('w', 'app.items');
-      alter table app.items enable always trigger notika_1_insert;
-      alter table app.items enable always trigger notika_1_insert`);
+    // Also when it is replaced.
+    await db.script("alter table app.items drop column v");
+    await db.script("select notika.publish('w', 'app.items')");
+    await db.script("alter table app.items enable always trigger notika_1_insert");
 
     expect(await always()).toEqual([{ fires: "A", by_row: true }]);
     await inTransaction(db, "set local session_replication_role = replica", "insert into app.items values (1)");

@@ -185,7 +185,7 @@ describe("changes that a subscription brings", () => {
     await publisher.query("update item set n = 1 where id = 2");
     await caughtUp(publisher);
     await subscriber.query("insert into item values (4)");
-    // A trigger that is made anew by an ordinary owner has to be enabled again, which health says.
+    // A trigger that an ordinary owner has replaced has to be enabled again, which health says.
     await subscriber.query("select notika.publish('watch_item', 'public.item', '{insert,update,delete}', '{id}')");
     const again = await subscriber.query<{ remedy: string }>(
       "select remedy from notika.health where finding = 'subscription' order by remedy",
@@ -202,7 +202,7 @@ describe("changes that a subscription brings", () => {
     expect(await ids(publisher)).toEqual([1, 1, 2, 2, 3]);
   });
 
-  test("are told of when a trigger is made anew by who may not enable it for them", async () => {
+  test("are told of when a trigger is replaced by a role that may not enable it for them", async () => {
     const url = await servers[0].createDatabase("limited");
     const admin = openSession(url);
     await admin.database.script(`
@@ -221,7 +221,7 @@ describe("changes that a subscription brings", () => {
     await keeper.query("select notika.publish('watch_item', 'public.item', columns => '{id,n}')");
 
     expect(warnings).toEqual([
-      "changes that replication brings do not wake a workflow any more: its trigger was made anew",
+      "changes that replication brings do not wake a workflow any more: its trigger was replaced",
     ]);
     expect(await admin.value("select tgenabled::text from pg_trigger where tgname = 'notika_1_insert'")).toBe("O");
   });
@@ -230,10 +230,9 @@ describe("changes that a subscription brings", () => {
     const { publisher, subscriber, subscribe } = await pair();
     await publisher.query("insert into item values (1), (2)");
     await publisher.query("create publication items for table item");
-    // With a condition it is captured by the row, and the trigger need not be made anew by Notika's owner.
-    await subscriber.query(
-      "select notika.publish('watch_item', 'public.item', columns => '{id}', condition => 'true')",
-    );
+    await subscriber.query("select notika.publish('watch_item', 'public.item', columns => '{id}')");
+    await subscriber.query("alter table item enable always trigger notika_1_insert");
+    // The guard has replaced it by one for each row, which Notika's owner may not enable.
     await subscriber.query("alter table item enable always trigger notika_1_insert");
     expect(await subscriber.query("select capture from notika.workflows")).toEqual([{ capture: "row" }]);
 
