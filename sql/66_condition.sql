@@ -835,6 +835,12 @@ begin
        select from jsonb_to_recordset(spec.condition_uses) as k (kind text, oid oid)
         where (k.kind, k.oid) = (u.kind, u.oid)
      )
+     -- What else the trigger compares is of its columns' types.
+     and not exists (
+       select from pg_attribute as a
+         join pg_type as y on y.oid = a.atttypid
+        where u.kind = 'type' and a.attrelid = t.relation and u.oid in (y.oid, y.typelem)
+     )
    limit 1;
   if found then
     raise exception 'the condition of workflow "%" came to mean something else while it was published: %',

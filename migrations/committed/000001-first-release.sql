@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c210f6eda98965a7b8d873b75b32075930b44256
+--! Hash: sha1:2c2ee4b2ce74d172a373e93a4b7550f9a6f20417
 --! Message: first release
 
 --! split: 1-current.sql
@@ -10860,6 +10860,12 @@ begin
      and not exists (
        select from jsonb_to_recordset(spec.condition_uses) as k (kind text, oid oid)
         where (k.kind, k.oid) = (u.kind, u.oid)
+     )
+     -- What else the trigger compares is of its columns' types.
+     and not exists (
+       select from pg_attribute as a
+         join pg_type as y on y.oid = a.atttypid
+        where u.kind = 'type' and a.attrelid = t.relation and u.oid in (y.oid, y.typelem)
      )
    limit 1;
   if found then
