@@ -755,7 +755,7 @@ begin
     );
   end if;
   if spec.is_pinned and spec.condition is not null then
-    v_filters := v_filters || format('(%s)', spec.condition_sql);
+    v_filters := v_filters || format('(%s)', notika._condition_code(spec));
   end if;
   if notika._is_held(spec) then
     -- Never false, but a dependency: what takes the payload function away with CASCADE takes the

@@ -124,7 +124,7 @@ exception when others then
 end;
 $passes$, case when notika._lost_meaning((spec).condition_uses) is null
                then notika._names_hold_code((spec).condition_uses) else 'false' end,
-         (spec).condition_sql), 'passes'));
+         notika._condition_code(spec)), 'passes'));
 end;
 $body$;
 

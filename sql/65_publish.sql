@@ -1465,6 +1465,7 @@ begin
   v_after.workflow_id := v_before.workflow_id;
   v_after.given := notika._keep_given(v_before.given, _do_publish.request -> 'given', v_after);
   v_after.fires_always := v_before.fires_always;
+  perform notika._hold_columns(v_after);
   v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   v_after.options := notika._check_options(

@@ -133,6 +133,137 @@ comment on function notika._with_text(text) is
   'A condition as Postgres prints it, whose strings of types that are not its own are text first: to '
   'parse it executes no input function of theirs.';
 
+create or replace function notika._without_casts(condition_sql text, types text[])
+  returns text
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+declare
+  v_token text;
+  v_strings text[] := '{}';
+  v_done text := '';
+  v_type text;
+  v_list text;
+begin
+  -- Each string is a number meanwhile, so that nothing in one is taken for code.
+  for v_token in
+    select m[1]
+      from regexp_matches(_without_casts.condition_sql, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"|[^'"]+$re$, 'g') as m
+  loop
+    if v_token like '''%' then
+      v_strings := v_strings || v_token;
+      v_token := format('''%s''', cardinality(v_strings));
+    elsif v_token like '"%''%' then
+      return _without_casts.condition_sql;
+    end if;
+    v_done := v_done || v_token;
+  end loop;
+
+  foreach v_type in array _without_casts.types loop
+    v_type := '::' || regexp_replace(v_type, '([^\w\s])', '\\\1', 'g') || '(?![\w$."])';
+    -- A list of them is an array of text without its types.
+    loop
+      v_list := substring(v_done from 'ARRAY\[(''\d+''' || v_type || '(?:, ''\d+''' || v_type || ')*)\]');
+      exit when v_list is null;
+      v_strings := v_strings || quote_literal(array(
+        select replace(substr(s.string, 2, length(s.string) - 2), '''''', '''')
+          from regexp_matches(v_list, '''(\d+)''', 'g') with ordinality as m (place, nth)
+         cross join lateral (select v_strings[m.place[1]::integer] as string) as s
+         order by m.nth
+      )::text);
+      v_done := replace(v_done, format('ARRAY[%s]', v_list), format('''%s''', cardinality(v_strings)));
+    end loop;
+    v_done := regexp_replace(v_done, '(''\d+'')' || v_type || '(?:\[\])?', '\1', 'g');
+  end loop;
+
+  return (
+    select string_agg(case when m.token[1] like '''%'
+                           then v_strings[btrim(m.token[1], '''')::integer]
+                           else m.token[1] end, '' order by m.place)
+      from regexp_matches(v_done, $re$'\d+'|[^']+$re$, 'g') with ordinality as m (token, place)
+  );
+end;
+$$;
+
+comment on function notika._without_casts(text, text[]) is
+  'A condition as Postgres prints it, whose strings of these types say no type: that of the column they '
+  'are compared with is theirs.';
+
+create or replace function notika._condition_code(spec notika.workflow)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+  set quote_all_identifiers = off
+as $$
+declare
+  v_text constant text := notika._with_text(spec.condition_sql);
+  v_bare text;
+begin
+  if v_text is not distinct from spec.condition_sql then
+    return v_text;
+  end if;
+  -- A string that says no type is read as its column's, which no name changes.  That takes a column
+  -- whose type was looked at, and a lock, so that it stays so.  A constant it is then, and goes on
+  -- being one when its label is renamed.
+  if notika._names_others(spec.condition)
+     or not exists (
+       select from pg_locks as l
+        where l.locktype = 'relation' and l.pid = pg_backend_pid() and l.granted
+          and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+          and l.relation = spec.relation
+     )
+     or exists (
+       select from pg_attribute as a
+         join pg_type as y on y.oid = a.atttypid
+        where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+          and greatest(y.oid, y.typelem) >= 16384
+          and spec.condition_sql ~ format('\.%s(?![\w$"])', regexp_replace(
+            quote_ident(a.attname), '([^\w\s])', '\\\1', 'g'))
+          and not exists (
+            select from jsonb_to_recordset(spec.condition_uses) as u (kind text, oid oid)
+             where u.kind = 'type' and u.oid in (y.oid, y.typelem)
+          )
+     )
+  then
+    return v_text;
+  end if;
+  v_bare := notika._without_casts(spec.condition_sql, array(
+    select u.name
+      from jsonb_to_recordset(spec.condition_uses) as u (kind text, oid oid, name text)
+      join pg_type as t on u.kind = 'type' and t.oid = u.oid and t.typtype = 'e'
+     where u.name is not null
+  ));
+  return case when notika._names_others(v_bare) then v_text else v_bare end;
+end;
+$$;
+
+comment on function notika._condition_code(notika.workflow) is
+  'The condition of a workflow as Notika''s owner lets Postgres parse it: no string in it is of a type '
+  'that is found by its name.';
+
+create or replace function notika._hold_columns(spec notika.workflow)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+begin
+  if spec.condition is not null then
+    execute format('lock table only %s in access share mode', notika._quoted(spec.relation));
+  end if;
+exception when insufficient_privilege then
+  null; -- nothing can be made on it, as is said then
+end;
+$$;
+
+comment on function notika._hold_columns(notika.workflow) is
+  'Keeps the columns that a condition is about as they are until the end of the transaction.';
+
 create or replace function notika._refuse_condition(
   spec notika.workflow,
   problem text,

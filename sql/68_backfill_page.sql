@@ -112,7 +112,7 @@ begin
   execute format(
     'create function notika._backfill_%s(new %s, old %2$s) returns boolean language sql stable '
     'begin atomic select coalesce((%s) and (%s), false); end',
-    backfill.backfill_id, v_table, coalesce(notika._with_text(spec.condition_sql), 'true'),
+    backfill.backfill_id, v_table, coalesce(notika._condition_code(spec), 'true'),
     coalesce(notika._with_text(backfill.condition_sql), 'true'));
   perform notika._set_busy(false);
 

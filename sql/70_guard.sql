@@ -918,6 +918,7 @@ as $$
 declare
   v_after notika.workflow := _bring_into_form.after;
 begin
+  perform notika._hold_columns(v_after);
   v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
   perform notika._set_busy(true);
@@ -1066,6 +1067,9 @@ begin
     if may_alter and notika._may_make(v_after)
        and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
             or notika._form(v_after) <> v_spec.capture
+            -- A label in a string that is converted when it is evaluated.
+            or v_after.condition_sql is distinct from v_spec.condition_sql
+               and notika._names_others(v_spec.condition)
             or notika._listed_shape(v_spec.definition)
                is distinct from case when notika._lists_columns(v_after)
                                      then notika._shape(v_after.relation) end)

@@ -114,6 +114,7 @@ begin
     step := format('workflow %s', v_workflow.name);
     begin
       v_after := v_workflow;
+      perform notika._hold_columns(v_after);
       v_after.is_pinned := notika._has_all_it_needs(v_workflow)
                            and notika._wants_pins(v_workflow.guard);
       v_after.capture := notika._form(v_after);

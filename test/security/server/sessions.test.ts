@@ -101,6 +101,41 @@ describe.each(kinds)("sessions of their own, installed by %s", (kind) => {
     });
   }
 
+  for (const [name, condition] of Object.entries({
+    "that a condition names": "'(x)'::app.state = '(x)'::app.state",
+    "of a column": "new.state in ('(x)', 'a')",
+  })) {
+    test(`S18: a type ${name} is another when Notika gets to make the trigger`, async ({ open }) => {
+      const scene = await open(kind);
+      await plant(scene, "pub");
+      await scene.as("postgres", "grant create on schema app to pub");
+      await scene.as(
+        "pub",
+        "create type app.state as enum ('a', '(x)'); create domain app.tag as text check (evil.note(value))",
+      );
+      await scene.as("appowner", `${table}; alter table app.rows add state app.state`);
+      const [owner, pub, publisher] = [login(scene, "appowner"), login(scene, "pub"), login(scene, "pub")];
+      await scene.noted();
+
+      await owner.query("begin");
+      await owner.query("lock table app.rows in row exclusive mode"); // lets it be read, and no trigger made
+      const published = publisher
+        .query(`select notika.publish('w', 'app.rows', columns => '{id}', condition => $c$${condition}$c$)`)
+        .catch(() => {});
+      await waiting(scene);
+      await pub.query("begin");
+      await pub.query("alter type app.state rename to was");
+      await pub.query("create type app.state as (x app.tag)");
+      await pub.query("commit");
+      await owner.query("commit");
+      await published;
+      await scene.install();
+
+      expect((await scene.noted()).filter((it) => it !== "pub")).toEqual([]);
+      await Promise.all([owner.close(), pub.close(), publisher.close()]);
+    });
+  }
+
   test("S9: the owner of the database, in a session of his own, has nothing of Notika", async ({ open }) => {
     const scene = await open(kind);
     await scene.as(

@@ -471,6 +471,14 @@ export const migrations: Record<string, Migration> = {
     ddl: ["alter type $s.status rename value 'new' to 'fresh'", "alter table $s.users drop column junk"],
     publish: `columns => '{id}', condition => $$new.status = 'new'$$`,
   },
+  "rename label of the condition, whose type is named": {
+    judged: "published {id}: followed label_renamed",
+    // Until the next look the string is no label any more.
+    pinned: '(invalid input value for enum s.status: "new") published -, later published {id}: followed label_renamed',
+
+    ddl: ["alter type $s.status rename value 'new' to 'fresh'"],
+    publish: `columns => '{id}', condition => $$new.status = 'new'::$s.status$$`,
+  },
   "rename label, when that is refused": {
     judged: {
       block:
