@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:e8dcb315cb0312245060a359c4368dc170071279
+--! Hash: sha1:faadbbc5be1cf5bd9dc0621e53d7ef07a15db288
 --! Message: first release
 
 --! split: 1-current.sql
@@ -13217,6 +13217,7 @@ create or replace function notika._reconcile(
 as $$
 declare
   v_spec notika.workflow;
+  v_before notika.workflow;
   v_after notika.workflow;
   v_table regclass;
   v_column record;
@@ -13312,9 +13313,6 @@ begin
     if may_alter and notika._may_make(v_after)
        and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
             or notika._form(v_after) <> v_spec.capture
-            -- A label in a string that is converted when it is evaluated.
-            or v_after.condition_sql is distinct from v_spec.condition_sql
-               and notika._names_others(v_spec.condition)
             or notika._listed_shape(v_spec.definition)
                is distinct from case when notika._lists_columns(v_after)
                                      then notika._shape(v_after.relation) end)
@@ -13374,6 +13372,14 @@ begin
         ) as r;
     end loop;
   end loop;
+
+  -- In a trigger a string whose type is named is no constant, which would have followed.
+  if v_after.condition is distinct from v_spec.condition and notika._names_others(v_after.condition)
+     and may_alter and notika._has_all_it_needs(v_after) and notika._may_make(v_after)
+  then
+    select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+    perform notika._bring_into_form(v_before, v_after);
+  end if;
 
   -- Without the right to alter, another table that took the name is for somebody to decide about.
   if v_table is null or v_table = v_after.relation then

@@ -474,7 +474,10 @@ export const migrations: Record<string, Migration> = {
   "rename label of the condition, whose type is named": {
     judged: "published {id}: followed label_renamed",
     // Until the next look the string is no label any more.
-    pinned: '(invalid input value for enum s.status: "new") published -, later published {id}: followed label_renamed',
+    pinned: {
+      block: '(invalid input value for enum s.status: "new") published -, later published -: followed label_renamed',
+      others: "published {id}, later published {id}: followed label_renamed",
+    },
 
     ddl: ["alter type $s.status rename value 'new' to 'fresh'"],
     publish: `columns => '{id}', condition => $$new.status = 'new'::$s.status$$`,
