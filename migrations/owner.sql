@@ -117,7 +117,8 @@ begin
        (select format('it owns %s', pg_describe_object(d.classid, d.objid, d.objsubid))
           from pg_shdepend as d
          where d.refclassid = 'pg_authid'::regclass and d.refobjid = r.oid and d.deptype = 'o'
-           and d.classid <> 'pg_default_acl'::regclass
+           -- An installation finds default privileges of its owner, and takes back what they gave.
+           and (d.classid <> 'pg_default_acl'::regclass or v_installed_for is null and v_chosen is null)
            and (d.dbid = 0 or d.dbid = (select b.oid from pg_database as b where b.datname = current_database()))
            and coalesce(
                  case when d.classid = 'pg_namespace'::regclass

@@ -48,7 +48,12 @@ begin
          'DROP OWNED,DROP ROUTINE,DROP SCHEMA,DROP TABLE,DROP TRIGGER,DROP TYPE,GRANT,SELECT INTO}',
          '
 begin
-  perform notika._note_commands(tg_tag);', E'\n  set search_path = pg_catalog, pg_temp')
+  -- What lets this function call the next is a GRANT, too.
+  if tg_tag <> ''GRANT''
+     or has_function_privilege(to_regprocedure(''notika._note_commands(text)''), ''execute'')
+  then
+    perform notika._note_commands(tg_tag);
+  end if;', E'\n  set search_path = pg_catalog, pg_temp')
     ) as e (name, event, tags, body, setting);
 $function$;
 
