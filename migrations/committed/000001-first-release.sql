@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:707a7af306d43fb24c45737f2fbcad868d473dcf
+--! Hash: sha1:7b20c3721faf819574f9c5fd33895ad953b68602
 --! Message: first release
 
 --! split: 1-current.sql
@@ -4655,7 +4655,7 @@ select j.key::bigint,
   from notika_worker._private_jobs as j
   join notika_worker._private_tasks as t on t.id = j.task_id
   left join notika.workflow as w on w.name = t.identifier
- where j.key ~ '^[0-9]{1,18}$' -- a runner may have added others
+ where j.key ~ '^[0-8]?[0-9]{1,18}$' -- a runner may have added what is no bigint
    -- Between the outcome and the end of its job a run is in both places.
    and not exists (
      select from notika.run_log as l where l.run_id = j.key::bigint and l.retried_at is null
