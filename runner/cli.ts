@@ -8,7 +8,7 @@ const help = `notika: run workflows from row changes in your own Postgres
 
 Try it
   notika dev --example        an embedded Postgres and an example in this folder; needs nothing else
-  notika dev                  the same with your tasks, loaded anew whenever they change
+  notika dev                  the same with your tasks, loaded again when they change
                               --port 54320  --data .notika
 
 Set up a database

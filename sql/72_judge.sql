@@ -246,7 +246,7 @@ begin
        order by w.workflow_id
     loop
       -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
-      -- Who may not ask for it gets it by dropping the triggers, which are made anew below.
+      -- Who may not ask for it gets it by dropping the triggers, which are made again below.
       begin
         execute format('lock table %s in access exclusive mode', notika._quoted(v_table));
       exception when insufficient_privilege then

@@ -20,7 +20,7 @@ declare
     $re$(?:[\w.$%\s]|[^\x01-\x7f]|'+[^']*'+|"[^"]*"|/\*.*\*/|--[^\n]*\n)+(?:\([^)]*\)\s*)?$re$;
   v_function text;
 begin
-  -- The rest is dear to look for.
+  -- The rest takes long to find.
   if statement !~* '(copy|program|load|session|lo_|dblink|pg_|u&")' then
     null;
   elsif statement ~* '\mcopy\M'

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:7b20c3721faf819574f9c5fd33895ad953b68602
+--! Hash: sha1:641e297234d68b6b132b9490c45b144de12d03f1
 --! Message: first release
 
 --! split: 1-current.sql
@@ -14029,7 +14029,7 @@ begin
        order by w.workflow_id
     loop
       -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
-      -- Who may not ask for it gets it by dropping the triggers, which are made anew below.
+      -- Who may not ask for it gets it by dropping the triggers, which are made again below.
       begin
         execute format('lock table %s in access exclusive mode', notika._quoted(v_table));
       exception when insufficient_privilege then
@@ -15154,7 +15154,7 @@ declare
     $re$(?:[\w.$%\s]|[^\x01-\x7f]|'+[^']*'+|"[^"]*"|/\*.*\*/|--[^\n]*\n)+(?:\([^)]*\)\s*)?$re$;
   v_function text;
 begin
-  -- The rest is dear to look for.
+  -- The rest takes long to find.
   if statement !~* '(copy|program|load|session|lo_|dblink|pg_|u&")' then
     null;
   elsif statement ~* '\mcopy\M'

@@ -36,7 +36,7 @@ export const command: Command = defineCommand({
       const isTaken = port !== "0" && Number(port) !== postgres.port;
       say(`  Postgres  ${styled("bold", url)}${isTaken ? ` (port ${port} is taken)` : ""}`);
       say(`  data      ${printable(data)}, kept for the next start`);
-      say(`  tasks     ${printable(tasks)}, loaded anew when they change`);
+      say(`  tasks     ${printable(tasks)}, loaded again when they change`);
       if (example) say("  example   tasks, schema.sql and seed.sql, yours to change");
       say("");
 

@@ -96,7 +96,7 @@ describe("the example", () => {
   });
 });
 
-test("tasks are loaded anew when they change", async () => {
+test("tasks are loaded again when they change", async () => {
   await write("tasks/_word.ts", 'export const word = "hello";');
   await write("tasks/greet.ts", greet("public.people"));
   const it = dev();
@@ -113,7 +113,7 @@ test("tasks are loaded anew when they change", async () => {
   await it.says(/#1 hello Ada/);
 
   await write("tasks/_word.ts", 'export const word = "good evening";');
-  await it.says(/tasks loaded anew: greet/);
+  await it.says(/tasks loaded again: greet/);
   await it.says(/greet is published/);
   await sql`insert into people values ('Grace')`;
   await it.says(/#2 good evening Grace/);
@@ -134,7 +134,7 @@ test("tasks are loaded anew when they change", async () => {
     "tasks/fail.ts",
     `export default { on: { table: "public.people" }, run() { throw new Error("not today"); } };`,
   );
-  await it.says(/tasks loaded anew: fail, greet/);
+  await it.says(/tasks loaded again: fail, greet/);
   await it.says(/fail is published on public.people/);
   await sql`insert into people values ('Barbara')`;
   await it.says(/↻ #\d fail insert public.people \d+ ms\n {2}not today, will be tried again/);

@@ -7,7 +7,7 @@ export type Step = readonly [role: string, statements: string];
 
 export interface Attack {
   name: string;
-  /** Who has planted what is in schema evil, and is the only one as whom it may run. */
+  /** The owner of what is in schema evil: the only role that it may run as. */
   attacker: string;
   /** What else the attacker makes ready. */
   plant?: string;
@@ -15,7 +15,7 @@ export interface Attack {
   honest?: Step[];
   /** What sets it off; each may be refused. */
   trigger: Step[];
-  /** As whom it may run by a rule of Postgres' own: who writes to a table runs its triggers and checks. */
+  /** The roles that it may run as by a rule of Postgres' own: a role that writes to a table runs its triggers and checks. */
   writers?: string[];
   kinds?: readonly Kind[];
   since?: Parameters<typeof isSince>[0];
@@ -48,7 +48,7 @@ export async function plant(scene: Scene, attacker: string) {
   await scene.as(attacker, kit("evil"));
 }
 
-/** Takes steps, and keeps in `wrong` which of them ran the canary as whom, or failed for a reason that shows nothing. */
+/** Takes steps, and keeps in `wrong` those that ran the canary, with the role, and those that failed for a reason that shows nothing. */
 export async function keepWatch(scene: Scene, { attacker, writers = [] }: Pick<Attack, "attacker" | "writers">) {
   const wrong: string[] = [];
   await scene.noted();

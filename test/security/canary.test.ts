@@ -6,7 +6,7 @@ import { test } from "./scene.ts";
 
 // What is silent in all other tests speaks here, or its silence would mean nothing.
 describe("the canary", () => {
-  test("notes as whom it runs, whatever is rolled back", async ({ open }) => {
+  test("notes the role that it runs as, whatever is rolled back", async ({ open }) => {
     const scene = await open("owner");
 
     await scene.attempt("pub", "select canary.note(); select 1 / 0");

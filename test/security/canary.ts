@@ -5,7 +5,7 @@ const known = [
 ];
 
 /**
- * `canary.note()` notes as whom it runs: in a sequence for each role, which no rollback takes back, and in a warning.
+ * `canary.note()` notes the role that it runs as: in a sequence for each role, which no rollback takes back, and in a warning.
  * What is planted calls it.  A role that was only put aside, for it to come back to, it notes as well.
  */
 export const canary = `

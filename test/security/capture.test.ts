@@ -3,7 +3,7 @@ import { asRole, captured, inTransaction, noEventTriggers } from "../sql/support
 import { type TestDatabase, test } from "../support/database.ts";
 
 /**
- * mallory owns everything in schema app and has no part in Notika.  Whatever of hers is executed says as whom, in a note that
+ * mallory owns everything in schema app and has no part in Notika.  What is executed of hers tells the role, in a note that
  * outlasts a rollback: a sequence for those who are not she.
  */
 const scene = `

@@ -61,7 +61,7 @@ async function prepare(scene: Scene, { attacker, conditions }: Case) {
   await scene.as("postgres", "select notika.publish('honest', 'app.tagged', columns => '{id}')");
 }
 
-/** Which conditions have run the canary, as whom, and those that fail for another reason. */
+/** The conditions that have run the canary, with the role, and those that fail for another reason. */
 async function ran(scene: Scene, it: Case) {
   const watch = await keepWatch(scene, it);
   for (const call of it.calls) {

@@ -20,7 +20,7 @@ const ddl: Step[] = [
   ],
 ];
 
-/** Replaces functions with ones that note as whom they run, and fail. */
+/** Replaces functions with ones that note the role they run as, and fail. */
 const replace = (which: string) => `
   do $do$
   declare

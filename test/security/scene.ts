@@ -33,7 +33,7 @@ export interface Scene {
   attempt(role: string, statements: string): Promise<Refusal | undefined>;
   /** Installs Notika, or upgrades it, as who installed it. */
   install(): Promise<void>;
-  /** As whom the canary has run since it was asked last. */
+  /** The roles that the canary has run as since it was asked last. */
   noted(): Promise<string[]>;
   /** The role that owns Notika. */
   owner(): Promise<string>;

@@ -40,7 +40,7 @@ export async function startSession(database: Database, folder: string, log: Log)
       log.error(`${explained(error as Error)}\nThe tasks stay as they were.`);
       return;
     }
-    log.info(`tasks loaded anew: ${Object.keys(tasks).join(", ")}`);
+    log.info(`tasks loaded again: ${Object.keys(tasks).join(", ")}`);
     for (const name of Object.keys(before).filter((name) => !(name in tasks))) {
       log.warn(`${name} has no task any more, so its runs wait; to end it: select notika.unpublish('${name}')`);
     }
