@@ -509,8 +509,7 @@ as $$
       or coalesce((
            select pg_has_role(_may_decide.caller, r.oid, 'member')
              from pg_roles as r
-            where r.oid = (spec).publisher_id and r.rolname = (spec).published_by
-               or r.oid = (spec).publisher_id
+            where r.oid = (spec).publisher_id
          ), false)
       or coalesce((
            select pg_has_role(_may_decide.caller, c.relowner, 'member')
@@ -546,7 +545,13 @@ begin
                      case when v_owner is not null then 'these roles and of the owner of Notika'
                           else 'this role and of the owner of Notika' end),
           hint = format('Let a member of one of these roles do it, or an administrator run: grant %I to %I;',
-                        coalesce(pg_get_userbyid(v_owner), spec.published_by), caller);
+                        -- Of a superuser nobody should become a member.
+                        coalesce((
+                          select r.rolname from pg_roles as r
+                           where r.oid in (v_owner, spec.publisher_id) and not r.rolsuper
+                           order by r.oid = v_owner desc
+                           limit 1
+                        ), current_user), caller);
 end;
 $$;
 

@@ -142,7 +142,7 @@ create or replace function notika._without_casts(condition_sql text, types text[
 as $$
 declare
   v_token text;
-  v_strings text[] := '{}';
+  v_strings text[] := array[]::text[];
   v_done text := '';
   v_type text;
   v_list text;

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:641e297234d68b6b132b9490c45b144de12d03f1
+--! Hash: sha1:7f8119cf9a149d0a848336bc4a62ed0937914a35
 --! Message: first release
 
 --! split: 1-current.sql
@@ -8512,8 +8512,7 @@ as $$
       or coalesce((
            select pg_has_role(_may_decide.caller, r.oid, 'member')
              from pg_roles as r
-            where r.oid = (spec).publisher_id and r.rolname = (spec).published_by
-               or r.oid = (spec).publisher_id
+            where r.oid = (spec).publisher_id
          ), false)
       or coalesce((
            select pg_has_role(_may_decide.caller, c.relowner, 'member')
@@ -8549,7 +8548,13 @@ begin
                      case when v_owner is not null then 'these roles and of the owner of Notika'
                           else 'this role and of the owner of Notika' end),
           hint = format('Let a member of one of these roles do it, or an administrator run: grant %I to %I;',
-                        coalesce(pg_get_userbyid(v_owner), spec.published_by), caller);
+                        -- Of a superuser nobody should become a member.
+                        coalesce((
+                          select r.rolname from pg_roles as r
+                           where r.oid in (v_owner, spec.publisher_id) and not r.rolsuper
+                           order by r.oid = v_owner desc
+                           limit 1
+                        ), current_user), caller);
 end;
 $$;
 
@@ -10169,7 +10174,7 @@ create or replace function notika._without_casts(condition_sql text, types text[
 as $$
 declare
   v_token text;
-  v_strings text[] := '{}';
+  v_strings text[] := array[]::text[];
   v_done text := '';
   v_type text;
   v_list text;

@@ -148,7 +148,7 @@ describe("allow_breaking_change", () => {
       await expect(asRole(db, "visitor", `select ${call}`)).rejects.toMatchObject({
         code: "42501",
         message: expect.stringMatching(/^role "visitor" may not (decide about workflow "w"|(begin|end) maintenance)$/),
-        hint: expect.stringMatching(/an administrator run: grant \w+ to visitor;$/),
+        hint: expect.stringMatching(/an administrator run: grant notika to visitor;$/), // not postgres, whose table it is
       });
     });
   }
