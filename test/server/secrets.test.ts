@@ -60,7 +60,9 @@ describe.each([15, 18] as const)("the password, on PostgreSQL %i", (major) => {
     await until(root, "exists (select from notika.runs where state = 'done')");
     // Connections get lost, and nobody is let in for a while.
     await root.query("alter role ada password 'another'");
-    const refused = Promise.all(runners.map((runner) => runner.says(/password authentication failed/))).then(() => true);
+    const refused = Promise.all(runners.map((runner) => runner.says(/password authentication failed/))).then(
+      () => true,
+    );
     do {
       // More than once: a connection that is just being let in is not seen.
       await root.query("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'ada'");
