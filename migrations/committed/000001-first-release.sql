@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:7f8119cf9a149d0a848336bc4a62ed0937914a35
+--! Hash: sha1:0b7adce2c60d1276f6b42f36613acf3a58708e1c
 --! Message: first release
 
 --! split: 1-current.sql
@@ -16702,10 +16702,10 @@ create or replace function notika._surplus_rights()
 as $$
   -- By hand, or by default privileges that an administrator has set for all that is made.
   select 'surplus_rights', 'warning', null::text,
-         format('role %s has %s right%s in Notika''s schemas that nobody granted it by a part: %s%s',
+         format('role %s has %s right%s in Notika''s schemas that nobody granted it by a part: %s%s; install takes them back',
                 s.role, s.count, case when s.count > 1 then 's' end, s.first,
                 case when s.count > 1 then ', ...' end),
-         'select * from notika.install(); it takes them back'
+         'select * from notika.install();'
     from (
       select notika._role_name(x.role) as role, count(*) as count,
              min(format('%s on %s', x.privilege, x.object)) as first

@@ -88,7 +88,7 @@ test("health says who may read payloads without having been made a reader", asyn
     severity: "warning",
     workflow: null,
     detail,
-    remedy: "select * from notika.install(); it takes them back",
+    remedy: "select * from notika.install();",
   });
   const ofAnalyst = surplus(
     "role analyst has 3 rights in Notika's schemas that nobody granted it by a part: " +
