@@ -1,7 +1,7 @@
 import { describe, expect } from "vitest";
 import { keepWatch, type Step } from "./attack.ts";
 import { forOwnFunctions } from "./rights.ts";
-import { isThorough, type Scene, test } from "./scene.ts";
+import { isSince, isThorough, type Scene, test } from "./scene.ts";
 
 // Notika's owner may replace what it owns; what an administrator does must not run it with his rights.
 
@@ -144,19 +144,25 @@ describe("S20: an administrator's install runs nothing of the owner's with his r
     "an event trigger's function":
       "do $$ begin perform canary.note(); end $$; create or replace function notika._guard_end() returns event_trigger language plpgsql as 'begin perform canary.note(); end'",
   })) {
-    test(name, async ({ open }) => {
-      const scene = await open("administrator");
-      const owner = await published(scene);
-      const refusal = await scene.attempt(owner, sql);
-      if (refusal) expect(name).toBe("an event trigger's function"); // it is not the owner's
-      const watch = await keepWatch(scene, { attacker: owner, writers: ["notika_guard"] });
+    // Each of install's statements fires the guard, and each of its functions fails: that takes half a minute.
+    const isLong = name === "replaced functions" && isSince(18) && !isThorough;
+    test.skipIf(isLong)(
+      name,
+      async ({ open }) => {
+        const scene = await open("administrator");
+        const owner = await published(scene);
+        const refusal = await scene.attempt(owner, sql);
+        if (refusal) expect(name).toBe("an event trigger's function"); // it is not the owner's
+        const watch = await keepWatch(scene, { attacker: owner, writers: ["notika_guard"] });
 
-      await scene.install().catch(() => {}); // it may refuse
-      const noted = (await scene.noted()).filter((role) => role !== owner && role !== "notika_guard");
+        await scene.install().catch(() => {}); // it may refuse
+        const noted = (await scene.noted()).filter((role) => role !== owner && role !== "notika_guard");
 
-      expect(noted).toEqual([]);
-      expect(watch.wrong).toEqual([]);
-    }, 120_000);
+        expect(noted).toEqual([]);
+        expect(watch.wrong).toEqual([]);
+      },
+      120_000,
+    );
   }
 });
 

@@ -19,8 +19,8 @@ export const isThorough = process.env.NOTIKA_TEST_ATTACKS === "all" || process.e
 /** The kinds that a test of a long list is done in: all of them, or by turns, each on another version. */
 export const some = (nth: number) => (isThorough ? kinds : [kinds[(nth + (isSince(18) ? 1 : 0)) % 2] as Kind]);
 
-/** Whether there is time for the `nth` of a long list: for half of it on each of two versions. */
-export const hasTime = (nth: number) => isThorough || ((nth >> 1) + (isSince(18) ? 1 : 0)) % 2 === 0;
+/** Whether there is time for the `nth` of a long list: for a quarter of it on each of two versions. */
+export const hasTime = (nth: number) => isThorough || ((nth >> 1) + (isSince(18) ? 1 : 0)) % 4 === 0;
 
 /** A PostgreSQL of that version or a later one. */
 export const isSince = (major: Major) => (engine === "pglite" ? 18 : Number(engine)) >= major;

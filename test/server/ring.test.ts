@@ -211,7 +211,7 @@ describe("the ring", () => {
 });
 
 test("under stress every committed change becomes one job, in the order of its row", async ({ db }) => {
-  const seconds = Number(process.env.NOTIKA_STRESS_SECONDS ?? 30);
+  const seconds = Number(process.env.NOTIKA_STRESS_SECONDS ?? 10);
   await db.database.script(stressSchema);
   await turnAlways(db);
   const end = Date.now() + seconds * 1000;

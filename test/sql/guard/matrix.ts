@@ -1,4 +1,4 @@
-import type { TestDatabase } from "../../support/database.ts";
+import { engine, type TestDatabase } from "../../support/database.ts";
 
 export const guards = ["block", "warn", "off"] as const;
 const shapes = ["one text", "a transaction", "repeatable read"] as const;
@@ -34,11 +34,12 @@ export type Outcome = string;
 export const chosen = (migrations: Record<string, Migration>) =>
   Object.entries(migrations).filter(([name]) => name.match(process.env.NOTIKA_TEST_MIGRATION ?? ""));
 
-/** How a migration is applied: in every shape with a guard that blocks, else in turn, or where there is time for all. */
-export const shapesFor = (guard: Guard, place: number): readonly Shape[] =>
-  guard === "block" || process.env.NOTIKA_TEST_SHAPES === "all"
-    ? shapes
-    : shapes.filter((_, other) => other === place % shapes.length);
+/** How a migration is applied: in the shapes by turns, differently for each guard and version, or where there is time in all. */
+export const shapesFor = (guard: Guard, place: number): readonly Shape[] => {
+  if (process.env.NOTIKA_TEST_SHAPES === "all") return shapes;
+  const turn = place + guards.indexOf(guard) + (engine === "15" ? 0 : 1);
+  return shapes.filter((_, other) => other === turn % shapes.length);
+};
 
 export const outcomeFor = (outcomes: Outcomes, guard: Guard) =>
   typeof outcomes === "string" ? outcomes : (outcomes[guard] ?? outcomes.others);
