@@ -53,7 +53,7 @@ create or replace function notika._surplus_rights()
 as $$
   -- By hand, or by default privileges that an administrator has set for all that is made.
   select 'surplus_rights', 'warning', null::text,
-         format('role %s has %s right%s in Notika''s schemas that nobody granted it by a part: %s%s; install takes them back',
+         format('role %s has %s right%s in Notika''s schemas that nobody granted it by a part: %s%s',
                 s.role, s.count, case when s.count > 1 then 's' end, s.first,
                 case when s.count > 1 then ', ...' end),
          'select * from notika.install();'

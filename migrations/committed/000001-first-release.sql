@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:0b7adce2c60d1276f6b42f36613acf3a58708e1c
+--! Hash: sha1:ce5830b92b12d11cf86d7b74310435714c4968f3
 --! Message: first release
 
 --! split: 1-current.sql
@@ -16702,7 +16702,7 @@ create or replace function notika._surplus_rights()
 as $$
   -- By hand, or by default privileges that an administrator has set for all that is made.
   select 'surplus_rights', 'warning', null::text,
-         format('role %s has %s right%s in Notika''s schemas that nobody granted it by a part: %s%s; install takes them back',
+         format('role %s has %s right%s in Notika''s schemas that nobody granted it by a part: %s%s',
                 s.role, s.count, case when s.count > 1 then 's' end, s.first,
                 case when s.count > 1 then ', ...' end),
          'select * from notika.install();'
