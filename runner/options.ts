@@ -18,6 +18,11 @@ export interface Options {
   debounce?: { by?: Columns; window: Duration; max?: Duration };
   /** One run for the events of the same `by`, `window` after the first, or when there are `max` (default: 10,000). */
   digest?: { by?: Columns; window: Duration; max?: number };
+  /**
+   * What becomes of a TRUNCATE where deletes wake the workflow, as it gives no events: it is recorded in `notika.guard_log` and
+   * `notika.health` (default), also warned of, or refused.
+   */
+  truncate?: "record" | "warn" | "refuse";
   /** Runs at times, also without `on`; the event's `new` has the planned time as `planned_at`. */
   schedule?: Schedule;
 }
@@ -33,7 +38,7 @@ export interface Schedule {
 }
 
 /** Those that are given, as the database takes them. */
-export function optionsOf({ key, concurrency, order, debounce, digest, schedule }: Options): object {
+export function optionsOf({ key, concurrency, order, debounce, digest, schedule, truncate }: Options): object {
   const given = {
     key,
     concurrency,
@@ -45,12 +50,13 @@ export function optionsOf({ key, concurrency, order, debounce, digest, schedule 
     },
     digest: digest && { ...digest, window: interval(digest.window) },
     schedule,
+    truncate,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 
 /** Throws a TypeError that says what is wrong with one; whether the columns are there the database knows. */
-export function checkOptions({ key, concurrency, order, debounce, digest, schedule }: Options): void {
+export function checkOptions({ key, concurrency, order, debounce, digest, schedule, truncate }: Options): void {
   for (const [name, columns] of Object.entries({ key, order, "debounce.by": debounce?.by, "digest.by": digest?.by })) {
     if (columns !== undefined && !areColumns(columns)) {
       throw new TypeError(`${name} must be a column or a list of columns, not ${JSON.stringify(columns)}`);
@@ -73,6 +79,9 @@ export function checkOptions({ key, concurrency, order, debounce, digest, schedu
   }
   if (debounce && digest)
     throw new TypeError("debounce and digest exclude each other: both gather events into one run");
+  if (truncate !== undefined && !["record", "warn", "refuse"].includes(truncate)) {
+    throw new TypeError(`truncate must be "record", "warn" or "refuse", not ${JSON.stringify(truncate)}`);
+  }
   // What the fields of a cron mean the database knows.
   if (schedule !== undefined && typeof schedule?.cron !== "string") {
     throw new TypeError('schedule must be an object such as { cron: "30 2 * * *", timeZone: "Europe/Berlin" }');

@@ -14,6 +14,8 @@ import type { Event, Workflow } from "./workflow.ts";
 export type RunObserver = (event: Event, result: { ms: number; attempt: number; error?: Error; last: boolean }) => void;
 
 interface Setting {
+  /** The name of the installation, which no other has. */
+  installation: string;
   database: Database;
   memory: Memory;
   finish: (outcome: Outcome) => Promise<void>;
@@ -31,7 +33,10 @@ const longestTimer = 2_147_483_647; // milliseconds: Node would fire a longer on
  * Makes of a workflow what runs one attempt: it throws when the run is to be tried again, and calls `leave` when the work
  * is done and only its outcome has to be kept.
  */
-export function makeTask(workflow: Workflow, { database, memory, finish, log, observe, observeStep }: Setting) {
+export function makeTask(
+  workflow: Workflow,
+  { installation, database, memory, finish, log, observe, observeStep }: Setting,
+) {
   const timeout = workflow.timeout === undefined ? undefined : milliseconds(workflow.timeout);
   const expires = workflow.expires === undefined ? undefined : milliseconds(workflow.expires);
 
@@ -87,6 +92,7 @@ export function makeTask(workflow: Workflow, { database, memory, finish, log, ob
       const run = { id: event.id, depth: event.depth };
       const steps = openSteps({
         run,
+        installation,
         waitsFor: workflow.waitsFor,
         past,
         database,

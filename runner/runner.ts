@@ -76,6 +76,7 @@ export async function startRunner({
   observe?: RunObserver;
 }): Promise<Runner> {
   await checkVersion(database);
+  const installation = await nameInstallation(database);
 
   const finish = openOutcomes(database);
   const memory = openMemory(database);
@@ -84,7 +85,10 @@ export async function startRunner({
     concurrency,
     log,
     tasks: Object.fromEntries(
-      Object.entries(tasks).map(([name, task]) => [name, makeTask(task, { database, memory, finish, log, observe })]),
+      Object.entries(tasks).map(([name, task]) => [
+        name,
+        makeTask(task, { installation, database, memory, finish, log, observe }),
+      ]),
     ),
     onStart: () => heartbeat.beat(),
   });
@@ -145,6 +149,12 @@ async function checkVersion({ execute }: Database) {
   const [had] = await execute<{ names: string[] }>(sql`select notika._migrations() as names`).catch(unlessMissing);
   const difference = await differenceTo({ ...installed, migrations: had?.names ?? null });
   if (difference) throw new NotikaError("NOTIKA_VERSION", difference.message, { hint: `Run: ${difference.remedy}` });
+}
+
+/** The name of the installation in this database; in a copy it is a new one from here on. */
+export async function nameInstallation({ execute }: Database): Promise<string> {
+  const [row] = await execute<{ installation: string }>(atOnce("select notika._installation() as installation"));
+  return row?.installation ?? "";
 }
 
 async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {

@@ -23,6 +23,7 @@ export interface StepObserver {
 
 interface Setting {
   run: { id: string; depth: number };
+  installation: string;
   /** What the run may wait for. */
   waitsFor: Sources["waitsFor"];
   /** The steps that have ended in earlier attempts, in the order in which they ended. */
@@ -39,7 +40,17 @@ const limits = { result: 1_048_576, name: 200, steps: 10_000 };
 const never = new Promise<never>(() => {});
 
 /** The steps of one attempt.  `halted` settles when the attempt cannot go on; what the task awaits then never settles. */
-export function openSteps({ run, waitsFor, past, database, memory, signal, isLastAttempt, observe }: Setting) {
+export function openSteps({
+  run,
+  installation,
+  waitsFor,
+  past,
+  database,
+  memory,
+  signal,
+  isLastAttempt,
+  observe,
+}: Setting) {
   const claimed = new Map<string, number>();
   const history = replay(past, rest);
   const waits: object[] = [];
@@ -126,7 +137,7 @@ export function openSteps({ run, waitsFor, past, database, memory, signal, isLas
 
   /** Does the work and remembers what came of it. */
   async function remember(name: string, work: (call: StepCall) => unknown): Promise<Remembered> {
-    const ended = await ending(name, () => work({ idempotencyKey: `${run.id}:${name}`, signal }));
+    const ended = await ending(name, () => work({ idempotencyKey: `${installation}:${run.id}:${name}`, signal }));
     return memory.keep(ended.step, ended.thrown);
   }
 

@@ -51,6 +51,8 @@ create table if not exists notika.setting (
   max_attempts smallint not null default 12,
   missed_after interval not null default '10 minutes',
   runs_kept interval not null default '30 days',
+  installation uuid,
+  database_id oid,
   constraint setting_pkey primary key (only_row),
   constraint setting_only_row_check check (only_row),
   constraint setting_segment_age_check check (segment_age > interval '0'),
@@ -62,7 +64,8 @@ create table if not exists notika.setting (
   constraint setting_runs_kept_check check (runs_kept >= interval '0')
 );
 
-comment on table notika.setting is 'Limits of this installation: one row, changed by update.';
+comment on table notika.setting is
+  'This installation: its limits, which are changed by update, and its name. One row.';
 comment on column notika.setting.only_row is 'Always true: there is one row.';
 comment on column notika.setting.segment_age is
   'The ring turns when the oldest event of its current segment is older than this.';
@@ -78,6 +81,11 @@ comment on column notika.setting.missed_after is
   'A schedule that skips what it missed keeps a time that is no later than this.';
 comment on column notika.setting.runs_kept is
   'How long runs that have ended are remembered.';
+comment on column notika.setting.installation is
+  'Stands in the idempotency keys of steps, so that a copy of a database has keys of its own. Null '
+  'until a runner needs it.';
+comment on column notika.setting.database_id is
+  'The oid of the database that has the name above: another one is a copy, and gets another name.';
 
 insert into notika.setting default values
   on conflict do nothing;

@@ -7,6 +7,19 @@
 -- The order in which they are taken, against deadlocks: the hand-over; signals, before any row of
 -- waits or jobs; lines, in the order of their workflows' ids.
 
+create or replace function notika._lock_timeout(most text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case when l.setting::interval between '1 ms' and most::interval then l.setting else most end
+    from current_setting('lock_timeout') as l (setting);
+$$;
+
+comment on function notika._lock_timeout(text) is
+  'The lock_timeout of a verb that waits this long at most: that of the session if it is stricter.';
+
 -- No column, and so no index: with brin_summarize_range() of an index anybody can lock its table in
 -- this mode for a moment.
 create table if not exists notika.dispatch_lock () with (autovacuum_enabled = off);

@@ -593,6 +593,63 @@ $$;
 comment on function notika._allow_updates(regclass) is
   'Makes a segment one that can be updated, which it is only in a copy.';
 
+create or replace function notika._begin_copy()
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._rebind_copy();
+  update notika.setting as s
+     set installation = gen_random_uuid(),
+         database_id = (select d.oid from pg_database as d where d.datname = current_database());
+end;
+$$;
+
+comment on function notika._begin_copy() is
+  'Makes a copy, or a new database, an installation of its own: with the objects of this database '
+  'and a name that no other has.';
+
+create or replace function notika._is_here()
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select s.database_id is not distinct from d.oid
+    from notika.setting as s
+    join pg_database as d on d.datname = current_database();
+$$;
+
+comment on function notika._is_here() is
+  'Whether the installation is that of this database; false in a copy within the cluster.';
+
+create or replace function notika._installation()
+  returns uuid
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '10s' -- a hand-over is shorter
+as $$
+begin
+  if not notika._is_here() or notika._is_foreign(notika._position()) then
+    perform notika._lock_dispatch(waits => true);
+    if notika._is_foreign(notika._position()) then
+      perform notika._rebase(notika._position());
+    elsif not notika._is_here() then
+      perform notika._begin_copy();
+    end if;
+  end if;
+  return (select s.installation from notika.setting as s);
+end;
+$$;
+
+comment on function notika._installation() is
+  'The name of this installation, for idempotency keys; a copy gets its own first. A runner asks '
+  'before it runs anything.';
+
 create or replace function notika._rebase(here notika.position)
   returns void
   language plpgsql
@@ -634,6 +691,7 @@ begin
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
   perform notika._move(v_next);
+  perform notika._begin_copy();
   -- What has changed since their start can no longer be told.
   perform notika._end_backfill(b.backfill_id, 'cancelled')
      from notika.backfill as b
@@ -711,6 +769,9 @@ begin
   if notika._is_foreign(v_here) then
     perform notika._rebase(v_here);
     return 0;
+  end if;
+  if not notika._is_here() then
+    perform notika._begin_copy();
   end if;
 
   loop

@@ -190,11 +190,16 @@ create or replace function notika._publish_by_time(workflow text, options jsonb)
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
+  v_outcome text;
 begin
-  return notika._ask('_publish_by_time', jsonb_build_object(
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
+  v_outcome := notika._ask('_publish_by_time', jsonb_build_object(
     'workflow', _publish_by_time.workflow, 'options', _publish_by_time.options)) #>> '{}';
+  perform set_config('lock_timeout', v_before, true);
+  return v_outcome;
 end;
 $$;
 
@@ -251,12 +256,17 @@ create or replace function notika.schedule(
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
+  v_due timestamptz;
 begin
-  return (notika._ask('schedule', jsonb_build_object(
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
+  v_due := notika._ask('schedule', jsonb_build_object(
     'workflow', schedule.workflow, 'cron', schedule.cron, 'time_zone', schedule.time_zone,
-    'missed', schedule.missed)) #>> '{}')::timestamptz;
+    'missed', schedule.missed)) #>> '{}';
+  perform set_config('lock_timeout', v_before, true);
+  return v_due;
 end;
 $$;
 
@@ -297,10 +307,13 @@ create or replace function notika.unschedule(workflow text)
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   perform notika._ask('unschedule', jsonb_build_object('workflow', unschedule.workflow));
+  perform set_config('lock_timeout', v_before, true);
 end;
 $$;
 

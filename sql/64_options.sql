@@ -135,6 +135,31 @@ $$;
 comment on function notika._option_count(text, text, jsonb, integer, text) is
   'The number that an option says, or an error.';
 
+create or replace function notika._option_choice(
+  workflow text,
+  option text,
+  value jsonb,
+  choices text[],
+  example text
+)
+  returns jsonb
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if jsonb_typeof(value) <> 'string' or value #>> '{}' <> all (choices) then
+    perform notika._refuse_option(
+      workflow, option, format('is not one of %s', array_to_string(choices, ', ')), example,
+      detail => format('It is %s.', value));
+  end if;
+  return value;
+end;
+$$;
+
+comment on function notika._option_choice(text, text, jsonb, text[], text) is
+  'The word that an option says, or an error.';
+
 create or replace function notika._gathering_options(
   workflow text,
   option text,
@@ -249,6 +274,8 @@ begin
         notika._option_columns(spec.name, v_option, v_value, v_known, v_example)
       when v_option = 'concurrency' then
         to_jsonb(notika._option_count(spec.name, v_option, v_value, 10000, v_example))
+      when v_option = 'truncate' then notika._option_choice(
+        spec.name, v_option, v_value, '{record,warn,refuse}', '{"truncate": "refuse"}')
       when v_option in ('debounce', 'digest') then
         notika._gathering_options(spec.name, v_option, v_value, v_known)
       when v_option = 'schedule' then notika._check_schedule(spec.name, v_value)
@@ -256,7 +283,7 @@ begin
     if v_checked -> v_option = 'null' then
       raise exception 'workflow "%" has no option "%"', spec.name, v_option
         using errcode = 'invalid_parameter_value',
-              detail = 'The options are key, concurrency, order, debounce, digest and schedule.',
+              detail = 'The options are key, concurrency, order, debounce, digest, schedule and truncate.',
               hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
                             spec.name);
     end if;
@@ -291,15 +318,20 @@ create or replace function notika.configure(workflow text, options jsonb)
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
+  v_outcome text;
 begin
-  return notika._ask('configure', jsonb_build_object(
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
+  v_outcome := notika._ask('configure', jsonb_build_object(
     'workflow', configure.workflow, 'options', configure.options)) #>> '{}';
+  perform set_config('lock_timeout', v_before, true);
+  return v_outcome;
 exception when lock_not_available then
   raise exception 'cannot configure workflow "%": somebody else is changing it', configure.workflow
     using errcode = 'lock_not_available',
-          detail = 'Gave up after 3 s.',
+          detail = format('Gave up after %s.', notika._lock_timeout('3s')),
           hint = 'Try again. Which sessions may hold it: select pid, query from pg_stat_activity '
                  'where state = ''idle in transaction'';';
 end;
@@ -309,7 +341,8 @@ comment on function notika.configure(text, jsonb) is
   'Sets the options of a workflow, which replace those it has. key: one run for each value; '
   'concurrency: how many runs at a time; order: runs of the same value one after the other; '
   'debounce, digest: {by, window, max}, one run for many events; '
-  'schedule: {cron, timeZone, missed}, as in notika.schedule. Says changed or unchanged.';
+  'schedule: {cron, timeZone, missed}, as in notika.schedule; truncate: record, warn or refuse, what '
+  'becomes of a TRUNCATE where deletes wake the workflow. Says changed or unchanged.';
 
 create or replace function notika._do_configure(caller name, workflow text, options jsonb)
   returns text

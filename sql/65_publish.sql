@@ -882,11 +882,28 @@ begin
                null
          where (spec).condition is not null and not (spec).is_pinned
         union all
-        select 7, f.name || o.name,
+        select 6, null,
+               notika._truncate_definition((spec).workflow_id),
+               null
+         where notika._notices_truncate(spec)
+        union all
+        select 7, null,
+               format('revoke execute on function notika._truncated_%s() from public',
+                      (spec).workflow_id),
+               null
+         where notika._notices_truncate(spec)
+        union all
+        select 8, f.name || o.name,
                notika._trigger_definition(spec, f.relation, o.name),
                'share row exclusive on ' || f.name
           from family as f
          cross join unnest((spec).operations) as o (name)
+        union all
+        select 8, f.name || 'truncate',
+               notika._truncate_trigger((spec).workflow_id, f.relation),
+               'share row exclusive on ' || f.name
+          from family as f
+         where notika._notices_truncate(spec)
       ) as s (place, name, statement, lock)
      order by s.place, s.name;
 end;
@@ -944,6 +961,7 @@ begin
      where p.pronamespace = 'notika'::regnamespace
        and p.proname in (format('_capture_%s', _generated.workflow_id),
                          format('_passes_%s', _generated.workflow_id),
+                         format('_truncated_%s', _generated.workflow_id),
                          format('payload_%s', _generated.workflow_id))
      order by p.proname, p.oid;
 end;
@@ -1014,6 +1032,7 @@ declare
 begin
   if before.relation = after.relation and before.definition = after.definition
      and notika._captures(before) and notika._is_complete(after)
+     and notika._has_truncate_triggers(after)
   then
     return;
   end if;
@@ -1034,6 +1053,14 @@ begin
     return next;
     v_left := v_left || v_table;
   end loop;
+  if to_regprocedure(format('notika._truncated_%s()', after.workflow_id)) is not null
+     and not notika._truncates_fit(after)
+  then
+    statement := format('drop function notika._truncated_%s() cascade', after.workflow_id);
+    lock := 'access exclusive on ' || (
+      select string_agg(t.name, ', ' order by t.name) from notika._truncate_tables(after.workflow_id) as t (name));
+    return next;
+  end if;
   for v_trigger in
     select t.relation, t.name, c.relowner
       from notika._triggers(after.workflow_id) as t
@@ -1204,7 +1231,8 @@ as $$
 begin
   raise exception 'cannot % workflow "%": table % is locked', what, workflow, table_name
     using errcode = 'lock_not_available',
-          detail = 'It was waited for three seconds; longer would hold up the application.',
+          detail = format('Gave up after %s; waiting longer would block the application.',
+                          notika._lock_timeout('3s')),
           hint = format('Try again. Who holds it: select pid, mode from pg_locks '
                         'where relation = %L::regclass and granted;', table_name);
 end;
@@ -1346,14 +1374,15 @@ create or replace function notika.plan(
   security invoker
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
-  set lock_timeout = '3s'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_call notika.workflow := notika._as_called(
     plan.workflow, plan.table_name, plan.operations, plan.columns, plan.watch, plan.condition,
     plan.guard, plan.on_rename, plan.match);
   v_function regprocedure;
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   if v_call.condition is not null and v_call.relation is not null then
     v_function := notika._read_condition(v_call);
   end if;
@@ -1369,6 +1398,7 @@ begin
   if v_function is not null then
     execute 'drop function pg_temp.notika_condition()';
   end if;
+  perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   perform notika._refuse_locked('plan', plan.workflow, plan.table_name);
 end;
@@ -1397,9 +1427,9 @@ create or replace function notika.publish(
   security invoker
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
-  set lock_timeout = '3s'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_call notika.workflow := notika._as_called(
     publish.workflow, publish.table_name, publish.operations, publish.columns, publish.watch,
     publish.condition, publish.guard, publish.on_rename, publish.match);
@@ -1407,6 +1437,7 @@ declare
   v_given jsonb;
   v_outcome text;
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   -- What the caller alone may do, he does: read his text, and grant what is his.
   if v_call.condition is not null and v_call.relation is not null then
     v_function := notika._read_condition(v_call);
@@ -1419,6 +1450,7 @@ begin
   if v_function is not null then
     execute 'drop function pg_temp.notika_condition()';
   end if;
+  perform set_config('lock_timeout', v_before, true);
   return v_outcome;
 exception when lock_not_available then
   return notika._refuse_locked('publish', publish.workflow, publish.table_name);
@@ -1433,7 +1465,7 @@ comment on function
   'warn, off; on_rename: follow, block; options: see notika.configure, null leaves them as they are. '
   'A workflow called name:source is what the runs of name wait for, by the values of match. Grants '
   'the owner of Notika what it lacks on the table, where the caller may. Says published, changed or '
-  'unchanged. Waits three seconds for its locks.';
+  'unchanged. Waits three seconds for its locks, or lock_timeout where that is less.';
 
 create or replace function notika._do_publish(caller name, request jsonb)
   returns text
@@ -1645,11 +1677,14 @@ create or replace function notika.unpublish(workflow text)
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   perform notika._revoke_given(
     notika._ask('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
+  perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, (
     select w.table_name from notika.workflows as w where w.workflow = unpublish.workflow));

@@ -79,7 +79,7 @@ create table if not exists notika.guard_log (
   done_by name not null default session_user,
   constraint guard_log_pkey primary key (guard_log_id),
   constraint guard_log_verdict_check check (verdict in (
-    'followed', 'healed', 'warned', 'allowed', 'ignored', 'broken', 'repaired', 'released',
+    'followed', 'healed', 'warned', 'allowed', 'ignored', 'broken', 'repaired', 'released', 'recorded',
     'maintenance begun', 'maintenance ended'
   ))
 );
@@ -94,7 +94,7 @@ comment on column notika.guard_log.xid is 'In which transaction.';
 comment on column notika.guard_log.workflow is 'The workflow; null: all of them.';
 comment on column notika.guard_log.verdict is
   'followed (a rename), healed, warned, allowed, ignored (guard off), broken, repaired, released, '
-  'maintenance begun or ended.';
+  'recorded (a TRUNCATE), maintenance begun or ended.';
 comment on column notika.guard_log.kind is 'What was found, for instance column_dropped.';
 comment on column notika.guard_log.object is 'The table, column or trigger.';
 comment on column notika.guard_log.expected is 'What the contract says.';

@@ -418,6 +418,7 @@ begin
   return query select * from notika._copy_health();
   return query select * from notika._missing_rights();
   return query select * from notika._surplus_rights();
+  return query select * from notika._truncate_health();
   return query
     select 'broken', 'error', w.name, w.broken_reason, notika._call(notika._mended(w))
       from notika.workflow as w

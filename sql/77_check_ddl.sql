@@ -172,9 +172,9 @@ create or replace function notika._try_ddl(sql text, path text)
   security invoker -- it runs somebody's DDL, so as them
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
-  set lock_timeout = '500ms'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_statement record;
   v_reason text;
   v_message text;
@@ -185,6 +185,7 @@ declare
   v_texts text[] := array[]::text[];
   v_last jsonb;
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   begin
     perform notika._foresee_pinned(sql, path);
     for v_statement in select s.line, s.statement from notika._split(_try_ddl.sql) as s loop
@@ -233,6 +234,7 @@ begin
   exception when sqlstate 'NKUND' then
     null;
   end;
+  perform set_config('lock_timeout', v_before, true);
 
   return query
     select b.number, v_lines[b.number], v_texts[b.number], f.workflow,
@@ -286,4 +288,4 @@ comment on function notika.check_ddl(text) is
   'healed, error or unknown. RUNS the text with the rights of the caller and undoes it: only for text '
   'that is trusted, and with a role of its own; for other text there is npx notika check --schema. '
   'What it sees that no rollback undoes, such as COPY ... TO PROGRAM, it does not try (unknown). Waits '
-  'half a second for each lock. No rows: no workflow would notice. Sequences stay moved.';
+  'half a second for each lock, or lock_timeout where that is less. No rows: no workflow would notice. Sequences stay moved.';

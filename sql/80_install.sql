@@ -43,15 +43,16 @@ create or replace function notika._install()
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
-  -- It may lock several tables: below deadlock_timeout, so that no writer is the victim.
-  set lock_timeout = '500ms'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_workflow notika.workflow;
   v_after notika.workflow;
   v_statement text;
   v_count bigint;
 begin
+  -- It may lock several tables: below deadlock_timeout, so that no writer is the victim.
+  perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   return query select 'version', 'ok', format('notika %s on PostgreSQL %s', notika.version(),
                                                current_setting('server_version'));
 
@@ -166,6 +167,7 @@ begin
   end loop;
 
   return query select * from notika._install_rights();
+  perform set_config('lock_timeout', v_before, true);
 end;
 $$;
 

@@ -88,6 +88,7 @@ as $$
         ('function', '_relation', '{publisher,runner}'),
         ('function', '_table', '{publisher,runner}'),
         ('function', '_refuse_locked', '{publisher}'),
+        ('function', '_lock_timeout', '{publisher}'),
 
         -- Run, and what an operator does about runs.
         ('function', 'emit', '{publisher,runner}'),
@@ -99,6 +100,7 @@ as $$
         ('function', 'retry', '{publisher,runner}'),
         ('function', 'cancel', '{publisher,runner}'),
         ('function', 'dispatch', '{runner}'),
+        ('function', '_installation', '{runner}'),
         ('function', 'maintain', '{runner}'),
         ('function', '_beat', '{runner}'),
         ('function', '_claim', '{runner}'),

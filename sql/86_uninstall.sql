@@ -41,7 +41,7 @@ as $$
     select d.classid, t.oid, c.relnamespace
       from dependent as d
       join pg_trigger as t on d.classid = 'pg_trigger'::regclass and t.oid = d.objid
-       and t.tgname !~ '^notika_[0-9]+_(insert|update|delete)$'
+       and t.tgname !~ '^notika_[0-9]+_(insert|update|delete|truncate)$'
       join pg_class as c on c.oid = t.tgrelid
   )
   select pg_describe_object(h.classid, h.objid, 0)
@@ -81,7 +81,8 @@ as $$
 begin
   perform notika._set_busy(true); -- until _drop_notika has dropped the guard
   perform notika._unpin(_drop_captures.workflow_id);
-  execute format('drop function if exists notika._capture_%s() cascade', _drop_captures.workflow_id);
+  execute format('drop function if exists notika._capture_%1$s(), notika._truncated_%1$s() cascade',
+                 _drop_captures.workflow_id);
 end;
 $$;
 
@@ -117,11 +118,9 @@ create or replace function notika.uninstall(dry_run boolean default false, force
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
   set client_min_messages = warning -- what is dropped along is what was meant
-  -- Shorter than the second after which Postgres looks for deadlocks: should a writer and this wait
-  -- for each other's tables, it is this that gives up.
-  set lock_timeout = '500ms'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_owner constant name := notika._owner();
   v_role constant text := current_setting('role');
   v_is_other constant boolean := current_user <> v_owner;
@@ -139,6 +138,9 @@ declare
   v_statement text;
   v_place text := 'notika';
 begin
+  -- Shorter than the second after which Postgres looks for deadlocks: should a writer and this wait
+  -- for each other's tables, it is this that gives up.
+  perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   if not pg_has_role(current_user, v_owner, 'member') then
     perform notika._expect_member(current_user, 'uninstall notika');
   end if;
@@ -265,10 +267,12 @@ begin
       end;
     end loop;
   end if;
+  perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   raise exception 'cannot uninstall notika: % is locked', v_place
     using errcode = 'lock_not_available',
-          detail = 'Gave up after half a second; waiting longer would block the application. Nothing was removed.',
+          detail = format('Gave up after %s; waiting longer would block the application. Nothing was '
+                          'removed.', notika._lock_timeout('500ms')),
           hint = format('Try again. Who holds it: select pid, mode, relation::regclass from pg_locks '
                         'where granted and %s;', case v_place
                           when 'notika' then 'relation::regclass::text like ''notika%'''

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:ce5830b92b12d11cf86d7b74310435714c4968f3
+--! Hash: sha1:f5bbb8d5e6c63cdc95e6bdcfd2465f864d23ee37
 --! Message: first release
 
 --! split: 1-current.sql
@@ -58,6 +58,8 @@ create table if not exists notika.setting (
   max_attempts smallint not null default 12,
   missed_after interval not null default '10 minutes',
   runs_kept interval not null default '30 days',
+  installation uuid,
+  database_id oid,
   constraint setting_pkey primary key (only_row),
   constraint setting_only_row_check check (only_row),
   constraint setting_segment_age_check check (segment_age > interval '0'),
@@ -69,7 +71,8 @@ create table if not exists notika.setting (
   constraint setting_runs_kept_check check (runs_kept >= interval '0')
 );
 
-comment on table notika.setting is 'Limits of this installation: one row, changed by update.';
+comment on table notika.setting is
+  'This installation: its limits, which are changed by update, and its name. One row.';
 comment on column notika.setting.only_row is 'Always true: there is one row.';
 comment on column notika.setting.segment_age is
   'The ring turns when the oldest event of its current segment is older than this.';
@@ -85,6 +88,11 @@ comment on column notika.setting.missed_after is
   'A schedule that skips what it missed keeps a time that is no later than this.';
 comment on column notika.setting.runs_kept is
   'How long runs that have ended are remembered.';
+comment on column notika.setting.installation is
+  'Stands in the idempotency keys of steps, so that a copy of a database has keys of its own. Null '
+  'until a runner needs it.';
+comment on column notika.setting.database_id is
+  'The oid of the database that has the name above: another one is a copy, and gets another name.';
 
 insert into notika.setting default values
   on conflict do nothing;
@@ -580,6 +588,19 @@ comment on function notika._wake() is
 --
 -- The order in which they are taken, against deadlocks: the hand-over; signals, before any row of
 -- waits or jobs; lines, in the order of their workflows' ids.
+
+create or replace function notika._lock_timeout(most text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case when l.setting::interval between '1 ms' and most::interval then l.setting else most end
+    from current_setting('lock_timeout') as l (setting);
+$$;
+
+comment on function notika._lock_timeout(text) is
+  'The lock_timeout of a verb that waits this long at most: that of the session if it is stricter.';
 
 -- No column, and so no index: with brin_summarize_range() of an index anybody can lock its table in
 -- this mode for a moment.
@@ -1307,6 +1328,63 @@ $$;
 comment on function notika._allow_updates(regclass) is
   'Makes a segment one that can be updated, which it is only in a copy.';
 
+create or replace function notika._begin_copy()
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika._rebind_copy();
+  update notika.setting as s
+     set installation = gen_random_uuid(),
+         database_id = (select d.oid from pg_database as d where d.datname = current_database());
+end;
+$$;
+
+comment on function notika._begin_copy() is
+  'Makes a copy, or a new database, an installation of its own: with the objects of this database '
+  'and a name that no other has.';
+
+create or replace function notika._is_here()
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select s.database_id is not distinct from d.oid
+    from notika.setting as s
+    join pg_database as d on d.datname = current_database();
+$$;
+
+comment on function notika._is_here() is
+  'Whether the installation is that of this database; false in a copy within the cluster.';
+
+create or replace function notika._installation()
+  returns uuid
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '10s' -- a hand-over is shorter
+as $$
+begin
+  if not notika._is_here() or notika._is_foreign(notika._position()) then
+    perform notika._lock_dispatch(waits => true);
+    if notika._is_foreign(notika._position()) then
+      perform notika._rebase(notika._position());
+    elsif not notika._is_here() then
+      perform notika._begin_copy();
+    end if;
+  end if;
+  return (select s.installation from notika.setting as s);
+end;
+$$;
+
+comment on function notika._installation() is
+  'The name of this installation, for idempotency keys; a copy gets its own first. A runner asks '
+  'before it runs anything.';
+
 create or replace function notika._rebase(here notika.position)
   returns void
   language plpgsql
@@ -1348,6 +1426,7 @@ begin
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
   perform notika._move(v_next);
+  perform notika._begin_copy();
   -- What has changed since their start can no longer be told.
   perform notika._end_backfill(b.backfill_id, 'cancelled')
      from notika.backfill as b
@@ -1425,6 +1504,9 @@ begin
   if notika._is_foreign(v_here) then
     perform notika._rebase(v_here);
     return 0;
+  end if;
+  if not notika._is_here() then
+    perform notika._begin_copy();
   end if;
 
   loop
@@ -3219,11 +3301,16 @@ create or replace function notika._publish_by_time(workflow text, options jsonb)
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
+  v_outcome text;
 begin
-  return notika._ask('_publish_by_time', jsonb_build_object(
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
+  v_outcome := notika._ask('_publish_by_time', jsonb_build_object(
     'workflow', _publish_by_time.workflow, 'options', _publish_by_time.options)) #>> '{}';
+  perform set_config('lock_timeout', v_before, true);
+  return v_outcome;
 end;
 $$;
 
@@ -3280,12 +3367,17 @@ create or replace function notika.schedule(
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
+  v_due timestamptz;
 begin
-  return (notika._ask('schedule', jsonb_build_object(
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
+  v_due := notika._ask('schedule', jsonb_build_object(
     'workflow', schedule.workflow, 'cron', schedule.cron, 'time_zone', schedule.time_zone,
-    'missed', schedule.missed)) #>> '{}')::timestamptz;
+    'missed', schedule.missed)) #>> '{}';
+  perform set_config('lock_timeout', v_before, true);
+  return v_due;
 end;
 $$;
 
@@ -3326,10 +3418,13 @@ create or replace function notika.unschedule(workflow text)
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   perform notika._ask('unschedule', jsonb_build_object('workflow', unschedule.workflow));
+  perform set_config('lock_timeout', v_before, true);
 end;
 $$;
 
@@ -7297,6 +7392,203 @@ $$;
 comment on function notika._trigger_definition(notika.workflow, regclass, text) is
   'The statement that makes the trigger of a workflow for one operation.';
 --! EndIncluded 61_trigger.sql
+--! Included 61_truncate.sql
+-- TRUNCATE of a table whose deletes wake a workflow.  It removes rows without an event for any of
+-- them, so it does not pass unnoticed: the option truncate of the workflow says what is done.
+-- Postgres fires no trigger of a partitioned table when one of its partitions is truncated by itself.
+
+create or replace function notika._notices_truncate(spec notika.workflow)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select 'delete' = any ((spec).operations)
+     and (select c.relkind in ('r', 'p') from pg_class as c where c.oid = (spec).relation);
+$$;
+
+comment on function notika._notices_truncate(notika.workflow) is
+  'Whether a workflow has triggers for TRUNCATE: if deletes wake it, and its table takes such triggers.';
+
+create or replace function notika._truncate_definition(workflow_id integer)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+  select format(E'create or replace function notika._truncated_%1$s()\n'
+                '  returns trigger\n'
+                '  language plpgsql\n'
+                '  security definer\n'
+                '  set search_path = pg_catalog, pg_temp\n'
+                'as ''begin perform notika._note_truncate(%1$s, tg_relid); return null; end''',
+                _truncate_definition.workflow_id);
+$$;
+
+comment on function notika._truncate_definition(integer) is
+  'The statement that makes the function of a workflow''s triggers for TRUNCATE.';
+
+create or replace function notika._truncate_trigger(workflow_id integer, relation regclass)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+  set quote_all_identifiers = off
+as $$
+begin
+  return format(E'create or replace trigger notika_%1$s_truncate\n'
+                '  after truncate on %2$s\n'
+                '  for each statement\n'
+                '  execute function notika._truncated_%1$s()',
+                _truncate_trigger.workflow_id, notika._quoted(_truncate_trigger.relation));
+end;
+$$;
+
+comment on function notika._truncate_trigger(integer, regclass) is
+  'The statement that makes the trigger for TRUNCATE on a table of a workflow.';
+
+create or replace function notika._truncate_tables(workflow_id integer)
+  returns setof text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select notika._quoted(t.tgrelid)
+      from pg_depend as d
+      join pg_trigger as t on t.oid = d.objid
+     where d.refclassid = 'pg_proc'::regclass and d.classid = 'pg_trigger'::regclass
+       and d.refobjid = to_regprocedure(format('notika._truncated_%s()', _truncate_tables.workflow_id));
+end;
+$$;
+
+comment on function notika._truncate_tables(integer) is
+  'The tables that have a trigger for TRUNCATE of a workflow.';
+
+create or replace function notika._truncates_fit(spec notika.workflow)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return notika._notices_truncate(spec) and not exists (
+    select from notika._truncate_tables(spec.workflow_id) as t (name)
+     where t.name not in (select notika._quoted(f) from notika._family(spec.relation) as f)
+  );
+end;
+$$;
+
+comment on function notika._truncates_fit(notika.workflow) is
+  'Whether the triggers for TRUNCATE of a workflow stand on no other tables than they have to.';
+
+create or replace function notika._has_truncate_triggers(spec notika.workflow)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return not notika._notices_truncate(spec)
+      or not exists (
+        select from notika._family((spec).relation) as f (relation)
+         where not exists (
+           select from pg_trigger as t
+            where t.tgrelid = f.relation
+              and t.tgname = format('notika_%s_truncate', (spec).workflow_id)
+              and t.tgfoid = to_regprocedure(format('notika._truncated_%s()', (spec).workflow_id))
+         )
+      );
+end;
+$$;
+
+comment on function notika._has_truncate_triggers(notika.workflow) is
+  'Whether all triggers for TRUNCATE are there that a workflow needs.';
+
+create or replace function notika._note_truncate(workflow_id integer, relation regclass)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_workflow notika.workflow;
+  v_answer text;
+begin
+  -- Only what the option asks for may fail the statement of somebody else.
+  begin
+    select w.* into v_workflow
+      from notika.workflow as w
+     where w.workflow_id = _note_truncate.workflow_id and w.unpublished_at is null
+       and 'delete' = any (w.operations)
+       -- A child that has left the family keeps the trigger.
+       and exists (select from notika._family(w.relation) as f where f = _note_truncate.relation);
+    if not found or (select o.is_muted from notika._origin() as o) then
+      return;
+    end if;
+    v_answer := coalesce(v_workflow.options ->> 'truncate', 'record');
+    if v_answer <> 'refuse' then
+      insert into notika.guard_log (workflow, verdict, kind, object)
+      values (v_workflow.name, case v_answer when 'warn' then 'warned' else 'recorded' end,
+              'table_truncated', notika._quoted(_note_truncate.relation));
+    end if;
+  exception when others then
+    raise warning 'notika could not record the TRUNCATE of %: %', _note_truncate.relation, sqlerrm;
+    return;
+  end;
+
+  if v_answer = 'refuse' then
+    raise exception 'cannot truncate % because deletes wake Notika''s workflow "%"',
+                    notika._quoted(_note_truncate.relation), v_workflow.name
+      using errcode = 'NK003',
+            detail = 'TRUNCATE removes the rows without an event for any of them.',
+            hint = format('Delete them: delete from %s; or let those who published the workflow allow it: '
+                          'select notika.configure(%L, %L);', notika._quoted(_note_truncate.relation),
+                          v_workflow.name, v_workflow.options || '{"truncate": "record"}');
+  elsif v_answer = 'warn' then
+    raise warning 'deletes of % wake Notika''s workflow "%", but TRUNCATE gave it no event',
+                  notika._quoted(_note_truncate.relation), v_workflow.name;
+  end if;
+end;
+$$;
+
+comment on function notika._note_truncate(integer, regclass) is
+  'Records a TRUNCATE of a table whose deletes wake a workflow, warns of it, or refuses it, as the '
+  'workflow''s option truncate says.';
+
+create or replace function notika._truncate_health()
+  returns table (finding text, severity text, workflow text, detail text, remedy text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select 'table_truncated', 'warning', w.name,
+           format('%s was truncated at %s by %s: its rows gave no delete event', g.object,
+                  date_trunc('second', g.at), g.done_by),
+           format('If that must not happen again: select notika.configure(%L, %L);',
+                  w.name, w.options || '{"truncate": "refuse"}')
+      from notika.workflow as w
+     cross join lateral (
+       select l.at, l.object, l.done_by
+         from notika.guard_log as l
+        where l.workflow = w.name and l.kind = 'table_truncated' and l.at > w.published_at
+          and l.at > clock_timestamp() - interval '1 day'
+        order by l.at desc
+        limit 1
+     ) as g
+     where w.unpublished_at is null and 'delete' = any (w.operations);
+end;
+$$;
+
+comment on function notika._truncate_health() is
+  'What notika.health says for a day about tables that were truncated although deletes wake a workflow.';
+--! EndIncluded 61_truncate.sql
 --! Included 62_loose.sql
 -- The form of a workflow's functions and triggers that pins nothing: while a migration is let
 -- through, while a workflow is broken, and where a guard that only warns has no event triggers.
@@ -7794,6 +8086,31 @@ $$;
 comment on function notika._option_count(text, text, jsonb, integer, text) is
   'The number that an option says, or an error.';
 
+create or replace function notika._option_choice(
+  workflow text,
+  option text,
+  value jsonb,
+  choices text[],
+  example text
+)
+  returns jsonb
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if jsonb_typeof(value) <> 'string' or value #>> '{}' <> all (choices) then
+    perform notika._refuse_option(
+      workflow, option, format('is not one of %s', array_to_string(choices, ', ')), example,
+      detail => format('It is %s.', value));
+  end if;
+  return value;
+end;
+$$;
+
+comment on function notika._option_choice(text, text, jsonb, text[], text) is
+  'The word that an option says, or an error.';
+
 create or replace function notika._gathering_options(
   workflow text,
   option text,
@@ -7908,6 +8225,8 @@ begin
         notika._option_columns(spec.name, v_option, v_value, v_known, v_example)
       when v_option = 'concurrency' then
         to_jsonb(notika._option_count(spec.name, v_option, v_value, 10000, v_example))
+      when v_option = 'truncate' then notika._option_choice(
+        spec.name, v_option, v_value, '{record,warn,refuse}', '{"truncate": "refuse"}')
       when v_option in ('debounce', 'digest') then
         notika._gathering_options(spec.name, v_option, v_value, v_known)
       when v_option = 'schedule' then notika._check_schedule(spec.name, v_value)
@@ -7915,7 +8234,7 @@ begin
     if v_checked -> v_option = 'null' then
       raise exception 'workflow "%" has no option "%"', spec.name, v_option
         using errcode = 'invalid_parameter_value',
-              detail = 'The options are key, concurrency, order, debounce, digest and schedule.',
+              detail = 'The options are key, concurrency, order, debounce, digest, schedule and truncate.',
               hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
                             spec.name);
     end if;
@@ -7950,15 +8269,20 @@ create or replace function notika.configure(workflow text, options jsonb)
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
+  v_outcome text;
 begin
-  return notika._ask('configure', jsonb_build_object(
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
+  v_outcome := notika._ask('configure', jsonb_build_object(
     'workflow', configure.workflow, 'options', configure.options)) #>> '{}';
+  perform set_config('lock_timeout', v_before, true);
+  return v_outcome;
 exception when lock_not_available then
   raise exception 'cannot configure workflow "%": somebody else is changing it', configure.workflow
     using errcode = 'lock_not_available',
-          detail = 'Gave up after 3 s.',
+          detail = format('Gave up after %s.', notika._lock_timeout('3s')),
           hint = 'Try again. Which sessions may hold it: select pid, query from pg_stat_activity '
                  'where state = ''idle in transaction'';';
 end;
@@ -7968,7 +8292,8 @@ comment on function notika.configure(text, jsonb) is
   'Sets the options of a workflow, which replace those it has. key: one run for each value; '
   'concurrency: how many runs at a time; order: runs of the same value one after the other; '
   'debounce, digest: {by, window, max}, one run for many events; '
-  'schedule: {cron, timeZone, missed}, as in notika.schedule. Says changed or unchanged.';
+  'schedule: {cron, timeZone, missed}, as in notika.schedule; truncate: record, warn or refuse, what '
+  'becomes of a TRUNCATE where deletes wake the workflow. Says changed or unchanged.';
 
 create or replace function notika._do_configure(caller name, workflow text, options jsonb)
   returns text
@@ -8885,11 +9210,28 @@ begin
                null
          where (spec).condition is not null and not (spec).is_pinned
         union all
-        select 7, f.name || o.name,
+        select 6, null,
+               notika._truncate_definition((spec).workflow_id),
+               null
+         where notika._notices_truncate(spec)
+        union all
+        select 7, null,
+               format('revoke execute on function notika._truncated_%s() from public',
+                      (spec).workflow_id),
+               null
+         where notika._notices_truncate(spec)
+        union all
+        select 8, f.name || o.name,
                notika._trigger_definition(spec, f.relation, o.name),
                'share row exclusive on ' || f.name
           from family as f
          cross join unnest((spec).operations) as o (name)
+        union all
+        select 8, f.name || 'truncate',
+               notika._truncate_trigger((spec).workflow_id, f.relation),
+               'share row exclusive on ' || f.name
+          from family as f
+         where notika._notices_truncate(spec)
       ) as s (place, name, statement, lock)
      order by s.place, s.name;
 end;
@@ -8947,6 +9289,7 @@ begin
      where p.pronamespace = 'notika'::regnamespace
        and p.proname in (format('_capture_%s', _generated.workflow_id),
                          format('_passes_%s', _generated.workflow_id),
+                         format('_truncated_%s', _generated.workflow_id),
                          format('payload_%s', _generated.workflow_id))
      order by p.proname, p.oid;
 end;
@@ -9017,6 +9360,7 @@ declare
 begin
   if before.relation = after.relation and before.definition = after.definition
      and notika._captures(before) and notika._is_complete(after)
+     and notika._has_truncate_triggers(after)
   then
     return;
   end if;
@@ -9037,6 +9381,14 @@ begin
     return next;
     v_left := v_left || v_table;
   end loop;
+  if to_regprocedure(format('notika._truncated_%s()', after.workflow_id)) is not null
+     and not notika._truncates_fit(after)
+  then
+    statement := format('drop function notika._truncated_%s() cascade', after.workflow_id);
+    lock := 'access exclusive on ' || (
+      select string_agg(t.name, ', ' order by t.name) from notika._truncate_tables(after.workflow_id) as t (name));
+    return next;
+  end if;
   for v_trigger in
     select t.relation, t.name, c.relowner
       from notika._triggers(after.workflow_id) as t
@@ -9207,7 +9559,8 @@ as $$
 begin
   raise exception 'cannot % workflow "%": table % is locked', what, workflow, table_name
     using errcode = 'lock_not_available',
-          detail = 'It was waited for three seconds; longer would hold up the application.',
+          detail = format('Gave up after %s; waiting longer would block the application.',
+                          notika._lock_timeout('3s')),
           hint = format('Try again. Who holds it: select pid, mode from pg_locks '
                         'where relation = %L::regclass and granted;', table_name);
 end;
@@ -9349,14 +9702,15 @@ create or replace function notika.plan(
   security invoker
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
-  set lock_timeout = '3s'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_call notika.workflow := notika._as_called(
     plan.workflow, plan.table_name, plan.operations, plan.columns, plan.watch, plan.condition,
     plan.guard, plan.on_rename, plan.match);
   v_function regprocedure;
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   if v_call.condition is not null and v_call.relation is not null then
     v_function := notika._read_condition(v_call);
   end if;
@@ -9372,6 +9726,7 @@ begin
   if v_function is not null then
     execute 'drop function pg_temp.notika_condition()';
   end if;
+  perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   perform notika._refuse_locked('plan', plan.workflow, plan.table_name);
 end;
@@ -9400,9 +9755,9 @@ create or replace function notika.publish(
   security invoker
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
-  set lock_timeout = '3s'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_call notika.workflow := notika._as_called(
     publish.workflow, publish.table_name, publish.operations, publish.columns, publish.watch,
     publish.condition, publish.guard, publish.on_rename, publish.match);
@@ -9410,6 +9765,7 @@ declare
   v_given jsonb;
   v_outcome text;
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   -- What the caller alone may do, he does: read his text, and grant what is his.
   if v_call.condition is not null and v_call.relation is not null then
     v_function := notika._read_condition(v_call);
@@ -9422,6 +9778,7 @@ begin
   if v_function is not null then
     execute 'drop function pg_temp.notika_condition()';
   end if;
+  perform set_config('lock_timeout', v_before, true);
   return v_outcome;
 exception when lock_not_available then
   return notika._refuse_locked('publish', publish.workflow, publish.table_name);
@@ -9436,7 +9793,7 @@ comment on function
   'warn, off; on_rename: follow, block; options: see notika.configure, null leaves them as they are. '
   'A workflow called name:source is what the runs of name wait for, by the values of match. Grants '
   'the owner of Notika what it lacks on the table, where the caller may. Says published, changed or '
-  'unchanged. Waits three seconds for its locks.';
+  'unchanged. Waits three seconds for its locks, or lock_timeout where that is less.';
 
 create or replace function notika._do_publish(caller name, request jsonb)
   returns text
@@ -9648,11 +10005,14 @@ create or replace function notika.unpublish(workflow text)
   volatile
   security invoker
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '3s'
 as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   perform notika._revoke_given(
     notika._ask('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
+  perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, (
     select w.table_name from notika.workflows as w where w.workflow = unpublish.workflow));
@@ -12329,7 +12689,7 @@ create table if not exists notika.guard_log (
   done_by name not null default session_user,
   constraint guard_log_pkey primary key (guard_log_id),
   constraint guard_log_verdict_check check (verdict in (
-    'followed', 'healed', 'warned', 'allowed', 'ignored', 'broken', 'repaired', 'released',
+    'followed', 'healed', 'warned', 'allowed', 'ignored', 'broken', 'repaired', 'released', 'recorded',
     'maintenance begun', 'maintenance ended'
   ))
 );
@@ -12344,7 +12704,7 @@ comment on column notika.guard_log.xid is 'In which transaction.';
 comment on column notika.guard_log.workflow is 'The workflow; null: all of them.';
 comment on column notika.guard_log.verdict is
   'followed (a rename), healed, warned, allowed, ignored (guard off), broken, repaired, released, '
-  'maintenance begun or ended.';
+  'recorded (a TRUNCATE), maintenance begun or ended.';
 comment on column notika.guard_log.kind is 'What was found, for instance column_dropped.';
 comment on column notika.guard_log.object is 'The table, column or trigger.';
 comment on column notika.guard_log.expected is 'What the contract says.';
@@ -15046,6 +15406,7 @@ begin
   return query select * from notika._copy_health();
   return query select * from notika._missing_rights();
   return query select * from notika._surplus_rights();
+  return query select * from notika._truncate_health();
   return query
     select 'broken', 'error', w.name, w.broken_reason, notika._call(notika._mended(w))
       from notika.workflow as w
@@ -15311,9 +15672,9 @@ create or replace function notika._try_ddl(sql text, path text)
   security invoker -- it runs somebody's DDL, so as them
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
-  set lock_timeout = '500ms'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_statement record;
   v_reason text;
   v_message text;
@@ -15324,6 +15685,7 @@ declare
   v_texts text[] := array[]::text[];
   v_last jsonb;
 begin
+  perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   begin
     perform notika._foresee_pinned(sql, path);
     for v_statement in select s.line, s.statement from notika._split(_try_ddl.sql) as s loop
@@ -15372,6 +15734,7 @@ begin
   exception when sqlstate 'NKUND' then
     null;
   end;
+  perform set_config('lock_timeout', v_before, true);
 
   return query
     select b.number, v_lines[b.number], v_texts[b.number], f.workflow,
@@ -15425,7 +15788,7 @@ comment on function notika.check_ddl(text) is
   'healed, error or unknown. RUNS the text with the rights of the caller and undoes it: only for text '
   'that is trusted, and with a role of its own; for other text there is npx notika check --schema. '
   'What it sees that no rollback undoes, such as COPY ... TO PROGRAM, it does not try (unknown). Waits '
-  'half a second for each lock. No rows: no workflow would notice. Sequences stay moved.';
+  'half a second for each lock, or lock_timeout where that is less. No rows: no workflow would notice. Sequences stay moved.';
 --! EndIncluded 77_check_ddl.sql
 --! Included 78_copy.sql
 -- Copies: what pg_restore, a promoted standby or a subscriber has of Notika's own tables, how far it
@@ -15680,15 +16043,16 @@ create or replace function notika._install()
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
-  -- It may lock several tables: below deadlock_timeout, so that no writer is the victim.
-  set lock_timeout = '500ms'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_workflow notika.workflow;
   v_after notika.workflow;
   v_statement text;
   v_count bigint;
 begin
+  -- It may lock several tables: below deadlock_timeout, so that no writer is the victim.
+  perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   return query select 'version', 'ok', format('notika %s on PostgreSQL %s', notika.version(),
                                                current_setting('server_version'));
 
@@ -15803,6 +16167,7 @@ begin
   end loop;
 
   return query select * from notika._install_rights();
+  perform set_config('lock_timeout', v_before, true);
 end;
 $$;
 
@@ -16131,6 +16496,7 @@ as $$
         ('function', '_relation', '{publisher,runner}'),
         ('function', '_table', '{publisher,runner}'),
         ('function', '_refuse_locked', '{publisher}'),
+        ('function', '_lock_timeout', '{publisher}'),
 
         -- Run, and what an operator does about runs.
         ('function', 'emit', '{publisher,runner}'),
@@ -16142,6 +16508,7 @@ as $$
         ('function', 'retry', '{publisher,runner}'),
         ('function', 'cancel', '{publisher,runner}'),
         ('function', 'dispatch', '{runner}'),
+        ('function', '_installation', '{runner}'),
         ('function', 'maintain', '{runner}'),
         ('function', '_beat', '{runner}'),
         ('function', '_claim', '{runner}'),
@@ -17136,7 +17503,7 @@ as $$
     select d.classid, t.oid, c.relnamespace
       from dependent as d
       join pg_trigger as t on d.classid = 'pg_trigger'::regclass and t.oid = d.objid
-       and t.tgname !~ '^notika_[0-9]+_(insert|update|delete)$'
+       and t.tgname !~ '^notika_[0-9]+_(insert|update|delete|truncate)$'
       join pg_class as c on c.oid = t.tgrelid
   )
   select pg_describe_object(h.classid, h.objid, 0)
@@ -17176,7 +17543,8 @@ as $$
 begin
   perform notika._set_busy(true); -- until _drop_notika has dropped the guard
   perform notika._unpin(_drop_captures.workflow_id);
-  execute format('drop function if exists notika._capture_%s() cascade', _drop_captures.workflow_id);
+  execute format('drop function if exists notika._capture_%1$s(), notika._truncated_%1$s() cascade',
+                 _drop_captures.workflow_id);
 end;
 $$;
 
@@ -17212,11 +17580,9 @@ create or replace function notika.uninstall(dry_run boolean default false, force
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
   set client_min_messages = warning -- what is dropped along is what was meant
-  -- Shorter than the second after which Postgres looks for deadlocks: should a writer and this wait
-  -- for each other's tables, it is this that gives up.
-  set lock_timeout = '500ms'
 as $$
 declare
+  v_before constant text := current_setting('lock_timeout');
   v_owner constant name := notika._owner();
   v_role constant text := current_setting('role');
   v_is_other constant boolean := current_user <> v_owner;
@@ -17234,6 +17600,9 @@ declare
   v_statement text;
   v_place text := 'notika';
 begin
+  -- Shorter than the second after which Postgres looks for deadlocks: should a writer and this wait
+  -- for each other's tables, it is this that gives up.
+  perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   if not pg_has_role(current_user, v_owner, 'member') then
     perform notika._expect_member(current_user, 'uninstall notika');
   end if;
@@ -17360,10 +17729,12 @@ begin
       end;
     end loop;
   end if;
+  perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   raise exception 'cannot uninstall notika: % is locked', v_place
     using errcode = 'lock_not_available',
-          detail = 'Gave up after half a second; waiting longer would block the application. Nothing was removed.',
+          detail = format('Gave up after %s; waiting longer would block the application. Nothing was '
+                          'removed.', notika._lock_timeout('500ms')),
           hint = format('Try again. Who holds it: select pid, mode, relation::regclass from pg_locks '
                         'where granted and %s;', case v_place
                           when 'notika' then 'relation::regclass::text like ''notika%'''

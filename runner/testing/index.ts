@@ -10,6 +10,7 @@ import { openOutcomes } from "../outcomes.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
 import { publications, publish } from "../publish.ts";
 import { makeTask } from "../run.ts";
+import { nameInstallation } from "../runner.ts";
 import { workerPreset } from "../shift.ts";
 import { type Tasks, toTasks } from "../tasks.ts";
 import type { Event } from "../workflow.ts";
@@ -87,6 +88,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
   const finish = openOutcomes(database);
   const memory = openMemory(database);
   const faults = openFaults();
+  let installation: string;
   const neverStops = new AbortController().signal;
 
   async function publishAll() {
@@ -101,7 +103,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
   }
 
   async function runJobs() {
-    const settings = { database, memory, finish, log: silentLog, observeStep: faults.observer };
+    const settings = { installation, database, memory, finish, log: silentLog, observeStep: faults.observer };
     await runOnce({
       pgPool: database.pool,
       taskList: Object.fromEntries(
@@ -152,6 +154,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
   try {
     await database.script(schema);
     await publishAll();
+    installation = await nameInstallation(database);
   } catch (error) {
     await shut();
     throw error;

@@ -110,7 +110,8 @@ describe("step.run", () => {
     await start();
     await t.advance("1 minute");
 
-    expect(keys).toEqual(Array(3).fill(`${run}:send`));
+    expect(keys).toEqual(Array(3).fill(keys[0]));
+    expect(keys[0]).toMatch(new RegExp(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:${run}:send$`));
   });
 
   test.each([

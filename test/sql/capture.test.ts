@@ -124,10 +124,14 @@ test("inheritance children are captured with their parent, and leave it without 
     "notika_1_insert on app.staff",
     "notika_1_insert on app.third",
     "notika_1_insert on app.users",
+    "notika_1_truncate on app.staff",
+    "notika_1_truncate on app.third",
+    "notika_1_truncate on app.users",
     "notika_1_update on app.staff",
     "notika_1_update on app.third",
     "notika_1_update on app.users",
     "notika._capture_1()",
+    "notika._truncated_1()",
     "notika.payload_1(app.staff)",
     "notika.payload_1(app.third)",
     "notika.payload_1(app.users)",
@@ -734,8 +738,10 @@ describe("a later change of the table", () => {
       delete from app.users;`);
     expect(await captured(db)).toHaveLength(1);
     expect(await generatedNames(db)).toEqual([
+      "notika_1_truncate on app.users",
       "notika._capture_1()",
       "notika._capture_2()",
+      "notika._truncated_1()",
       "notika.payload_2(app.users)",
     ]);
   });

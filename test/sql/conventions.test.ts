@@ -17,6 +17,23 @@ const published = `
   select notika.publish('some', 'app.users', '{insert,update,delete}', '{id}', condition => 'true');
   select notika.publish('whole', 'app.users');`;
 
+test("the SQL that is installed is ASCII, so that a server of any encoding takes it", async () => {
+  const migrations = new URL("../../migrations/", import.meta.url);
+  const committed = (await readdir(new URL("committed/", migrations))).map((name) => `committed/${name}`);
+  const others = await Promise.all(
+    ["owner.sql", "prepare.sql", ...committed].map(async (name) => ({
+      name,
+      text: await readFile(new URL(name, migrations), "utf8"),
+    })),
+  );
+  const found = [...files, ...others].flatMap(({ name, text }) =>
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: all of ASCII is meant
+    (text.match(/.*[^\x00-\x7f].*/g) ?? []).map((line) => `${name}: ${line}`),
+  );
+
+  expect(found).toEqual([]);
+});
+
 describe("in schema notika", () => {
   test("everything has a comment", async ({ db }) => {
     expect(

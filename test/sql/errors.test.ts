@@ -676,7 +676,7 @@ test("a table that somebody has locked is waited for three seconds, and nothing 
     expect(error).toMatchObject({
       code: "55P03",
       message,
-      detail: "It was waited for three seconds; longer would hold up the application.",
+      detail: "Gave up after 3s; waiting longer would block the application.",
     });
     const waited = performance.now() - start;
     expect(waited).toBeGreaterThan(2_900);
@@ -703,6 +703,54 @@ test("a table that somebody has locked is waited for three seconds, and nothing 
   expect(await db.query(`select workflow, operations from notika.workflows`)).toEqual([
     { workflow: "w", operations: ["insert"] },
   ]);
+});
+
+test("a stricter lock_timeout of the session holds, and every verb leaves it as it is", async ({ db, skip }) => {
+  if (db.engine === "pglite") skip("it takes two sessions");
+  await db.script(
+    `${schema} select notika.publish('w', 'app.users', columns => '{id}'); select notika.emit('w', '{}')`,
+  );
+  const other = await db.connect();
+  await other.query("begin; lock table app.users in access exclusive mode; select from notika.workflow for update");
+  const session = await db.connect();
+  await session.query("set lock_timeout = '150ms'");
+  const gaveUp = { code: "55P03", detail: expect.stringMatching(/^Gave up after 150ms[;.]/) };
+  for (const call of [
+    "select notika.publish('w', 'app.users', '{delete}')",
+    "select notika.unpublish('w')",
+    "select * from notika.plan('x', 'app.users', condition => 'new.id > 1')",
+    `select notika.configure('w', '{"concurrency": 2}')`,
+    "select * from notika.uninstall()",
+  ]) {
+    const start = performance.now();
+    await expect(session.query(call), call).rejects.toMatchObject(gaveUp);
+    expect(performance.now() - start, call).toBeLessThan(450);
+  }
+  for (const call of ["select notika.schedule('w', '0 7 * * *')", "select notika.unschedule('w')"]) {
+    const start = performance.now();
+    await expect(session.query(call), call).rejects.toMatchObject({ code: "55P03" });
+    expect(performance.now() - start, call).toBeLessThan(2_900);
+  }
+
+  await other.query("rollback");
+  for (const timeout of ["150ms", "1min", "0"]) {
+    await session.query(`begin; set local lock_timeout = '${timeout}'`);
+    for (const call of [
+      "select notika.publish('w', 'app.users', '{delete}')",
+      "select notika.publish('w', 'app.users', '{delete}')",
+      "select * from notika.plan('x', 'app.users', condition => 'new.id > 1')",
+      `select notika.configure('w', '{"concurrency": 2}')`,
+      "select notika.schedule('w', '0 7 * * *')",
+      "select notika.unschedule('w')",
+      "select notika.unpublish('w')",
+      "select * from notika.check_ddl('create table app.x ()')",
+      "select * from notika.install()",
+    ]) {
+      await session.query(call);
+      expect(await session.query("show lock_timeout"), call).toEqual([{ lock_timeout: timeout }]);
+    }
+    await session.query("rollback");
+  }
 });
 
 type Refusal = [call: string, code?: string | undefined, message?: string | RegExp, hint?: string, detail?: string];

@@ -165,8 +165,10 @@ describe("publish", () => {
         [
           "notika_1_delete on app.users",
           "notika_1_insert on app.users",
+          "notika_1_truncate on app.users",
           "notika_1_update on app.users",
           "notika._capture_1()",
+          "notika._truncated_1()",
           "notika.payload_1(app.users)",
           "notika.payload_1(record)",
         ],
@@ -182,7 +184,9 @@ describe("publish", () => {
         [
           "notika_1_delete on app.users",
           "notika_1_insert on app.users",
+          "notika_1_truncate on app.users",
           "notika._capture_1()",
+          "notika._truncated_1()",
           "notika.payload_1(app.users)",
           "notika.payload_1(record)",
         ],
@@ -190,18 +194,45 @@ describe("publish", () => {
       [
         `'app.users', '{insert,delete}'`,
         "changed",
-        ["notika_1_delete on app.users", "notika_1_insert on app.users", "notika._capture_1()"],
+        [
+          "notika_1_delete on app.users",
+          "notika_1_insert on app.users",
+          "notika_1_truncate on app.users",
+          "notika._capture_1()",
+          "notika._truncated_1()",
+        ],
       ],
-      [`'app.users', '{delete}'`, "changed", ["notika_1_delete on app.users", "notika._capture_1()"]],
+      [
+        `'app.users', '{delete}'`,
+        "changed",
+        [
+          "notika_1_delete on app.users",
+          "notika_1_truncate on app.users",
+          "notika._capture_1()",
+          "notika._truncated_1()",
+        ],
+      ],
       [
         `'app.users', '{delete}', '{name}'`,
         "changed",
-        ["notika_1_delete on app.users", "notika._capture_1()", "notika.payload_1(app.users)"],
+        [
+          "notika_1_delete on app.users",
+          "notika_1_truncate on app.users",
+          "notika._capture_1()",
+          "notika._truncated_1()",
+          "notika.payload_1(app.users)",
+        ],
       ],
       [
         `'app.orders', '{delete}', '{note}'`,
         "changed",
-        ["notika_1_delete on app.orders", "notika._capture_1()", "notika.payload_1(app.orders)"],
+        [
+          "notika_1_delete on app.orders",
+          "notika_1_truncate on app.orders",
+          "notika._capture_1()",
+          "notika._truncated_1()",
+          "notika.payload_1(app.orders)",
+        ],
       ],
       [`'app.users', '{insert}'`, "changed", ["notika_1_insert on app.users", "notika._capture_1()"]],
     ];

@@ -61,7 +61,7 @@ generated.statement = `
   union all
   select 'function', oid::regprocedure::text, pg_get_functiondef(oid) || coalesce(proacl::text, '')
     from pg_proc
-   where pronamespace = 'notika'::regnamespace and proname ~ '^(payload|_capture)_\\d'
+   where pronamespace = 'notika'::regnamespace and proname ~ '^(payload|_capture|_truncated)_\\d'
    order by 1 desc, 2`;
 
 /** The names alone. */
