@@ -384,6 +384,11 @@ declare
   v_corrected notika.workflow := _read_condition.spec;
   v_type text;
   v_tree text;
+  v_state text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+  v_context text;
 begin
   -- What is left without strings and quoted names must not end the expression it stands in.
   v_bare := regexp_replace(spec.condition, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '''''', 'g');
@@ -438,6 +443,13 @@ begin
       'Write the type of each string after it, as in: ''...''::<type>.');
   end if;
   return to_regprocedure('pg_temp.notika_condition()');
+exception when others then
+  get stacked diagnostics
+    v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+    v_hint = pg_exception_hint, v_context = pg_exception_context;
+  if not notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
+    raise;
+  end if;
 end;
 $$;
 

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:f5bbb8d5e6c63cdc95e6bdcfd2465f864d23ee37
+--! Hash: sha1:788f2a33da6cb8cfb6816323f926fc4811fba34c
 --! Message: first release
 
 --! split: 1-current.sql
@@ -7819,6 +7819,38 @@ $$;
 comment on function notika._expect_member(name, text) is
   'An error unless the caller is a member of the owner of Notika.';
 
+create or replace function notika._refuse_shortly(
+  state text,
+  message text,
+  detail text,
+  hint text,
+  context text
+)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+begin
+  -- Where in Notika it was refused is of no use to anybody who reads it; of an error that Notika did
+  -- not foresee it is.
+  if _refuse_shortly.context !~ '^PL/pgSQL function notika\.[^\n]* at RAISE(\n|$)' then
+    return false;
+  elsif detail <> '' and hint <> '' then
+    raise exception '%', message using errcode = state, detail = detail, hint = hint;
+  elsif detail <> '' then
+    raise exception '%', message using errcode = state, detail = detail;
+  elsif hint <> '' then
+    raise exception '%', message using errcode = state, hint = hint;
+  end if;
+  raise exception '%', message using errcode = state;
+end;
+$$;
+
+comment on function notika._refuse_shortly(text, text, text, text, text) is
+  'Raises an error of Notika''s again, without the context in which it was raised; false: it is none.';
+
 create or replace function notika._ask(verb text, args jsonb)
   returns json
   language plpgsql
@@ -7828,6 +7860,11 @@ create or replace function notika._ask(verb text, args jsonb)
 as $$
 declare
   v_result json;
+  v_state text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+  v_context text;
 begin
   if not has_column_privilege('notika._request', 'verb', 'insert') then
     raise exception 'role "%" may not call notika.%', current_user, replace(verb, 'retry_failed', 'retry')
@@ -7840,6 +7877,13 @@ begin
   values (_ask.verb, _ask.args)
   returning result into v_result;
   return v_result;
+exception when others then
+  get stacked diagnostics
+    v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+    v_hint = pg_exception_hint, v_context = pg_exception_context;
+  if not notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
+    raise;
+  end if;
 end;
 $$;
 
@@ -10776,6 +10820,11 @@ declare
   v_corrected notika.workflow := _read_condition.spec;
   v_type text;
   v_tree text;
+  v_state text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+  v_context text;
 begin
   -- What is left without strings and quoted names must not end the expression it stands in.
   v_bare := regexp_replace(spec.condition, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '''''', 'g');
@@ -10830,6 +10879,13 @@ begin
       'Write the type of each string after it, as in: ''...''::<type>.');
   end if;
   return to_regprocedure('pg_temp.notika_condition()');
+exception when others then
+  get stacked diagnostics
+    v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+    v_hint = pg_exception_hint, v_context = pg_exception_context;
+  if not notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
+    raise;
+  end if;
 end;
 $$;
 
@@ -16450,6 +16506,7 @@ as $$
 
         -- The verbs that decide by their caller pass a request.
         ('function', '_ask', '{publisher,runner}'),
+        ('function', '_refuse_shortly', '{publisher,runner}'),
         ('request', '_request', '{publisher,runner}'),
 
         -- Publish, and migrate what is published.

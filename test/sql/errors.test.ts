@@ -753,6 +753,9 @@ test("a stricter lock_timeout of the session holds, and every verb leaves it as 
   }
 });
 
+/** A client such as psql prints where an error was raised, too: not more of that than who reads it can use. */
+const whereShort = /^(PL\/pgSQL function notika\.[^\n]*\n?){1,4}$/;
+
 type Refusal = [call: string, code?: string | undefined, message?: string | RegExp, hint?: string, detail?: string];
 
 /** Each call fails as told, the call in its hint works; a call without a code works itself. */
@@ -769,6 +772,7 @@ async function expectRefusals(db: TestDatabase, refusals: Refusal[]) {
       hint: expect.stringContaining(hint ?? ""),
       ...(detail && { detail }),
     });
+    expect(error.where, call).toMatch(whereShort);
     await expect(db.query(`select * from notika.plan(${call})`), call).rejects.toMatchObject({ code });
 
     const hinted = /select notika\.publish\(.*\);/s.exec(error.hint)?.[0];
@@ -779,7 +783,7 @@ async function expectRefusals(db: TestDatabase, refusals: Refusal[]) {
   expect(await generatedNames(db)).toEqual([]);
 }
 
-async function refusal(db: TestDatabase, call: string): Promise<Error & { code: string; hint: string }> {
+async function refusal(db: TestDatabase, call: string): Promise<Error & { code: string; hint: string; where: string }> {
   const done = db.query(`select notika.publish(${call})`);
   return done.then(
     () => Promise.reject(new Error(`this was not refused: ${call}`)),

@@ -107,6 +107,9 @@ function disorder(db: TestDatabase) {
     ), expected (name) as (
       select format('notika_%s_%s on %s', p.workflow_id, o, p.part) from published as p, unnest(p.operations) as o
       union
+      select unnest(array[format('notika_%s_truncate on %s', p.workflow_id, p.part), format('_truncated_%s', p.workflow_id)])
+        from published as p where 'delete' = any (p.operations)
+      union
       select format('_capture_%s', p.workflow_id) from published as p
       union
       select format('payload_%s of %s', p.workflow_id, p.part) from published as p where p.columns is not null and p.is_pinned
@@ -122,7 +125,7 @@ function disorder(db: TestDatabase) {
       union
       select case when p.proname ~ '^payload' then format('%s of %s', p.proname, p.proargtypes[0]::regtype) else p.proname end
         from pg_proc as p
-       where p.pronamespace = 'notika'::regnamespace and p.proname ~ '^(payload|_capture|_passes|_condition)_\\d'
+       where p.pronamespace = 'notika'::regnamespace and p.proname ~ '^(payload|_capture|_passes|_condition|_truncated)_\\d'
     )
     select 'missing: ' || name as message from (table expected except table present) as m
     union all
