@@ -70,7 +70,7 @@ const turns: Record<string, Turn> = {
   },
   "a schema is replaced": {
     condition: `new.note <> all (('{a}'::kept.mood[])::text[])`,
-    turn: `alter schema kept rename to was; create schema kept; grant usage on schema kept to public; ${domain("mood")}`,
+    turn: `alter schema kept rename to was; create schema kept; grant usage on schema kept to public; ${domain("mood")} ${domain("tag")}`,
   },
   "a function gets a better match": {
     condition: "kept.is_vip(new.note) is not true",
