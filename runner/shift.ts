@@ -105,6 +105,8 @@ export async function startShift({ database, tasks, concurrency, log }: Setting)
     // It asks for them before it asks for a job, and waits for the answer.
     forbiddenFlags: () => gate.enter().then(() => null),
     preset: workerPreset(concurrency + unwritten),
+  }).catch((error) => {
+    throw failure ?? error; // without an answer it stumbles over what is not there
   });
   const { id } = workers as unknown as WorkerPool; // it was there before the runner
   const ended = runner.promise.catch(() => {});

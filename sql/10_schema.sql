@@ -51,6 +51,7 @@ create table if not exists notika.setting (
   max_attempts smallint not null default 12,
   missed_after interval not null default '10 minutes',
   runs_kept interval not null default '30 days',
+  blocked_for interval not null default '15 minutes',
   constraint setting_pkey primary key (only_row),
   constraint setting_only_row_check check (only_row),
   constraint setting_segment_age_check check (segment_age > interval '0'),
@@ -59,7 +60,8 @@ create table if not exists notika.setting (
   constraint setting_max_depth_check check (max_depth > 0),
   constraint setting_max_attempts_check check (max_attempts > 0),
   constraint setting_missed_after_check check (missed_after >= interval '0'),
-  constraint setting_runs_kept_check check (runs_kept >= interval '0')
+  constraint setting_runs_kept_check check (runs_kept >= interval '0'),
+  constraint setting_blocked_for_check check (blocked_for >= interval '0')
 );
 
 comment on table notika.setting is 'Limits of this installation: one row, changed by update.';
@@ -78,6 +80,8 @@ comment on column notika.setting.missed_after is
   'A schedule that skips what it missed keeps a time that is no later than this.';
 comment on column notika.setting.runs_kept is
   'How long runs that have ended are remembered.';
+comment on column notika.setting.blocked_for is
+  'How long a runner counts as alive while a task blocks its event loop; then others take its runs.';
 
 insert into notika.setting default values
   on conflict do nothing;

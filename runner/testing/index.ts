@@ -6,11 +6,12 @@ import { type Duration, milliseconds } from "../duration.ts";
 import { install } from "../install.ts";
 import { silentLog } from "../log.ts";
 import { openMemory } from "../memory.ts";
-import { openOutcomes } from "../outcomes.ts";
+import { openBegin, openOutcomes } from "../outcomes.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
 import { publications, publish } from "../publish.ts";
 import { makeTask } from "../run.ts";
 import { workerPreset } from "../shift.ts";
+import { catchStrays } from "../strays.ts";
 import { type Tasks, toTasks } from "../tasks.ts";
 import type { Event } from "../workflow.ts";
 import { openClock } from "./clock.ts";
@@ -84,9 +85,11 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
 
   const clock = openClock();
   const { database, close } = await openEmbedded({ prepare: install, version: await installVersion() });
+  const begin = openBegin(database);
   const finish = openOutcomes(database);
   const memory = openMemory(database);
   const faults = openFaults();
+  const endStrays = catchStrays();
   const neverStops = new AbortController().signal;
 
   async function publishAll() {
@@ -101,7 +104,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
   }
 
   async function runJobs() {
-    const settings = { database, memory, finish, log: silentLog, observeStep: faults.observer };
+    const settings = { database, memory, begin, finish, log: silentLog, observeStep: faults.observer };
     await runOnce({
       pgPool: database.pool,
       taskList: Object.fromEntries(
@@ -146,6 +149,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
 
   async function shut() {
     clock[Symbol.dispose]();
+    endStrays();
     await close();
   }
 
