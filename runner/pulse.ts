@@ -1,4 +1,6 @@
+import { createRequire } from "node:module";
 import { hostname } from "node:os";
+import { pathToFileURL } from "node:url";
 import { Worker } from "node:worker_threads";
 import { currentAttempt, runningAttempts } from "./attempts.ts";
 import { breakOff, type Cells, openCells, stillFor, turn } from "./lease.ts";
@@ -22,14 +24,14 @@ interface Setting {
 
 const tick = 1000; // milliseconds
 /** A loop that has not turned for this long is blocked. */
-const patience = 5000;
+const patience = 3000;
 const jump = 30_000;
 
 export function openPulse({ address, tasks, log }: Setting): Pulse {
   const cells = openCells();
   let culprit: PulseMessage | undefined;
   let wall = Date.now();
-  Object.assign(globalThis, { [Symbol.for("notika.attempt")]: named });
+  Object.assign(globalThis, { [Symbol.for("notika.findBlocked")]: findBlocked });
 
   const timer = setInterval(() => {
     // A machine that slept, or whose clock was set, may have been away for others.
@@ -37,13 +39,14 @@ export function openPulse({ address, tasks, log }: Setting): Pulse {
     wall = Date.now();
     const ms = stillFor(cells);
     turn(cells);
-    if (ms > patience) setImmediate(report, ms); // what the thread has found comes first
+    if (ms <= patience) return;
+    const running = runningAttempts().map(({ workflow, run }) => `${workflow} ${run}`);
+    setImmediate(report, ms, running); // what the thread has found comes first
   }, tick);
   timer.unref();
 
-  function report(ms: number) {
+  function report(ms: number, running: string[]) {
     const { workflow, run } = culprit ?? {};
-    const running = runningAttempts().map((attempt) => `${attempt.workflow} ${attempt.run}`);
     log.warn("the event loop was blocked, and nothing else ran in this process", {
       seconds: Math.round(ms / 1000),
       ...(workflow === undefined ? { running } : { workflow, run }),
@@ -74,21 +77,26 @@ function settingOf(log: Log): Pick<PulseSetting, "format" | "host"> {
   return { format: log === jsonLog ? "json" : log === textLog ? "text" : undefined, host: hostname() };
 }
 
-/** For the thread, which asks the blocked code itself. */
-function named() {
-  const attempt = currentAttempt();
-  return attempt && { workflow: attempt.workflow, run: attempt.run };
+/** For the thread, which makes the blocked code call this. */
+function findBlocked(): PulseMessage {
+  const { workflow, run } = currentAttempt() ?? {};
+  const [, , ...lines] = new Error().stack?.split("\n") ?? []; // but for this function
+  const stack = lines.filter((line) => !line.includes("eval at ")).join("\n");
+  return { ...(workflow !== undefined && run !== undefined && { workflow, run }), stack };
 }
 
 function startThread(setting: PulseSetting): Worker {
-  const source = import.meta.url.endsWith(".ts");
-  const thread = new Worker(new URL(source ? "./pulse_thread.ts" : "./pulse_thread.js", import.meta.url), {
-    workerData: setting,
-    // From the source it needs what the source is loaded with.
-    execArgv: source ? ["--import", import.meta.resolve("tsx")] : [],
-    stdout: false,
-    stderr: false,
-  });
+  const isSource = import.meta.url.endsWith(".ts");
+  const file = new URL(isSource ? "./pulse_thread.ts" : "./pulse_thread.js", import.meta.url);
+  const options = { workerData: setting, execArgv: [], env: process.env };
+  const thread = isSource ? new Worker(loading(file), { ...options, eval: true }) : new Worker(file, options);
   thread.unref();
   return thread;
+}
+
+/** What loads a module of the source, which in a new thread nothing does by itself. */
+function loading(file: URL): string {
+  const at = pathToFileURL(createRequire(import.meta.url).resolve("tsx/package.json"));
+  const tsx = new URL("dist/esm/api/index.mjs", at).href;
+  return `import(${JSON.stringify(tsx)}).then(({ register }) => (register(), import(${JSON.stringify(file.href)})))`;
 }

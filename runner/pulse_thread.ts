@@ -21,7 +21,7 @@ export interface PulseSetting {
 export interface PulseMessage {
   workflow?: string;
   run?: string;
-  at?: string[];
+  stack?: string;
 }
 
 const { address, host, tasks, cells, patience, format } = workerData as PulseSetting;
@@ -48,9 +48,13 @@ for (;;) {
 async function standIn(): Promise<void> {
   const culprit = await findCulprit();
   parentPort?.postMessage(culprit);
-  const { at, ...fields } = culprit;
+  const { stack, ...fields } = culprit;
   const seconds = () => Math.round(stillFor(cells) / 1000);
-  log.warn("the event loop is blocked, and nothing else runs in this process", { seconds: seconds(), ...fields, at });
+  log.warn("the event loop is blocked, and nothing else runs in this process", {
+    seconds: seconds(),
+    ...fields,
+    ...(stack && { stack }),
+  });
 
   const { openDatabase } = await import("./database.ts");
   const database = openDatabase({ connect: address, connections: 1 });
@@ -96,18 +100,11 @@ async function findCulprit(): Promise<PulseMessage> {
     session.connectToMainThread();
     const found = new Promise<PulseMessage>((resolve) => {
       session.once("Debugger.paused", ({ params: { callFrames } }) => {
-        const at = callFrames.slice(0, 8).map(({ functionName, url, location }) => {
-          return `${functionName || "<anonymous>"} (${url.replace(/\?.*/, "")}:${location.lineNumber + 1})`;
-        });
-        const [top] = callFrames;
+        const expression = "globalThis[Symbol.for('notika.findBlocked')]()";
         session.post(
           "Debugger.evaluateOnCallFrame",
-          {
-            callFrameId: top?.callFrameId ?? "",
-            expression: "globalThis[Symbol.for('notika.attempt')]?.()",
-            returnByValue: true,
-          },
-          (_, answer) => resolve({ ...(answer?.result.value as PulseMessage | undefined), at }),
+          { callFrameId: callFrames[0]?.callFrameId ?? "", expression, returnByValue: true },
+          (_, answer) => resolve((answer?.result.value ?? {}) as PulseMessage),
         );
         session.post("Debugger.resume");
       });

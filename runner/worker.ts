@@ -49,11 +49,13 @@ export function startWorker({ database, tasks, concurrency, log, onStart, onIds 
 
   async function supervise() {
     const leaving: Promise<void>[] = [];
+    let failures = 0;
     for (let delay = 100; !stopping; delay = Math.min(delay * 2, 5000)) {
       const started = Date.now();
       try {
         shift = await startShift({ database, tasks: shiftTasks, concurrency, log });
         const { id, done } = shift;
+        failures = 0;
         ids.add(id);
         onIds([...ids]);
         onStart();
@@ -62,7 +64,9 @@ export function startWorker({ database, tasks, concurrency, log, onStart, onIds 
         if (!stopping) log.warn("graphile-worker starts again", { error: describe(error ?? "it has ended") });
         leaving.push(done.then(() => leave(id)));
       } catch (error) {
-        log.warn("graphile-worker cannot start, trying again", { error: describe(error) });
+        if (!stopping && failures++ === 0) {
+          log.warn("graphile-worker cannot start, trying again", { error: describe(error) });
+        }
       }
       if (Date.now() - started > 30_000) delay = 100;
       if (!stopping) await setTimeout(delay);
