@@ -22,13 +22,11 @@ export async function arrival(database: Database, log: Log, signal?: AbortSignal
   }
 }
 
-/** A server that starts, or has no connection left; a pooler that has lost its server. */
-function isPassing(error: Error): boolean {
-  if (!(error instanceof ConnectError)) return false;
-  const { code, message = "" } = error.cause as { code?: string; message?: string };
+/** A server that starts, or has no connection left; a pooler that has lost its server, which may let us log in. */
+function isPassing(error: Error & { code?: string }): boolean {
+  const { code, message = "" } = ((error instanceof ConnectError && error.cause) || error) as Error & { code?: string };
+  if (code === "57P03" || code === "53300") return true;
   return (
-    code === "57P03" ||
-    code === "53300" ||
-    /server_login_retry|query_wait_timeout|cannot connect to server/.test(message)
+    code?.startsWith("08") === true && /server_login_retry|query_wait_timeout|cannot connect to server/.test(message)
   );
 }
