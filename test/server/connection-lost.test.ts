@@ -30,7 +30,7 @@ beforeEach(async () => {
     create table public.work (id bigint generated always as identity primary key, kind text not null);
     create table public.begun (kind text, at timestamptz default clock_timestamp());
     select notika.publish('connected', 'public.work')`);
-  runner = spawnRunner(relay.through(url), path.join(import.meta.dirname, "misbehaviour"));
+  runner = spawnRunner(relay.through(url), path.join(import.meta.dirname, "connected"));
   await runner.says("running");
 });
 afterEach(async () => {

@@ -1,18 +1,15 @@
 import { execFileSync } from "node:child_process";
 import { EventEmitter } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Context, workflow } from "../../../runner/index.ts";
+import { type Context, sql, workflow } from "../../../runner/index.ts";
 
-type Call = Context<{ kind: keyof typeof ways; seconds?: number }, "insert">;
+export type Call = Context<{ kind: keyof typeof ways; seconds?: number }, "insert">;
 
 /** What a task can do wrong, by the names that the table in docs/tasks.md has. */
-const ways = {
+export const ways = {
   async "leaves a promise to itself, which fails"() {
     void fails();
     await sleep(60_000);
-  },
-  async "leaves one to itself at its very end"() {
-    void fails();
   },
   async "leaves one to itself that fails after the run has ended"() {
     void sleep(300).then(fails);
@@ -58,9 +55,6 @@ const ways = {
   async "forgets it before `step.run`"({ step }: Call) {
     step.run("slow", () => sleep(500));
   },
-  async "never ends, and has a `timeout`"() {
-    await new Promise(() => {});
-  },
   async "is well-behaved"() {
     await sleep(1500);
   },
@@ -72,6 +66,14 @@ const ways = {
   },
   async "blocks it in native code"({ event }: Call) {
     execFileSync("sleep", [String(event.new.seconds)]);
+  },
+  async "takes two steps"({ event, step, query }: Call) {
+    const take = (what: string) => query(sql`insert into public.taken values (${what}, ${process.pid})`);
+    await step.run("first", async () => {
+      await take("first");
+      await sleep((event.new.seconds ?? 0) * 1000);
+    });
+    await step.run("second", () => take("second"));
   },
   async "kills its process"() {
     process.kill(process.pid, "SIGKILL");
@@ -86,6 +88,5 @@ async function fails() {
 
 export default workflow({
   retries: 0,
-  timeout: "20 seconds",
   run: (call) => ways[(call as unknown as Call).event.new.kind](call as unknown as Call),
 });
