@@ -82,8 +82,9 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
 process.title = ["notika", ...process.argv.slice(2, 3).filter((name) => Object.hasOwn(commands, name))].join(" ");
 // Whoever reads only the head of it may close it.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-// A task may have left a promise alone, and its error may quote a row.
+// Its error may quote a row.  Where tasks run there is somebody else who hears of it.
 process.on("uncaughtException", (error) => {
+  if (process.listenerCount("uncaughtException") > 1) return;
   process.stderr.write(lastWords(error));
   process.exit(1);
 });

@@ -26,6 +26,8 @@ export interface Database extends Statements {
   within(milliseconds: number): Statements;
   /** Hears NOTIFY, where that is possible, on a connection of its own, which it opens again when it is lost. */
   listen(listening: Listening): Listener;
+  /** Where the server is, as it was named; undefined: in this process. */
+  readonly address: string | undefined;
   /** The connections of all the others, and of graphile-worker. */
   readonly pool: Pool;
   /** One of them, for whoever has to have a connection. */
@@ -59,6 +61,7 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
   return {
     ...within(),
     within,
+    address: typeof connect === "string" ? connect : undefined,
     pool,
     borrow,
     async script(text) {

@@ -43,9 +43,12 @@ export function guardPool({ pool, borrow }: Database, { isEnding, canFail, fail,
     };
   }
   const connect = (callback?: unknown) => (callback ? undefined : lend());
+  // Only its cron asks the pool itself, and has nothing to do here.
+  const query = async () => nothing;
   return new Proxy(pool, {
     get(_, name) {
       const value = Reflect.get(pool, name);
+      if (name === "query") return query;
       return name === "connect" ? connect : typeof value === "function" ? value.bind(pool) : value;
     },
   });

@@ -11,26 +11,33 @@ export interface Log {
   error(message: string, fields?: Fields): void;
 }
 
-/** Lines for people on stderr: time, message, fields. */
-export const textLog: Log = makeLog((level, message, fields) => {
+type Line = (level: Level, message: string, fields: Fields) => string;
+
+/** A line for people: time, message, fields. */
+export const textLine: Line = (level, message, fields) => {
   const time = new Date().toISOString().slice(11, 19);
   return `${styled("dim", time)} ${styled(color[level], printable(message))}${fieldText(fields)}`;
-});
+};
+
+/** One JSON object. */
+export const jsonLine: Line = (level, message, fields) =>
+  printableJson({ at: new Date().toISOString(), level, message, ...fields });
+
+/** Lines for people on stderr. */
+export const textLog: Log = makeLog(textLine);
 
 /** One JSON object a line, on stderr. */
-export const jsonLog: Log = makeLog((level, message, fields) =>
-  printableJson({ at: new Date().toISOString(), level, message, ...fields }),
-);
+export const jsonLog: Log = makeLog(jsonLine);
 
 /** Says nothing. */
 export const silentLog: Log = { info() {}, warn() {}, error() {} };
 
-/** A log that writes what `line` makes of each message to stderr; what that is has to be printable. */
-export function makeLog(line: (level: Level, message: string, fields: Fields) => string): Log {
+/** A log that writes what `line` makes of each message, by default to stderr; what that is has to be printable. */
+export function makeLog(line: Line, write: (text: string) => unknown = (text) => process.stderr.write(text)): Log {
   const at =
     (level: Level): Log[Level] =>
     (message, fields = {}) =>
-      void process.stderr.write(`${line(level, message, fields)}\n`);
+      void write(`${line(level, message, fields)}\n`);
   return { info: at("info"), warn: at("warn"), error: at("error") };
 }
 

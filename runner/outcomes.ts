@@ -26,3 +26,12 @@ export function openOutcomes(database: Database): (outcome: Outcome) => Promise<
     { patient: true },
   );
 }
+
+/** Notes of jobs that the last attempt that their run has begins: of those of one moment in one statement. */
+export function openBegin(database: Database): (job: string) => Promise<void> {
+  const { execute } = database.within(10_000);
+  return batched(async (jobs) => {
+    await execute(sql`select notika._begin(${toJson(jobs)}::text::json)`);
+    return [];
+  });
+}

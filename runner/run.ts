@@ -1,13 +1,19 @@
+import { setImmediate as soon } from "node:timers/promises";
 import type { Job } from "graphile-worker";
 import sql from "sql-template-tag";
+import { inAttempt, openStrays } from "./attempts.ts";
 import type { Database } from "./database.ts";
 import { interval, milliseconds } from "./duration.ts";
 import { NonRetriable } from "./errors.ts";
+import { openHolding, TakenAway } from "./holding.ts";
+import type { Cells } from "./lease.ts";
 import { type Log, withFields } from "./log.ts";
+import { isLost } from "./lost.ts";
 import type { Memory, Remembered } from "./memory.ts";
 import { nameGrant } from "./missing_grant.ts";
 import type { Outcome } from "./outcomes.ts";
 import { type Halt, openSteps, type StepObserver } from "./steps.ts";
+import { toError } from "./thrown.ts";
 import type { Event, Workflow } from "./workflow.ts";
 
 /** Sees each attempt of a run when it ends: with its error, and whether it was the last. */
@@ -18,7 +24,11 @@ interface Setting {
   installation: string;
   database: Database;
   memory: Memory;
+  /** Notes that the last attempt that a run has begins, so that no crash gives it another. */
+  begin: (job: string) => Promise<void>;
   finish: (outcome: Outcome) => Promise<void>;
+  /** What is known of this runner's signs of life; without them nobody else is there. */
+  cells?: Cells | undefined;
   log: Log;
   observe?: RunObserver | undefined;
   observeStep?: StepObserver | undefined;
@@ -33,22 +43,18 @@ const longestTimer = 2_147_483_647; // milliseconds: Node would fire a longer on
  * Makes of a workflow what runs one attempt: it throws when the run is to be tried again, and calls `leave` when the work
  * is done and only its outcome has to be kept.
  */
-export function makeTask(
-  workflow: Workflow,
-  { installation, database, memory, finish, log, observe, observeStep }: Setting,
-) {
+export function makeTask(workflow: Workflow, setting: Setting) {
+  const { installation, database, memory, begin, finish, cells, log, observe, observeStep } = setting;
   const timeout = workflow.timeout === undefined ? undefined : milliseconds(workflow.timeout);
   const expires = workflow.expires === undefined ? undefined : milliseconds(workflow.expires);
 
   return async (payload: unknown, job: RunJob, stop: AbortSignal, leave = () => {}): Promise<void> => {
     const event = payload as Event;
     const started = new Date();
+    const fields = { workflow: event.workflow, run: event.id };
     const isNew = !job.flags?.resumed;
     const isGated = job.flags?.gated === true;
-    const entry = isNew && !isGated && job.attempts === 1 ? { steps: [] } : await enter(database, job, event);
-    if (!entry.steps) return;
-    const { steps: past, events } = entry;
-
+    const { isOwn, patiently, giveBack } = openHolding({ database, cells, job, stop });
     const outcome = {
       run_id: event.id,
       workflow: event.workflow,
@@ -56,19 +62,37 @@ export function makeTask(
       created_at: event.at,
       started_at: started.toISOString(),
     };
-    if (isNew && expires !== undefined && started.getTime() - Date.parse(event.at) > expires) {
-      return finish({ ...outcome, state: "expired", error: `not started within ${workflow.expires}` });
-    }
-    const isLastAttempt =
-      job.attempts > (workflow.retries ?? Number.POSITIVE_INFINITY) || job.attempts >= job.max_attempts;
+    const left = workflow.retries === undefined ? 1 : workflow.retries + 1 - job.attempts;
+    const isLastAttempt = left <= 0 || job.attempts >= job.max_attempts;
     const ended = (error?: Error, last = true) =>
       observe?.(event, { ms: Date.now() - started.getTime(), attempt: job.attempts, last, ...(error && { error }) });
 
+    let past: Remembered[] = [];
+    let events: Event[] | null | undefined;
+    try {
+      const entry = isNew && !isGated && job.attempts === 1 ? { steps: [] } : await enter(database, job, event);
+      if (!entry.steps) return;
+      ({ steps: past, events } = entry);
+      if (isNew && expires !== undefined && started.getTime() - Date.parse(event.at) > expires) {
+        return await conclude({ ...outcome, state: "expired", error: `not started within ${workflow.expires}` });
+      }
+      if (left < 0 && job.flags?.begun) return await endWithoutAttempt();
+      if (left <= 0) await begin(job.id);
+    } catch (error) {
+      // Nothing of the task has run.
+      if (isLost(error)) await giveBack(error as Error, exit);
+      throw error;
+    }
+
     const end = await attempt();
+    if (end.kind === "crashes") throw end.error;
+    if (end.kind === "lost" || !(await isOwn().catch(() => true))) {
+      log.warn("the run was given to another runner while this one was away, and goes no further here", fields);
+      throw new TakenAway();
+    }
     switch (end.kind) {
       case "done":
-        leave();
-        await finish({ ...outcome, state: "done" });
+        await conclude({ ...outcome, state: "done" });
         return ended();
       case "waits":
         return park(end.waits).catch((error) => (isRefused(error) ? fail(asRefusal(error), true) : fail(error, false)));
@@ -76,10 +100,8 @@ export function makeTask(
         return park([], { for: "0" });
       case "ended":
         return exit();
-      case "crashes":
-        throw end.error;
       default:
-        return fail(end.error, end.kind === "throws" && isFinal(end.error));
+        return fail(end.error, isFinal(end));
     }
 
     /** Runs the task until it is done, or can go no further. */
@@ -99,6 +121,7 @@ export function makeTask(
         memory,
         signal,
         isLastAttempt,
+        isOwn,
         observe: observeStep,
       });
       let timer: NodeJS.Timeout | undefined;
@@ -113,6 +136,7 @@ export function makeTask(
           Math.min(timeout, longestTimer),
         );
       });
+      const strays = openStrays({ ...fields, log });
       const task = async (): Promise<End> => {
         try {
           await workflow.run({
@@ -120,19 +144,31 @@ export function makeTask(
             events: events ?? [event],
             step: steps.step,
             query: queryAs(event, database),
-            log: withFields(log, { workflow: event.workflow, run: event.id }),
+            log: withFields(log, fields),
             signal,
           });
+          const error = steps.forgotten();
+          if (error) return { kind: "throws", error };
+          leave();
+          // Now Node says of promises that were left to themselves whether they have failed.
+          await soon();
           return { kind: "done" };
         } catch (thrown) {
-          return { kind: "throws", error: thrown instanceof Error ? thrown : new Error(String(thrown)) };
+          return { kind: "throws", error: toError(thrown) };
         }
       };
-      return Promise.race([task(), steps.halted, timedOut]).finally(() => {
-        clearTimeout(timer);
-        stop.removeEventListener("abort", stopped);
-        steps.close();
+      const strayed = strays.first.then((error): End => {
+        over.abort(error);
+        return { kind: "throws", error };
       });
+      return inAttempt(strays.attempt, () =>
+        Promise.race([strayed, task(), steps.halted, timedOut]).finally(() => {
+          strays.close();
+          clearTimeout(timer);
+          stop.removeEventListener("abort", stopped);
+          steps.close();
+        }),
+      );
     }
 
     async function fail(error: Error, isFinal: boolean): Promise<void> {
@@ -142,6 +178,13 @@ export function makeTask(
         ended(error, false);
         return park([], wakeAt(retryAt.at ?? 0));
       }
+      if (!isFinal && isLost(error)) {
+        leave();
+        if (await giveBack(error, exit)) {
+          ended(error, false);
+          throw error;
+        }
+      }
       const last = isFinal || isLastAttempt;
       ended(error, last);
       if (!last) {
@@ -149,7 +192,24 @@ export function makeTask(
         throw error;
       }
       const { stack } = error.cause instanceof Error ? error.cause : error;
-      await finish({ ...outcome, state: "failed", error: error.message, stack });
+      await conclude({ ...outcome, state: "failed", error: error.message, stack });
+    }
+
+    /** An attempt too many: the one before it ended without a word. */
+    async function endWithoutAttempt(): Promise<void> {
+      const error = new Error(
+        `attempt ${job.attempts - 1} ended without an outcome, as when its runner dies, and retries: ${workflow.retries} allows no other`,
+      );
+      ended(error);
+      await conclude({ ...outcome, attempts: job.attempts - 1, state: "failed", error: error.message });
+    }
+
+    /** Keeps the outcome, unless somebody else has the run by now. */
+    async function conclude(outcome: Outcome): Promise<void> {
+      await patiently(async () => {
+        if (!(await isOwn())) throw new TakenAway();
+        await finish(outcome);
+      });
     }
 
     async function park(waits: object[], wake?: object): Promise<void> {
@@ -183,9 +243,10 @@ async function enter(database: Database, job: RunJob, event: Event): Promise<Ent
   return row?.entry ?? {};
 }
 
-// Compared by name: a task may have been loaded with a copy of this package of its own.
-function isFinal({ name }: Error): boolean {
-  return name === NonRetriable.name || name === "StepError";
+// Compared by name: a task may have been loaded with a copy of this package of its own.  What a step throws that has failed
+// for good is final where the task lets it through.
+function isFinal({ kind, error: { name } }: Extract<End, { error: Error }>): boolean {
+  return name === NonRetriable.name || (kind === "throws" && name === "StepError");
 }
 
 const isRefused = (error: { code?: string }) => error.code === "22023";

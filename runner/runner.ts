@@ -1,15 +1,21 @@
 import { hostname } from "node:os";
 import sql from "sql-template-tag";
+import { arrival } from "./arrival.ts";
+import { beatOf } from "./beat.ts";
 import { namedDatabase } from "./connection/settings.ts";
 import { type Database, openDatabase } from "./database.ts";
 import { startDispatcher } from "./dispatcher.ts";
 import { NotikaError } from "./errors.ts";
+import { atMostEvery, openHeartbeat } from "./heartbeat.ts";
+import { hear, now } from "./lease.ts";
 import { type Log, textLog } from "./log.ts";
 import { openMemory } from "./memory.ts";
-import { openOutcomes } from "./outcomes.ts";
+import { openBegin, openOutcomes } from "./outcomes.ts";
+import { openPulse } from "./pulse.ts";
 import { makeTask, type RunObserver } from "./run.ts";
 import { type Source, sourcesOf } from "./sources.ts";
 import { atOnce } from "./statements.ts";
+import { catchStrays } from "./strays.ts";
 import { type Tasks, toTasks } from "./tasks.ts";
 import { differenceTo } from "./version.ts";
 import { startWorker } from "./worker.ts";
@@ -30,10 +36,12 @@ export interface RunnerOptions {
   /** How many runs at a time; default 10. */
   concurrency?: number;
   log?: Log;
+  /** Ends the wait for a database that says that it will be there soon. */
+  signal?: AbortSignal;
 }
 
 /** Starts a runner for the database at `url`.  Any number of them may run side by side. */
-export async function createRunner({ url, directUrl, tasks, ...options }: RunnerOptions): Promise<Runner> {
+export async function createRunner({ url, directUrl, tasks, signal, ...options }: RunnerOptions): Promise<Runner> {
   const connect = namedDatabase(url);
   if (connect === undefined) {
     throw new NotikaError("NOTIKA_NO_DATABASE", "no database was named", {
@@ -52,6 +60,7 @@ export async function createRunner({ url, directUrl, tasks, ...options }: Runner
   const direct = directUrl ?? (process.env.NOTIKA_DIRECT_URL || undefined);
   const database = openDatabase({ connect, direct, connections: (options.concurrency ?? 10) + 2 });
   try {
+    await arrival(database, options.log ?? textLog, signal);
     const runner = await startRunner({ database, tasks: loaded, ...options });
     await warnOfUnpublished(database, loaded, options.log ?? textLog);
     return { stop: (deadline) => runner.stop(deadline).finally(() => database.close()) };
@@ -78,6 +87,11 @@ export async function startRunner({
   await checkVersion(database);
   const installation = await nameInstallation(database);
 
+  const names = Object.keys(tasks);
+  const endStrays = catchStrays();
+  const pulse = openPulse({ address: database.address, tasks: names, log });
+  const { cells } = pulse;
+  const begin = openBegin(database);
   const finish = openOutcomes(database);
   const memory = openMemory(database);
   const worker = startWorker({
@@ -87,10 +101,11 @@ export async function startRunner({
     tasks: Object.fromEntries(
       Object.entries(tasks).map(([name, task]) => [
         name,
-        makeTask(task, { installation, database, memory, finish, log, observe }),
+        makeTask(task, { installation, database, memory, begin, finish, cells, log, observe }),
       ]),
     ),
     onStart: () => heartbeat.beat(),
+    onIds: pulse.follow,
   });
   const listener = database.listen({
     channels: {
@@ -105,12 +120,9 @@ export async function startRunner({
   const dispatcher = startDispatcher({ database, log, hears: () => listener.hears, onDispatch: worker.nudge });
   const { execute } = database.within(60_000);
   const heartbeat = openHeartbeat(async () => {
-    const names = JSON.stringify(Object.keys(tasks));
-    await worker.beat((id) =>
-      database.within(10_000).execute(sql`
-        select notika._beat(${id}, ${hostname()}, ${process.pid}::int,
-                 array(select json_array_elements_text(${names}::text::json)))`),
-    );
+    const sentAt = now();
+    await worker.beat((id) => beatOf(database.within(10_000), { id, host: hostname(), tasks: names }));
+    hear(cells, sentAt);
     const done = await execute<{ did: string }>(atOnce("select notika.maintain() as did"));
     for (const { did } of done) log.info(did);
     await check();
@@ -126,6 +138,8 @@ export async function startRunner({
     async stop(deadline = 10_000) {
       await Promise.all([listener.close(), dispatcher.stop(), worker.stop(deadline)]);
       heartbeat.stop();
+      pulse.close();
+      endStrays();
     },
   };
 }
@@ -200,36 +214,6 @@ function isAsDeclared(published: Published, { table, operations = ["insert"], co
     (published.condition ?? "") === (condition ?? "").trim() &&
     (["columns", "watch", "match"] as const).every((part) => set(published[part]) === set(declared[part]))
   );
-}
-
-/** Calls `give` when it is asked to, and every ten seconds from then on; what is under way when it stops may fail. */
-function openHeartbeat(give: () => Promise<void>, log: Log) {
-  let timer: NodeJS.Timeout | undefined;
-  let stopped = false;
-  async function beat() {
-    clearTimeout(timer);
-    await give().catch((error: Error) => {
-      if (!stopped) log.warn("no sign of life could be given", { error: error.message });
-    });
-    clearTimeout(timer);
-    if (!stopped) timer = setTimeout(beat, 10_000);
-  }
-  return {
-    beat,
-    stop() {
-      stopped = true;
-      clearTimeout(timer);
-    },
-  };
-}
-
-function atMostEvery(ms: number, work: () => Promise<void>) {
-  let last = Number.NEGATIVE_INFINITY;
-  return async () => {
-    if (Date.now() - last < ms) return;
-    last = Date.now();
-    await work();
-  };
 }
 
 function logRuns(log: Log): RunObserver {

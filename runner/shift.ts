@@ -57,6 +57,7 @@ export async function startShift({ database, tasks, concurrency, log }: Setting)
   const { list, running, none } = counted(tasks, gate);
   let workers: WorkerPool | undefined;
   let runner: Runner | undefined;
+  let queue: LocalQueue | undefined;
   let mayBeMore = false;
   let isEnding = false;
   events.on("pool:create", ({ workerPool }) => {
@@ -64,8 +65,13 @@ export async function startShift({ database, tasks, concurrency, log }: Setting)
   });
   events.on("worker:getJob:empty", gate.giveUp);
   events.on("worker:getJob:error", gate.giveUp);
+  // What waits in its local queue when that is released it forgets to return, and stumbles over it.
+  events.on("localQueue:init", ({ localQueue }) => {
+    queue = localQueue as unknown as LocalQueue;
+  });
   events.on("pool:gracefulShutdown", () => {
     isEnding = true;
+    if (queue?.mode === "WAITING") queue.setModeTtlExpired();
     gate.open();
   });
   const nudge = (jobs: number) => workers?.nudge(jobs);
@@ -100,11 +106,13 @@ export async function startShift({ database, tasks, concurrency, log }: Setting)
     }),
     taskList: list,
     events,
-    logger: quiet(log),
+    logger: quiet(log, () => isEnding),
     noHandleSignals: true,
     // It asks for them before it asks for a job, and waits for the answer.
     forbiddenFlags: () => gate.enter().then(() => null),
     preset: workerPreset(concurrency + unwritten),
+  }).catch((error) => {
+    throw failure ?? error; // without an answer it stumbles over what is not there
   });
   const { id } = workers as unknown as WorkerPool; // it was there before the runner
   const ended = runner.promise.catch(() => {});
@@ -151,9 +159,16 @@ function counted(tasks: Setting["tasks"], gate: ReturnType<typeof openGate>) {
   };
 }
 
-// What becomes of runs is said by the runner itself.
-function quiet(log: Log): Logger {
+/** What of graphile-worker's local queue is used here. */
+interface LocalQueue {
+  mode: string;
+  /** Returns the jobs that wait. */
+  setModeTtlExpired(): void;
+}
+
+// What becomes of runs is said by the runner itself, and so is why a shift ends.
+function quiet(log: Log, isEnding: () => boolean): Logger {
   return new Logger(() => (level, message, meta) => {
-    if (level === "error" && !(meta && "job" in meta)) log.warn(`graphile-worker: ${message}`);
+    if (level === "error" && !isEnding() && !(meta && "job" in meta)) log.warn(`graphile-worker: ${message}`);
   });
 }

@@ -2,6 +2,7 @@ import type { Client, PoolClient, QueryResult } from "pg";
 import { raw, type Sql as Statement } from "sql-template-tag";
 import type { Execute, Statements } from "./database.ts";
 import { NotikaError } from "./errors.ts";
+import { noteLost } from "./lost.ts";
 import { expectAnswer, type Place } from "./watch.ts";
 
 /** Runs a statement and gives its rows; of several statements those of the last. */
@@ -19,9 +20,7 @@ export async function query<Row extends object>(
   const result: QueryResult<Row> | QueryResult<Row>[] = await (values.length > 0
     ? client.query<Row>(text, values)
     : client.query<Row>(text)
-  ).catch((error) => {
-    throw Object.defineProperty(error, "statement", { value: text, configurable: true });
-  });
+  ).catch((error) => noteLost(Object.defineProperty(error, "statement", { value: text, configurable: true })));
   return (Array.isArray(result) ? result.at(-1) : result)?.rows ?? [];
 }
 
@@ -44,7 +43,7 @@ export async function transact<T>(
   [place] = await expected(query<Place>(client, begin));
   try {
     const result = await work(execute);
-    const { command } = await expected(client.query("commit"));
+    const { command } = await expected(client.query("commit")).catch(noteLost);
     if (command !== "COMMIT") throw failure?.error;
     return result;
   } catch (error) {

@@ -1,17 +1,22 @@
 import { setImmediate } from "node:timers";
+import { setImmediate as soon } from "node:timers/promises";
+import { type Asked, asked } from "./asked.ts";
 import type { Database, Execute } from "./database.ts";
 import { interval } from "./duration.ts";
 import { NonRetriable, StepError } from "./errors.ts";
+import { isLost } from "./lost.ts";
 import type { Memory, NewStep, Remembered } from "./memory.ts";
 import { replay } from "./replay.ts";
 import { type Change, type Sources, waitFor } from "./sources.ts";
 import type { Step, StepCall } from "./step.ts";
+import { toError } from "./thrown.ts";
 
 /** Why an attempt went no further, when it did not reach the end of the task. */
 export type Halt =
   | { kind: "waits"; waits: object[] }
   | { kind: "reenters" }
   | { kind: "ended" }
+  | { kind: "lost" }
   | { kind: "fails"; error: Error }
   | { kind: "crashes"; error: Error };
 
@@ -33,6 +38,8 @@ interface Setting {
   signal: AbortSignal;
   /** Whether a step that fails now may not be tried again. */
   isLastAttempt: boolean;
+  /** Whether the run is still this runner's, which may have been away. */
+  isOwn?: (() => Promise<boolean>) | undefined;
   observe?: StepObserver | undefined;
 }
 
@@ -49,11 +56,13 @@ export function openSteps({
   memory,
   signal,
   isLastAttempt,
+  isOwn,
   observe,
 }: Setting) {
   const claimed = new Map<string, number>();
   const history = replay(past, rest);
   const waits: object[] = [];
+  const pending = { wait: new Map<string, Asked<unknown>>(), step: new Map<string, Asked<unknown>>() };
   let running = 0;
   let failure: Error | undefined;
   let reenters = false;
@@ -90,6 +99,11 @@ export function openSteps({
 
     running += 1;
     try {
+      const wait = await forgottenWait();
+      if (wait !== undefined) throw forgotten(wait, `step ${JSON.stringify(name)} began`);
+      if (isOver || failure) return;
+      if (isOwn && !(await isOwn())) halt({ kind: "lost" });
+      if (isOver || failure) return;
       const kept = await work();
       const next = observe?.after?.(run.id, name);
       if (next === "crash") halt({ kind: "crashes", error: new Error(`crashed after step "${name}"`) });
@@ -98,7 +112,7 @@ export function openSteps({
       return isOver || reenters ? undefined : kept;
     } catch (error) {
       // The database did not take it: nothing that the task could mend by catching it.
-      failure ??= asError(error);
+      failure ??= toError(error);
       return;
     } finally {
       running -= 1;
@@ -120,19 +134,52 @@ export function openSteps({
   function rest() {
     setImmediate(() => {
       if (isOver || running > 0 || history.isBehind()) return;
+      const wait = pending.wait.size > 1 ? unasked("wait") : undefined;
+      if (wait !== undefined && isAnyAsked()) failure ??= forgotten(wait, "the next wait began");
       if (failure) halt({ kind: "fails", error: failure });
       else if (reenters) halt({ kind: "reenters" });
       else if (waits.length > 0) halt({ kind: "waits", waits });
     });
   }
 
-  async function wait(name: string, what: () => object): Promise<unknown> {
-    const own = claim(name);
-    const remembered = await history.recall(own);
-    if (remembered) return outcome(remembered);
-    waits.push({ name: own, ...what() });
-    rest();
-    return never;
+  function wait(name: string, what: () => object): Promise<unknown> {
+    return follow("wait", name, async (own) => {
+      const remembered = await history.recall(own);
+      if (remembered) return outcome(remembered);
+      waits.push({ name: own, ...what() });
+      rest();
+      return never;
+    });
+  }
+
+  /** Begins a step or a wait, and remembers until it is over whether the task awaits it. */
+  function follow<T>(kind: keyof typeof pending, name: string, begin: (own: string) => Promise<T>): Promise<T> {
+    let own: string;
+    try {
+      own = claim(name);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    const over = () => void pending[kind].delete(own);
+    const begun = begin(own);
+    begun.then(over, over);
+    const promise = asked(begun);
+    pending[kind].set(own, promise);
+    return promise;
+  }
+
+  function unasked(kind: keyof typeof pending): string | undefined {
+    for (const [name, { isAsked }] of pending[kind]) if (!isAsked) return name;
+    return undefined;
+  }
+
+  const isAnyAsked = () => [...pending.wait.values()].some(({ isAsked }) => isAsked);
+
+  /** A wait that the task has begun and does not await; what is given to Promise.all is asked a moment later. */
+  async function forgottenWait(): Promise<string | undefined> {
+    if (unasked("wait") === undefined) return undefined;
+    await soon();
+    return unasked("wait");
   }
 
   /** Does the work and remembers what came of it. */
@@ -175,62 +222,64 @@ export function openSteps({
       observe?.before?.(run.id, name);
       return { step: step({ state: "done", result: asJson(name, await work()) }) };
     } catch (caught) {
-      const thrown = asError(caught);
-      const isFinal = thrown.name === "NonRetriable" || (isLastAttempt && thrown.name !== "RetryAfter");
+      const thrown = toError(caught);
+      const isFinal =
+        thrown.name === "NonRetriable" || (isLastAttempt && thrown.name !== "RetryAfter" && !isLost(thrown));
       return { step: step({ state: isFinal ? "failed" : "retrying", error: thrown.message }), thrown };
     }
   }
 
   const step: Step = {
-    async run(name, work) {
-      const own = claim(name);
-      return outcome(await take(own, () => remember(own, work))) as never;
-    },
-    async transaction(name, work) {
-      const own = claim(name);
-      return outcome(await take(own, () => transact(own, work))) as never;
-    },
+    run: (name, work) =>
+      follow("step", name, async (own) => outcome(await take(own, () => remember(own, work))) as never),
+    transaction: (name, work) =>
+      follow("step", name, async (own) => outcome(await take(own, () => transact(own, work))) as never),
     query: (name, statement) => step.transaction(name, (execute) => execute(statement)) as never,
-    async each(name, items, key, work, { concurrency = 10 } = {}) {
-      const base = claim(name);
-      const all = [...items].map((item) => ({ item, own: `${base}/${key(item)}` }));
-      if (new Set(all.map(({ own }) => own)).size < all.length) {
-        throw new NonRetriable(`step.each(${JSON.stringify(name)}): two items have the same key`);
-      }
-      const taken: (Remembered | undefined)[] = [];
-      const queue = all.entries(); // the lanes share it: each takes the next item
-      const lane = async () => {
-        for (const [index, { item, own }] of queue) {
-          taken[index] = await take(own, () => remember(own, (call) => work(item, call)));
+    each: (name, items, key, work, { concurrency = 10 } = {}) =>
+      follow("step", name, async (base) => {
+        const all = [...items].map((item) => ({ item, own: `${base}/${key(item)}` }));
+        if (new Set(all.map(({ own }) => own)).size < all.length) {
+          throw new NonRetriable(`step.each(${JSON.stringify(name)}): two items have the same key`);
         }
-      };
-      await Promise.all(Array.from({ length: Math.max(1, concurrency) }, lane));
+        const taken: (Remembered | undefined)[] = [];
+        const queue = all.entries(); // the lanes share it: each takes the next item
+        const lane = async () => {
+          for (const [index, { item, own }] of queue) {
+            taken[index] = await take(own, () => remember(own, (call) => work(item, call)));
+          }
+        };
+        await Promise.all(Array.from({ length: Math.max(1, concurrency) }, lane));
 
-      const failed = taken.filter((one) => one && one.state !== "done");
-      const worst = failed.find((one) => one?.state === "retrying") ?? failed[0];
-      if (worst) {
-        const error = `${failed.length} of ${all.length} failed, such as ${JSON.stringify(worst.name)}: ${worst.error}`;
-        return outcome({ ...worst, name: base, error }) as never;
-      }
-      return (taken.includes(undefined) ? never : taken.map((one) => one?.result)) as never;
-    },
-    async sleep(name, duration) {
-      await wait(name, () => ({ for: interval(duration) }));
-    },
-    async sleepUntil(name, until, { timeZone } = {}) {
-      await wait(name, () => ({
+        const failed = taken.filter((one) => one && one.state !== "done");
+        const worst = failed.find((one) => one?.state === "retrying") ?? failed[0];
+        if (worst) {
+          const error = `${failed.length} of ${all.length} failed, such as ${JSON.stringify(worst.name)}: ${worst.error}`;
+          return outcome({ ...worst, name: base, error }) as never;
+        }
+        return (taken.includes(undefined) ? never : taken.map((one) => one?.result)) as never;
+      }),
+    sleep: (name, duration) => wait(name, () => ({ for: interval(duration) })) as Promise<void>,
+    sleepUntil: (name, until, { timeZone } = {}) =>
+      wait(name, () => ({
         ...(typeof until === "string" && /^\d\d?:\d\d(:\d\d)?$/.test(until)
           ? { time: until }
           : { at: until instanceof Date ? until.toISOString() : until }),
         ...(timeZone && { time_zone: timeZone }),
-      }));
-    },
+      })) as Promise<void>,
     waitFor: (name, change, options = {}) =>
       wait(name, () => waitFor(waitsFor, name, change as Change, options)) as never,
   };
   return {
     step,
     halted,
+    /** What is wrong when the task has returned: something that it began is not over, and nobody awaits it. */
+    forgotten(): Error | undefined {
+      const wait = unasked("wait");
+      const step = unasked("step");
+      if (wait !== undefined) return forgotten(wait, "the task returned");
+      if (step !== undefined) return forgotten(step, "the task returned");
+      return undefined;
+    },
     /** Nothing is taken any more: the attempt is over for another reason. */
     close() {
       isOver = true;
@@ -246,7 +295,7 @@ function asJson(name: string, value: unknown): string {
   try {
     json = JSON.stringify(value) ?? "null";
   } catch (error) {
-    throw new NonRetriable(`the result of step "${name}" cannot be kept as JSON: ${asError(error).message}`);
+    throw new NonRetriable(`the result of step "${name}" cannot be kept as JSON: ${toError(error).message}`);
   }
   const bytes = Buffer.byteLength(json);
   if (bytes > limits.result) {
@@ -257,6 +306,8 @@ function asJson(name: string, value: unknown): string {
   return json;
 }
 
-function asError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown));
+function forgotten(name: string, when: string): NonRetriable {
+  return new NonRetriable(
+    `step ${JSON.stringify(name)} is not awaited, and was not over when ${when}: write await before it, or give both to Promise.all`,
+  );
 }

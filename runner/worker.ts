@@ -22,10 +22,12 @@ interface Setting {
   log: Log;
   /** Is told when there is a new id. */
   onStart: () => void;
+  /** Is told by what ids jobs are locked now. */
+  onIds: (ids: string[]) => void;
 }
 
 /** Runs jobs with graphile-worker, in a new shift whenever one ends: a lost connection is enough for that. */
-export function startWorker({ database, tasks, concurrency, log, onStart }: Setting): Worker {
+export function startWorker({ database, tasks, concurrency, log, onStart, onIds }: Setting): Worker {
   let shift: Shift | undefined;
   let stopping = false;
   const ids = new Set<string>();
@@ -47,19 +49,24 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
 
   async function supervise() {
     const leaving: Promise<void>[] = [];
+    let failures = 0;
     for (let delay = 100; !stopping; delay = Math.min(delay * 2, 5000)) {
       const started = Date.now();
       try {
         shift = await startShift({ database, tasks: shiftTasks, concurrency, log });
         const { id, done } = shift;
+        failures = 0;
         ids.add(id);
+        onIds([...ids]);
         onStart();
         if (stopping) shift.end();
         const error = await shift.over;
         if (!stopping) log.warn("graphile-worker starts again", { error: describe(error ?? "it has ended") });
         leaving.push(done.then(() => leave(id)));
       } catch (error) {
-        log.warn("graphile-worker cannot start, trying again", { error: describe(error) });
+        if (!stopping && failures++ === 0) {
+          log.warn("graphile-worker cannot start, trying again", { error: describe(error) });
+        }
       }
       if (Date.now() - started > 30_000) delay = 100;
       if (!stopping) await setTimeout(delay);
@@ -70,6 +77,7 @@ export function startWorker({ database, tasks, concurrency, log, onStart }: Sett
   async function leave(id: string) {
     // A sign of life that is still on its way would come after the farewell, and stay.
     leaving.add(id);
+    onIds([...ids].filter((other) => !leaving.has(other)));
     await Promise.allSettled(beats);
     for (let delay = 100; ids.has(id); delay *= 2) {
       try {

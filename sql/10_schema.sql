@@ -53,6 +53,7 @@ create table if not exists notika.setting (
   runs_kept interval not null default '30 days',
   installation uuid,
   database_id oid,
+  blocked_for interval not null default '15 minutes',
   constraint setting_pkey primary key (only_row),
   constraint setting_only_row_check check (only_row),
   constraint setting_segment_age_check check (segment_age > interval '0'),
@@ -61,7 +62,8 @@ create table if not exists notika.setting (
   constraint setting_max_depth_check check (max_depth > 0),
   constraint setting_max_attempts_check check (max_attempts > 0),
   constraint setting_missed_after_check check (missed_after >= interval '0'),
-  constraint setting_runs_kept_check check (runs_kept >= interval '0')
+  constraint setting_runs_kept_check check (runs_kept >= interval '0'),
+  constraint setting_blocked_for_check check (blocked_for >= interval '0')
 );
 
 comment on table notika.setting is
@@ -86,6 +88,8 @@ comment on column notika.setting.installation is
   'until a runner needs it.';
 comment on column notika.setting.database_id is
   'The oid of the database that has the name above: another one is a copy, and gets another name.';
+comment on column notika.setting.blocked_for is
+  'How long a runner counts as alive while a task blocks its event loop; then others take its runs.';
 
 insert into notika.setting default values
   on conflict do nothing;

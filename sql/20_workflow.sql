@@ -237,6 +237,7 @@ create table if not exists notika.runner (
   started_at timestamptz not null default clock_timestamp(),
   seen_at timestamptz not null default clock_timestamp(),
   suspected_at timestamptz,
+  blocked_since timestamptz,
   constraint runner_pkey primary key (runner_id)
 ) with (fillfactor = 50);
 
@@ -250,6 +251,8 @@ comment on column notika.runner.started_at is 'When it started.';
 comment on column notika.runner.seen_at is 'When it was last heard of.';
 comment on column notika.runner.suspected_at is
   'Since when it is taken for dead if it stays silent; null: it is not.';
+comment on column notika.runner.blocked_since is
+  'Since when a task blocks its event loop, so that nothing else runs there; null: none does.';
 
 -- What has no primary key can be updated all the same where a publication FOR ALL TABLES has it.
 alter table notika.run_log replica identity full;

@@ -332,7 +332,11 @@ begin
   perform notika_worker.add_job(
     v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
     max_attempts => v_job.max_attempts, priority => v_job.priority,
-    flags => array(select jsonb_object_keys(coalesce(v_job.flags, '{}')) union select 'resumed')
+    -- Attempts are counted anew.
+    flags => array(
+      select k from jsonb_object_keys(coalesce(v_job.flags, '{}')) as k where k not in ('begun', 'lost')
+      union select 'resumed'
+    )
   );
   perform notika._free_slot(v_run_id);
   return true;

@@ -744,21 +744,36 @@ $$;
 comment on function notika._next_due(text[]) is
   'When there is next something to do for who has these tasks; null: nothing, unless a row changes.';
 
-create or replace function notika._beat(runner_id text, host text, pid integer, tasks text[])
-  returns void
-  language sql
+create or replace function notika._beat(
+  runner_id text,
+  host text,
+  pid integer,
+  tasks text[],
+  blocked_for interval default null
+)
+  returns boolean
+  language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-  insert into notika.runner as r (runner_id, host, pid, tasks)
-  values (_beat.runner_id, _beat.host, _beat.pid, _beat.tasks)
-  on conflict (runner_id) do update
-    set seen_at = clock_timestamp(), tasks = excluded.tasks, suspected_at = null;
+begin
+  if _beat.blocked_for > (select s.blocked_for from notika.setting as s) then
+    return false;
+  end if;
+  insert into notika.runner as r (runner_id, host, pid, tasks, blocked_since)
+  values (_beat.runner_id, _beat.host, _beat.pid, _beat.tasks,
+          clock_timestamp() - _beat.blocked_for)
+  on conflict on constraint runner_pkey do update
+    set seen_at = clock_timestamp(), tasks = excluded.tasks, suspected_at = null,
+        blocked_since = excluded.blocked_since;
+  return true;
+end;
 $$;
 
-comment on function notika._beat(text, text, integer, text[]) is
-  'A runner''s sign of life; without one for a minute its jobs are given to others.';
+comment on function notika._beat(text, text, integer, text[], interval) is
+  'A runner''s sign of life; without one for a minute its jobs are given to others. False: a task has '
+  'blocked its event loop for so long that this one does not count.';
 
 create or replace function notika._leave(runner_id text)
   returns void

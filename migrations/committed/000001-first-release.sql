@@ -1,9 +1,8 @@
 --! Previous: -
---! Hash: sha1:788f2a33da6cb8cfb6816323f926fc4811fba34c
+--! Hash: sha1:5dec21a48ec99930c47b7ec6b5eb9f138d1a531a
 --! Message: first release
 
 --! split: 1-current.sql
--- The first release: all of sql/.
 --! Included 10_schema.sql
 -- Notika: the schema, its version and its settings.
 -- Names: a plain verb is public; a leading underscore is private; tables are singular, views plural.
@@ -60,6 +59,7 @@ create table if not exists notika.setting (
   runs_kept interval not null default '30 days',
   installation uuid,
   database_id oid,
+  blocked_for interval not null default '15 minutes',
   constraint setting_pkey primary key (only_row),
   constraint setting_only_row_check check (only_row),
   constraint setting_segment_age_check check (segment_age > interval '0'),
@@ -68,7 +68,8 @@ create table if not exists notika.setting (
   constraint setting_max_depth_check check (max_depth > 0),
   constraint setting_max_attempts_check check (max_attempts > 0),
   constraint setting_missed_after_check check (missed_after >= interval '0'),
-  constraint setting_runs_kept_check check (runs_kept >= interval '0')
+  constraint setting_runs_kept_check check (runs_kept >= interval '0'),
+  constraint setting_blocked_for_check check (blocked_for >= interval '0')
 );
 
 comment on table notika.setting is
@@ -93,6 +94,8 @@ comment on column notika.setting.installation is
   'until a runner needs it.';
 comment on column notika.setting.database_id is
   'The oid of the database that has the name above: another one is a copy, and gets another name.';
+comment on column notika.setting.blocked_for is
+  'How long a runner counts as alive while a task blocks its event loop; then others take its runs.';
 
 insert into notika.setting default values
   on conflict do nothing;
@@ -371,6 +374,7 @@ create table if not exists notika.runner (
   started_at timestamptz not null default clock_timestamp(),
   seen_at timestamptz not null default clock_timestamp(),
   suspected_at timestamptz,
+  blocked_since timestamptz,
   constraint runner_pkey primary key (runner_id)
 ) with (fillfactor = 50);
 
@@ -384,6 +388,8 @@ comment on column notika.runner.started_at is 'When it started.';
 comment on column notika.runner.seen_at is 'When it was last heard of.';
 comment on column notika.runner.suspected_at is
   'Since when it is taken for dead if it stays silent; null: it is not.';
+comment on column notika.runner.blocked_since is
+  'Since when a task blocks its event loop, so that nothing else runs there; null: none does.';
 
 -- What has no primary key can be updated all the same where a publication FOR ALL TABLES has it.
 alter table notika.run_log replica identity full;
@@ -4326,7 +4332,11 @@ begin
   perform notika_worker.add_job(
     v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
     max_attempts => v_job.max_attempts, priority => v_job.priority,
-    flags => array(select jsonb_object_keys(coalesce(v_job.flags, '{}')) union select 'resumed')
+    -- Attempts are counted anew.
+    flags => array(
+      select k from jsonb_object_keys(coalesce(v_job.flags, '{}')) as k where k not in ('begun', 'lost')
+      union select 'resumed'
+    )
   );
   perform notika._free_slot(v_run_id);
   return true;
@@ -5415,21 +5425,36 @@ $$;
 comment on function notika._next_due(text[]) is
   'When there is next something to do for who has these tasks; null: nothing, unless a row changes.';
 
-create or replace function notika._beat(runner_id text, host text, pid integer, tasks text[])
-  returns void
-  language sql
+create or replace function notika._beat(
+  runner_id text,
+  host text,
+  pid integer,
+  tasks text[],
+  blocked_for interval default null
+)
+  returns boolean
+  language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-  insert into notika.runner as r (runner_id, host, pid, tasks)
-  values (_beat.runner_id, _beat.host, _beat.pid, _beat.tasks)
-  on conflict (runner_id) do update
-    set seen_at = clock_timestamp(), tasks = excluded.tasks, suspected_at = null;
+begin
+  if _beat.blocked_for > (select s.blocked_for from notika.setting as s) then
+    return false;
+  end if;
+  insert into notika.runner as r (runner_id, host, pid, tasks, blocked_since)
+  values (_beat.runner_id, _beat.host, _beat.pid, _beat.tasks,
+          clock_timestamp() - _beat.blocked_for)
+  on conflict on constraint runner_pkey do update
+    set seen_at = clock_timestamp(), tasks = excluded.tasks, suspected_at = null,
+        blocked_since = excluded.blocked_since;
+  return true;
+end;
 $$;
 
-comment on function notika._beat(text, text, integer, text[]) is
-  'A runner''s sign of life; without one for a minute its jobs are given to others.';
+comment on function notika._beat(text, text, integer, text[], interval) is
+  'A runner''s sign of life; without one for a minute its jobs are given to others. False: a task has '
+  'blocked its event loop for so long that this one does not count.';
 
 create or replace function notika._leave(runner_id text)
   returns void
@@ -5814,6 +5839,118 @@ $$;
 comment on function notika._forget_runs(integer) is
   'Forgets some of the runs that ended longer ago than notika.setting keeps them, oldest first.';
 --! EndIncluded 52_history.sql
+--! Included 53_attempt.sql
+-- An attempt of a run, as its runner tells the database about it.  Two marks stand in the flags of a
+-- job until the run parks or ends: `begun`, the last attempt that the task allows has begun, and
+-- `lost`, how many attempts did not count because the runner's connection was lost.
+
+create or replace function notika._begin(jobs json)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update notika_worker._private_jobs as j
+     set flags = coalesce(j.flags, '{}') || '{"begun": true}'
+   where j.id = any (array(
+           select g.job::bigint from json_array_elements_text(_begin.jobs) as g (job)
+         ))
+     and j.locked_at is not null;
+end;
+$$;
+
+comment on function notika._begin(json) is
+  'Notes for jobs, an array of ids, that the last attempt which their task allows begins now. A '
+  'claim alone does not say so: a runner may die with jobs that it had not begun.';
+
+create or replace function notika._is_own(job_id bigint, attempts integer)
+  returns boolean
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- A job that was freed and claimed again has one attempt more.
+  return exists (
+    select from notika_worker._private_jobs as j
+     where j.id = _is_own.job_id and j.attempts = _is_own.attempts and j.locked_at is not null
+  );
+end;
+$$;
+
+comment on function notika._is_own(bigint, integer) is
+  'Whether a job is still locked for this attempt. A runner that was away asks before it goes on.';
+
+create or replace function notika._give_back(job_id bigint, attempts integer, error text)
+  returns boolean
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lost integer;
+begin
+  select case jsonb_typeof(j.flags -> 'lost') when 'number' then (j.flags ->> 'lost')::integer else 0 end
+    into v_lost
+    from notika_worker._private_jobs as j
+   where j.id = _give_back.job_id and j.attempts = _give_back.attempts and j.locked_at is not null
+     for update;
+  if not found then
+    return true; -- others have it
+  end if;
+  -- A run whose own statements end its connection must not go on for ever.
+  if v_lost >= 5 then
+    return false;
+  end if;
+  update notika_worker._private_jobs as j
+     set attempts = j.attempts - 1, locked_by = null, locked_at = null,
+         last_error = _give_back.error,
+         run_at = clock_timestamp() + interval '1 second' * 2 ^ v_lost,
+         flags = coalesce(j.flags, '{}') - 'begun' || jsonb_build_object('lost', v_lost + 1)
+   where j.id = _give_back.job_id;
+  return true;
+end;
+$$;
+
+comment on function notika._give_back(bigint, integer, text) is
+  'Puts a job back whose attempt failed because its runner lost the connection to the database: the '
+  'attempt does not count. False: that has happened five times since the run began or woke, so that '
+  'this one counts, and nothing was done.';
+
+create or replace function notika.event(run_id bigint, event_id bigint default null)
+  returns json
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if event.event_id is not null and event.event_id <> event.run_id then
+    return (
+      select b.event from notika.batch_event as b
+       where b.run_id = event.run_id and b.event_id = event.event_id
+    );
+  end if;
+  return coalesce(
+    (select j.payload from notika_worker._private_jobs as j where j.key = event.run_id::text),
+    (select l.event from notika.run_log as l
+      where l.run_id = event.run_id and l.retried_at is null),
+    (select notika._payload(e, w.name, coalesce(notika._quoted(w.relation), w.table_name))
+       from notika._event as e
+       join notika.workflow as w on w.workflow_id = e.workflow_id
+      where e.event_id = event.run_id)
+  );
+end;
+$$;
+
+comment on function notika.event(bigint, bigint) is
+  'The event of a run, or another one of those that a debounced or digested run is for, with every '
+  'number as it was written; JavaScript rounds what a task gets. Null: it is not remembered.';
+--! EndIncluded 53_attempt.sql
 --! Included 60_capture.sql
 -- What an event carries of a row, as json: a payload function for each workflow that Postgres itself
 -- keeps in step with the table.
@@ -16569,6 +16706,10 @@ as $$
         ('function', 'maintain', '{runner}'),
         ('function', '_beat', '{runner}'),
         ('function', '_claim', '{runner}'),
+        ('function', '_begin', '{runner}'),
+        ('function', '_is_own', '{runner}'),
+        ('function', '_give_back', '{runner}'),
+        ('function', 'event', '{runner,reader}'),
         ('function', '_doze', '{runner}'),
         ('function', '_enter', '{runner}'),
         ('function', '_remember', '{runner}'),

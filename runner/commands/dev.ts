@@ -3,6 +3,7 @@ import path from "node:path";
 import { NotikaError, UsageError } from "../errors.ts";
 import { styled } from "../log.ts";
 import { printable } from "../printable.ts";
+import { catchStrays } from "../strays.ts";
 import { version } from "../version.ts";
 import { devLog } from "./dev/console.ts";
 import { runExample, writeExample } from "./dev/example.ts";
@@ -29,6 +30,7 @@ export const command: Command = defineCommand({
     }
 
     const stop = stopSignal();
+    catchStrays(devLog);
     say(`${styled("bold", `Notika ${await version()}`)}, starting a Postgres in this process …\n`);
     const postgres = await startPostgres(path.resolve(data), Number(port));
     try {

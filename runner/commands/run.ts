@@ -1,5 +1,6 @@
 import { jsonLog, textLog } from "../log.ts";
 import { createRunner } from "../runner.ts";
+import { catchStrays } from "../strays.ts";
 import { type Command, defineCommand, directOption, jsonOption, tasksOption, urlOption } from "./support/command.ts";
 import { databaseUrl, directUrl } from "./support/database_url.ts";
 import { stopSignal } from "./support/stop_signal.ts";
@@ -22,10 +23,22 @@ export const command: Command = defineCommand({
     const options = { tasks, log, concurrency: wholeNumber("--concurrency", concurrency) };
 
     const stop = stopSignal();
-    const runner = await createRunner({ url: databaseUrl(url), directUrl: directUrl(values), ...options });
-    log.info("running", { tasks, pid: process.pid });
+    const waiting = new AbortController();
+    void stop.then(() => waiting.abort());
+    catchStrays(log);
+    const starting = createRunner({
+      url: databaseUrl(url),
+      directUrl: directUrl(values),
+      signal: waiting.signal,
+      ...options,
+    });
+    const runner = await starting.catch((error) => {
+      if (waiting.signal.aborted) return undefined;
+      throw error;
+    });
+    if (runner) log.info("running", { tasks, pid: process.pid });
     log.info("stopping", { signal: await stop });
-    await runner.stop(seconds * 1000);
+    await runner?.stop(seconds * 1000);
     log.info("stopped");
     // What ignored its signal would keep the process alive.
     setTimeout(() => process.exit(), 100).unref();

@@ -6,12 +6,13 @@ import { type Duration, milliseconds } from "../duration.ts";
 import { install } from "../install.ts";
 import { silentLog } from "../log.ts";
 import { openMemory } from "../memory.ts";
-import { openOutcomes } from "../outcomes.ts";
+import { openBegin, openOutcomes } from "../outcomes.ts";
 import { openEmbedded } from "../pglite/embedded.ts";
 import { publications, publish } from "../publish.ts";
 import { makeTask } from "../run.ts";
 import { nameInstallation } from "../runner.ts";
 import { workerPreset } from "../shift.ts";
+import { catchStrays } from "../strays.ts";
 import { type Tasks, toTasks } from "../tasks.ts";
 import type { Event } from "../workflow.ts";
 import { openClock } from "./clock.ts";
@@ -85,10 +86,12 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
 
   const clock = openClock();
   const { database, close } = await openEmbedded({ prepare: install, version: await installVersion() });
+  const begin = openBegin(database);
   const finish = openOutcomes(database);
   const memory = openMemory(database);
   const faults = openFaults();
   let installation: string;
+  const endStrays = catchStrays();
   const neverStops = new AbortController().signal;
 
   async function publishAll() {
@@ -103,7 +106,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
   }
 
   async function runJobs() {
-    const settings = { installation, database, memory, finish, log: silentLog, observeStep: faults.observer };
+    const settings = { installation, database, memory, begin, finish, log: silentLog, observeStep: faults.observer };
     await runOnce({
       pgPool: database.pool,
       taskList: Object.fromEntries(
@@ -148,6 +151,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
 
   async function shut() {
     clock[Symbol.dispose]();
+    endStrays();
     await close();
   }
 

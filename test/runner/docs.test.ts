@@ -16,6 +16,7 @@ interface Setting {
 }
 
 const settings: Record<string, Setting> = {
+  "tasks.md": { sql: "", answers: [[]], files: {}, said: "" },
   "security.md": {
     sql: `
       create role app_admin; create role robot; create role support; create role watchman;

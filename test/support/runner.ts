@@ -49,7 +49,7 @@ export function spawnRunner(
       for (;;) {
         if (said().some((line) => line.message === message)) return;
         if (child.exitCode !== null) throw new Error(`the runner ended with ${child.exitCode}: ${text}`);
-        await once(child.stderr, "data");
+        await Promise.race([once(child.stderr, "data"), ended]);
       }
     },
     async end(signal) {

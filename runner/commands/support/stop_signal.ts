@@ -1,4 +1,9 @@
-/** Resolves with what asks this process to stop: a signal, or that nobody reads its output; a second signal ends it at once. */
+import { watchParent } from "./parent.ts";
+
+/**
+ * Resolves with what asks this process to stop: a signal, that nobody reads its output, or that npm is gone; a second
+ * signal ends it at once.
+ */
 export function stopSignal(): Promise<string> {
   return new Promise((resolve) => {
     for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -8,5 +13,6 @@ export function stopSignal(): Promise<string> {
       });
     }
     process.stdout.once("error", () => resolve("closed output"));
+    watchParent(() => resolve("npm is gone"));
   });
 }
