@@ -21,6 +21,9 @@ create table if not exists notika.position (
   window_high bigint,
   window_at bigint,
   horizon bigint not null,
+  flow_ids integer[] not null default '{}',
+  flow_priorities smallint[] not null default '{}',
+  flow_places timestamptz[] not null default '{}',
   constraint position_pkey primary key (position_id)
 );
 
@@ -47,6 +50,12 @@ comment on column notika.position.window_high is 'The last event id of the windo
 comment on column notika.position.window_at is 'The window is handed over up to this id.';
 comment on column notika.position.horizon is
   'The last event id before xid was assigned, so that later transactions write beyond it.';
+comment on column notika.position.flow_ids is
+  'Whose places in the queue follow: 0, the first run that may start; the id of a workflow, its last '
+  'new run that waits; the same with a minus, its last run that has fallen due.';
+comment on column notika.position.flow_priorities is 'For each of them: its priority.';
+comment on column notika.position.flow_places is
+  'For each of them: its place. See notika._head.';
 
 create or replace function notika._payload(
   event notika._event,
@@ -150,7 +159,8 @@ as $$
 begin
   insert into notika.position (
     position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
-    window_snapshot, window_low, window_high, window_at, horizon
+    window_snapshot, window_low, window_high, window_at, horizon,
+    flow_ids, flow_priorities, flow_places
   )
   overriding system value
   select
@@ -159,7 +169,9 @@ begin
              (select max(p.position_id) + 1 from notika.position as p)),
     here.system_identifier, here.snapshot, here.high, here.low,
     here.pending_xids, here.pending_lows,
-    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon;
+    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon,
+    coalesce(here.flow_ids, '{}'), coalesce(here.flow_priorities, '{}'),
+    coalesce(here.flow_places, '{}');
 end;
 $$;
 
@@ -343,7 +355,10 @@ create or replace function notika._take_chunk(
   out runs bigint,
   out jobs notika_worker.job_spec[],
   out signals bigint[],
-  out listeners bigint[]
+  out listeners bigint[],
+  out flow_ids integer[],
+  out flow_priorities smallint[],
+  out flow_places timestamptz[]
 )
   language plpgsql
   volatile
@@ -351,17 +366,18 @@ create or replace function notika._take_chunk(
   set plan_cache_mode = force_generic_plan -- a better one is not worth planning for each chunk
 as $$
 declare
-  v_now timestamptz := clock_timestamp();
+  -- No chunk has more events than this has microseconds.
+  v_latest timestamptz := clock_timestamp() - interval '0.1 seconds';
   v_setting notika.setting;
   v_jobs notika_worker.job_spec[]; -- sql:check takes a parameter of a type it cannot see for a record
 begin
   select s.* into v_setting from notika.setting as s;
 
   with chunk as materialized (
-    select row_number() over (order by c.event_id) as place, c.*
+    select row_number() over (partition by c.workflow_id, c.is_old order by c.event_id) as turn, c.*
       -- The limit is inside: row_number would look for the event after the last one.
       from (
-        select v.*
+        select v.*, v.operation in ('backfill', 'replay') as is_old
           from notika._event as v
          where v.event_id > here.window_at
            and v.event_id <= here.window_high
@@ -372,7 +388,7 @@ begin
       ) as c
   ), event as not materialized (
     -- Put together where it is read: to keep the columns costs less than to keep them as one.
-    select c.place, c.event_id, c.workflow_id,
+    select c.turn, c.event_id, c.workflow_id, c.is_old,
            row(c.event_id, c.xid, c.captured_at, c.cause_id, c.workflow_id, c.depth, c.truncated,
                c.operation, c.new, c.old, c.snapshot)::notika._event as event
       from chunk as c
@@ -385,9 +401,30 @@ begin
              and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
            notika._workflow_of(w.name) is not null as is_source,
            notika._has_sources(w.name) as has_sources,
+           coalesce((w.options ->> 'priority')::integer, 0) as priority,
+           w.placed_until,
            case when notika._workflow_of(w.name) is null then notika._task_id(w.name) end as task_id
       from notika.workflow as w
      where w.workflow_id in (select c.workflow_id from chunk as c)
+  ), flow as materialized (
+    -- Where the runs of each workflow come in the queue, and those of its backfills: see _head.
+    select f.workflow_id, f.is_old, f.priority, f.events,
+           least(greatest(f.placed_until, l.place, coalesce(h.place, v_latest)), v_latest) as place
+      from (
+        select c.workflow_id, c.is_old, max(c.turn) as events, t.placed_until,
+               -- Behind what is new.
+               (t.priority + case when c.is_old then 10 else 0 end)::smallint as priority
+          from chunk as c
+          join target as t on t.workflow_id = c.workflow_id
+         where not t.is_source and t.held_until is null
+         group by c.workflow_id, c.is_old, t.priority, t.placed_until
+      ) as f
+      left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                as l (id, priority, place)
+        on l.id = f.workflow_id and l.priority = f.priority
+      left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                as h (id, priority, place)
+        on h.id = 0 and h.priority = f.priority
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
     select c.event_id, t.name, 'failed', 0, notika._payload(c.event, t.name, t.table_name),
@@ -401,12 +438,12 @@ begin
   ), run as not materialized (
     select t.task_id, t.name, t.is_straight, c.event_id::text as key,
            notika._payload(c.event, t.name, t.table_name) as payload,
-           -- Ties in run_at have no order, so it counts the events in microseconds, in the past.
-           coalesce(t.held_until, v_now - (100000 - c.place) * interval '1 microsecond') as run_at,
-           case when (c.event).operation in ('backfill', 'replay') then 10 -- behind what is new
-                else 0 end as priority
+           -- Ties in run_at have no order, so it counts the events in microseconds.
+           coalesce(t.held_until, f.place + c.turn * interval '1 microsecond') as run_at,
+           coalesce(f.priority, t.priority + case when c.is_old then 10 else 0 end) as priority
       from event as c
       join target as t on t.workflow_id = c.workflow_id
+      left join flow as f on f.workflow_id = c.workflow_id and f.is_old = c.is_old
      where (c.event).depth <= v_setting.max_depth
        and not t.is_source
        -- All that were cancelled are looked up at once: event by event costs as much as to read it.
@@ -428,8 +465,12 @@ begin
             from run as r
            where not r.is_straight),
          array_agg(c.event_id) filter (where t.is_source),
-         array_agg(c.event_id) filter (where t.has_sources)
-    into handed_over, last_id, runs, v_jobs, signals, listeners
+         array_agg(c.event_id) filter (where t.has_sources),
+         (select array_agg(f.workflow_id) from flow as f),
+         (select array_agg(f.priority) from flow as f),
+         (select array_agg(f.place + f.events * interval '1 microsecond') from flow as f)
+    into handed_over, last_id, runs, v_jobs, signals, listeners, flow_ids, flow_priorities,
+         flow_places
     from chunk as c
     left join target as t on t.workflow_id = c.workflow_id;
   jobs := v_jobs;
@@ -490,7 +531,7 @@ create or replace function notika._hand_over(
   here notika.position,
   max_events integer,
   out handed_over integer,
-  out last_id bigint
+  out reached notika.position
 )
   language plpgsql
   volatile
@@ -498,6 +539,7 @@ create or replace function notika._hand_over(
 as $$
 declare
   v_chunk record;
+  v_last_id bigint;
 begin
   perform notika._lock_for_chunk(here, _hand_over.max_events);
   begin
@@ -511,7 +553,10 @@ begin
         from notika._take_chunk(here, _hand_over.max_events, straight => false) as c;
   end;
   handed_over := v_chunk.handed_over;
-  last_id := v_chunk.last_id;
+  v_last_id := v_chunk.last_id;
+  reached := notika._with_places(
+    here, v_chunk.flow_ids, v_chunk.flow_priorities, v_chunk.flow_places);
+  reached.window_at := v_last_id;
 
   if v_chunk.signals is not null then
     perform notika._hear(v_chunk.signals);
@@ -526,14 +571,14 @@ begin
     perform notika._welcome(v_chunk.listeners);
   end if;
   if exists (select from notika.backfill as b where b.finished_at is null) then
-    perform notika._note_live(_hand_over.here, last_id);
+    perform notika._note_live(_hand_over.here, v_last_id);
   end if;
 end;
 $$;
 
 comment on function notika._hand_over(notika.position, integer) is
   'Makes jobs of the next events of the open window, or signals of those of sources; says how many '
-  'events it saw, and the last.';
+  'events it saw, and where it stands then.';
 
 create or replace function notika._cluster()
   returns bigint
@@ -633,6 +678,10 @@ begin
   v_next.pending_xids := '{}';
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
+  -- The jobs have come along with their places.
+  v_next.flow_ids := here.flow_ids;
+  v_next.flow_priorities := here.flow_priorities;
+  v_next.flow_places := here.flow_places;
   perform notika._move(v_next);
   -- What has changed since their start can no longer be told.
   perform notika._end_backfill(b.backfill_id, 'cancelled')
@@ -686,6 +735,9 @@ declare
   v_resumed boolean;
   v_moved boolean := false;
   v_handed_over integer := 0;
+  v_done record;
+  v_now timestamptz;
+  v_placed notika.position;
 begin
   perform notika._refuse_old_snapshot();
   if dispatch.max_events is null or dispatch.max_events not between 1 and 100000 then
@@ -727,10 +779,12 @@ begin
       v_here := notika._open_window(v_here, v_snapshot, v_last_id);
     end if;
 
+    v_here := notika._find_heads(v_here, clock_timestamp());
     -- Positions are not written in here: a copy is known by their xmin, which a block changes.
     begin
-      select h.handed_over, h.last_id into v_handed_over, v_here.window_at
-        from notika._hand_over(v_here, dispatch.max_events) as h;
+      v_done := notika._hand_over(v_here, dispatch.max_events);
+      v_handed_over := v_done.handed_over;
+      v_here := v_done.reached;
     exception when lock_not_available then
       return null; -- nothing was done; notika.lag names the session that holds the lock
     end;
@@ -740,6 +794,16 @@ begin
     v_moved := true;
     exit when v_handed_over > 0 or not v_resumed;
   end loop;
+
+  -- Last, because who holds jobs must not wait for a lock on signals or lines.
+  if cardinality(v_here.flow_ids) > 1 then
+    v_now := clock_timestamp();
+    v_placed := notika._place_due(notika._find_heads(v_here, v_now), v_now);
+    if v_placed.snapshot is not null then
+      v_here := v_placed;
+      v_moved := true;
+    end if;
+  end if;
 
   if v_moved then
     v_here.horizon := greatest(v_horizon, v_here.horizon);

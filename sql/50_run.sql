@@ -434,23 +434,12 @@ create or replace function notika._resume(workflow text)
 as $$
 declare
   v_workflow_id integer := notika._published(_resume.workflow);
-  v_jobs bigint[];
 begin
   update notika.workflow as w
      set paused_at = null
    where w.workflow_id = v_workflow_id;
 
-  select array_agg(j.id) into v_jobs
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
-   where t.identifier = _resume.workflow and j.run_at = 'infinity'
-     and not notika._is_behind(j.key::bigint)
-     and not exists (
-       select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
-     );
-  if v_jobs is not null then
-    perform notika_worker.reschedule_jobs(v_jobs, run_at => now());
-  end if;
+  perform notika._place_held(_resume.workflow);
   perform notika._advance(v_workflow_id);
 end;
 $$;
@@ -589,6 +578,12 @@ begin
    where s.run_id = ended.run_id and (s.state <> 'done' or _revive.from_start);
   perform notika_worker.add_job(
     ended.workflow, ended.event, job_key => ended.run_id::text,
+    run_at => clock_timestamp(), -- of many no two have the same place
+    priority => coalesce((
+      select (w.options ->> 'priority')::integer
+        from notika.workflow as w
+       where w.name = ended.workflow
+    ), 0),
     max_attempts => (select s.max_attempts from notika.setting as s),
     flags => array['resumed'] || notika._flags(ended.workflow)
   );
@@ -725,7 +720,7 @@ as $$
        join notika_worker._private_tasks as t on t.id = j.task_id
       where t.identifier = any (_next_due.tasks)
         and j.is_available and j.run_at < 'infinity'),
-    (select min(s.next_at)
+    (select min(greatest(s.next_at, s.tried_at + interval '1 second'))
        from notika.schedule as s
        join notika.workflow as w on w.workflow_id = s.workflow_id
       where w.name = any (_next_due.tasks)

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:7f8119cf9a149d0a848336bc4a62ed0937914a35
+--! Hash: sha1:758466142c3fb8af6a81ac997eb2fae5756716da
 --! Message: first release
 
 --! split: 1-current.sql
@@ -187,6 +187,7 @@ create table if not exists notika.workflow (
   match text[],
   given jsonb not null default '[]',
   fires_always boolean not null default false,
+  placed_until timestamptz,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -253,6 +254,9 @@ comment on column notika.workflow.fires_always is
   'Whether the owner of the table has enabled its triggers for changes that replication brings: it is '
   'captured by the row until it is unpublished.';
 
+comment on column notika.workflow.placed_until is
+  'The last place in the queue that a run of it got when it was resumed: new runs come behind it.';
+
 create or replace function notika._workflow_of(name text)
   returns text
   language sql
@@ -311,7 +315,7 @@ comment on column notika.workflows.reason is 'Why it is broken.';
 comment on column notika.workflows.published_at is 'When it was last published or changed.';
 comment on column notika.workflows.published_by is 'Who published it.';
 comment on column notika.workflows.options is
-  'Its key, concurrency, order, debounce, digest or schedule.';
+  'Its key, concurrency, order, debounce, digest, schedule or priority.';
 comment on column notika.workflows.match is
   'Of a source: the keys whose values a change and the run that waits for it share.';
 
@@ -735,6 +739,9 @@ create table if not exists notika.position (
   window_high bigint,
   window_at bigint,
   horizon bigint not null,
+  flow_ids integer[] not null default '{}',
+  flow_priorities smallint[] not null default '{}',
+  flow_places timestamptz[] not null default '{}',
   constraint position_pkey primary key (position_id)
 );
 
@@ -761,6 +768,12 @@ comment on column notika.position.window_high is 'The last event id of the windo
 comment on column notika.position.window_at is 'The window is handed over up to this id.';
 comment on column notika.position.horizon is
   'The last event id before xid was assigned, so that later transactions write beyond it.';
+comment on column notika.position.flow_ids is
+  'Whose places in the queue follow: 0, the first run that may start; the id of a workflow, its last '
+  'new run that waits; the same with a minus, its last run that has fallen due.';
+comment on column notika.position.flow_priorities is 'For each of them: its priority.';
+comment on column notika.position.flow_places is
+  'For each of them: its place. See notika._head.';
 
 create or replace function notika._payload(
   event notika._event,
@@ -864,7 +877,8 @@ as $$
 begin
   insert into notika.position (
     position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
-    window_snapshot, window_low, window_high, window_at, horizon
+    window_snapshot, window_low, window_high, window_at, horizon,
+    flow_ids, flow_priorities, flow_places
   )
   overriding system value
   select
@@ -873,7 +887,9 @@ begin
              (select max(p.position_id) + 1 from notika.position as p)),
     here.system_identifier, here.snapshot, here.high, here.low,
     here.pending_xids, here.pending_lows,
-    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon;
+    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon,
+    coalesce(here.flow_ids, '{}'), coalesce(here.flow_priorities, '{}'),
+    coalesce(here.flow_places, '{}');
 end;
 $$;
 
@@ -1057,7 +1073,10 @@ create or replace function notika._take_chunk(
   out runs bigint,
   out jobs notika_worker.job_spec[],
   out signals bigint[],
-  out listeners bigint[]
+  out listeners bigint[],
+  out flow_ids integer[],
+  out flow_priorities smallint[],
+  out flow_places timestamptz[]
 )
   language plpgsql
   volatile
@@ -1065,17 +1084,18 @@ create or replace function notika._take_chunk(
   set plan_cache_mode = force_generic_plan -- a better one is not worth planning for each chunk
 as $$
 declare
-  v_now timestamptz := clock_timestamp();
+  -- No chunk has more events than this has microseconds.
+  v_latest timestamptz := clock_timestamp() - interval '0.1 seconds';
   v_setting notika.setting;
   v_jobs notika_worker.job_spec[]; -- sql:check takes a parameter of a type it cannot see for a record
 begin
   select s.* into v_setting from notika.setting as s;
 
   with chunk as materialized (
-    select row_number() over (order by c.event_id) as place, c.*
+    select row_number() over (partition by c.workflow_id, c.is_old order by c.event_id) as turn, c.*
       -- The limit is inside: row_number would look for the event after the last one.
       from (
-        select v.*
+        select v.*, v.operation in ('backfill', 'replay') as is_old
           from notika._event as v
          where v.event_id > here.window_at
            and v.event_id <= here.window_high
@@ -1086,7 +1106,7 @@ begin
       ) as c
   ), event as not materialized (
     -- Put together where it is read: to keep the columns costs less than to keep them as one.
-    select c.place, c.event_id, c.workflow_id,
+    select c.turn, c.event_id, c.workflow_id, c.is_old,
            row(c.event_id, c.xid, c.captured_at, c.cause_id, c.workflow_id, c.depth, c.truncated,
                c.operation, c.new, c.old, c.snapshot)::notika._event as event
       from chunk as c
@@ -1099,9 +1119,30 @@ begin
              and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
            notika._workflow_of(w.name) is not null as is_source,
            notika._has_sources(w.name) as has_sources,
+           coalesce((w.options ->> 'priority')::integer, 0) as priority,
+           w.placed_until,
            case when notika._workflow_of(w.name) is null then notika._task_id(w.name) end as task_id
       from notika.workflow as w
      where w.workflow_id in (select c.workflow_id from chunk as c)
+  ), flow as materialized (
+    -- Where the runs of each workflow come in the queue, and those of its backfills: see _head.
+    select f.workflow_id, f.is_old, f.priority, f.events,
+           least(greatest(f.placed_until, l.place, coalesce(h.place, v_latest)), v_latest) as place
+      from (
+        select c.workflow_id, c.is_old, max(c.turn) as events, t.placed_until,
+               -- Behind what is new.
+               (t.priority + case when c.is_old then 10 else 0 end)::smallint as priority
+          from chunk as c
+          join target as t on t.workflow_id = c.workflow_id
+         where not t.is_source and t.held_until is null
+         group by c.workflow_id, c.is_old, t.priority, t.placed_until
+      ) as f
+      left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                as l (id, priority, place)
+        on l.id = f.workflow_id and l.priority = f.priority
+      left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                as h (id, priority, place)
+        on h.id = 0 and h.priority = f.priority
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
     select c.event_id, t.name, 'failed', 0, notika._payload(c.event, t.name, t.table_name),
@@ -1115,12 +1156,12 @@ begin
   ), run as not materialized (
     select t.task_id, t.name, t.is_straight, c.event_id::text as key,
            notika._payload(c.event, t.name, t.table_name) as payload,
-           -- Ties in run_at have no order, so it counts the events in microseconds, in the past.
-           coalesce(t.held_until, v_now - (100000 - c.place) * interval '1 microsecond') as run_at,
-           case when (c.event).operation in ('backfill', 'replay') then 10 -- behind what is new
-                else 0 end as priority
+           -- Ties in run_at have no order, so it counts the events in microseconds.
+           coalesce(t.held_until, f.place + c.turn * interval '1 microsecond') as run_at,
+           coalesce(f.priority, t.priority + case when c.is_old then 10 else 0 end) as priority
       from event as c
       join target as t on t.workflow_id = c.workflow_id
+      left join flow as f on f.workflow_id = c.workflow_id and f.is_old = c.is_old
      where (c.event).depth <= v_setting.max_depth
        and not t.is_source
        -- All that were cancelled are looked up at once: event by event costs as much as to read it.
@@ -1142,8 +1183,12 @@ begin
             from run as r
            where not r.is_straight),
          array_agg(c.event_id) filter (where t.is_source),
-         array_agg(c.event_id) filter (where t.has_sources)
-    into handed_over, last_id, runs, v_jobs, signals, listeners
+         array_agg(c.event_id) filter (where t.has_sources),
+         (select array_agg(f.workflow_id) from flow as f),
+         (select array_agg(f.priority) from flow as f),
+         (select array_agg(f.place + f.events * interval '1 microsecond') from flow as f)
+    into handed_over, last_id, runs, v_jobs, signals, listeners, flow_ids, flow_priorities,
+         flow_places
     from chunk as c
     left join target as t on t.workflow_id = c.workflow_id;
   jobs := v_jobs;
@@ -1204,7 +1249,7 @@ create or replace function notika._hand_over(
   here notika.position,
   max_events integer,
   out handed_over integer,
-  out last_id bigint
+  out reached notika.position
 )
   language plpgsql
   volatile
@@ -1212,6 +1257,7 @@ create or replace function notika._hand_over(
 as $$
 declare
   v_chunk record;
+  v_last_id bigint;
 begin
   perform notika._lock_for_chunk(here, _hand_over.max_events);
   begin
@@ -1225,7 +1271,10 @@ begin
         from notika._take_chunk(here, _hand_over.max_events, straight => false) as c;
   end;
   handed_over := v_chunk.handed_over;
-  last_id := v_chunk.last_id;
+  v_last_id := v_chunk.last_id;
+  reached := notika._with_places(
+    here, v_chunk.flow_ids, v_chunk.flow_priorities, v_chunk.flow_places);
+  reached.window_at := v_last_id;
 
   if v_chunk.signals is not null then
     perform notika._hear(v_chunk.signals);
@@ -1240,14 +1289,14 @@ begin
     perform notika._welcome(v_chunk.listeners);
   end if;
   if exists (select from notika.backfill as b where b.finished_at is null) then
-    perform notika._note_live(_hand_over.here, last_id);
+    perform notika._note_live(_hand_over.here, v_last_id);
   end if;
 end;
 $$;
 
 comment on function notika._hand_over(notika.position, integer) is
   'Makes jobs of the next events of the open window, or signals of those of sources; says how many '
-  'events it saw, and the last.';
+  'events it saw, and where it stands then.';
 
 create or replace function notika._cluster()
   returns bigint
@@ -1347,6 +1396,10 @@ begin
   v_next.pending_xids := '{}';
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
+  -- The jobs have come along with their places.
+  v_next.flow_ids := here.flow_ids;
+  v_next.flow_priorities := here.flow_priorities;
+  v_next.flow_places := here.flow_places;
   perform notika._move(v_next);
   -- What has changed since their start can no longer be told.
   perform notika._end_backfill(b.backfill_id, 'cancelled')
@@ -1400,6 +1453,9 @@ declare
   v_resumed boolean;
   v_moved boolean := false;
   v_handed_over integer := 0;
+  v_done record;
+  v_now timestamptz;
+  v_placed notika.position;
 begin
   perform notika._refuse_old_snapshot();
   if dispatch.max_events is null or dispatch.max_events not between 1 and 100000 then
@@ -1441,10 +1497,12 @@ begin
       v_here := notika._open_window(v_here, v_snapshot, v_last_id);
     end if;
 
+    v_here := notika._find_heads(v_here, clock_timestamp());
     -- Positions are not written in here: a copy is known by their xmin, which a block changes.
     begin
-      select h.handed_over, h.last_id into v_handed_over, v_here.window_at
-        from notika._hand_over(v_here, dispatch.max_events) as h;
+      v_done := notika._hand_over(v_here, dispatch.max_events);
+      v_handed_over := v_done.handed_over;
+      v_here := v_done.reached;
     exception when lock_not_available then
       return null; -- nothing was done; notika.lag names the session that holds the lock
     end;
@@ -1454,6 +1512,16 @@ begin
     v_moved := true;
     exit when v_handed_over > 0 or not v_resumed;
   end loop;
+
+  -- Last, because who holds jobs must not wait for a lock on signals or lines.
+  if cardinality(v_here.flow_ids) > 1 then
+    v_now := clock_timestamp();
+    v_placed := notika._place_due(notika._find_heads(v_here, v_now), v_now);
+    if v_placed.snapshot is not null then
+      v_here := v_placed;
+      v_moved := true;
+    end if;
+  end if;
 
   if v_moved then
     v_here.horizon := greatest(v_horizon, v_here.horizon);
@@ -1522,6 +1590,265 @@ comment on function notika._doze() is
   'Asks the next writer for a NOTIFY. True: every event that the next dispatch does not find will '
   'be notified; false: ask again soon, a transaction that has written already may not notify.';
 --! EndIncluded 40_dispatch.sql
+--! Included 41_place.sql
+-- The places of runs in the queue.  graphile-worker takes jobs by priority and run_at, so the run_at
+-- of a run that may start is its place.  Start-time fair queueing: a run comes one microsecond behind
+-- the last one of its workflow, or at the head of the queue if its workflow has none there.  So the
+-- runs of a burst take turns with those of others, and a single event of another workflow is next.
+-- Places lie in the past and are handed out more slowly than time goes by: what falls due later has a
+-- run_at behind all of them, until _place_due moves it to the head.
+
+create or replace function notika._head(priority smallint, before timestamptz, now timestamptz)
+  returns timestamptz
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_idle constant timestamptz := _head.now - interval '0.1 seconds';
+  v_first timestamptz;
+begin
+  -- What no runner has a task for stays in front of the queue, and the queue goes on behind it.
+  select j.run_at into v_first
+    from (
+      select n.run_at, n.task_id
+        from notika_worker._private_jobs as n
+       where n.is_available and n.job_queue_id is null
+         and n.priority = _head.priority and n.run_at <= _head.now
+       order by n.priority, n.run_at
+       limit 1000
+    ) as j
+   where not exists (select from notika.runner)
+      or exists (
+           select from notika_worker._private_tasks as t
+             join notika.runner as r on t.identifier = any (r.tasks)
+            where t.id = j.task_id
+         )
+   limit 1;
+  if v_first is null and not exists (
+    select from notika_worker._private_jobs as n
+     where n.is_available and n.job_queue_id is null
+       and n.priority = _head.priority and n.run_at <= _head.now
+  ) then
+    return v_idle;
+  end if;
+  -- It never goes back, or the order of a workflow's events would: the last place of a workflow is
+  -- forgotten when the head has passed it.  If the clock was set back there is no other way.
+  return least(greatest(_head.before, v_first), v_idle);
+end;
+$$;
+
+comment on function notika._head(smallint, timestamptz, timestamptz) is
+  'The place of the first run of a priority that may start, or what it was before if that is later; '
+  'a moment ago if there is none.';
+
+create or replace function notika._find_heads(here notika.position, now timestamptz)
+  returns notika.position
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position := _find_heads.here;
+begin
+  with place as materialized (
+    select f.id, f.priority, f.place
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as f (id, priority, place)
+  ), head as materialized (
+    select p.priority,
+           notika._head(
+             p.priority,
+             (select f.place from place as f where f.id = 0 and f.priority = p.priority),
+             _find_heads.now
+           ) as place
+      from (select 0::smallint union select f.priority from place as f) as p (priority)
+  ), kept as (
+    select f.*
+      from place as f
+      join head as h on h.priority = f.priority
+     where f.id <> 0 and f.place >= h.place
+  ), found as (
+    select 0 as id, h.priority, h.place
+      from head as h
+     where h.priority = 0 or h.place < _find_heads.now - interval '0.1 seconds'
+        or h.priority in (select k.priority from kept as k)
+    union all
+    select k.* from kept as k
+  )
+  select array_agg(f.id), array_agg(f.priority), array_agg(f.place)
+    into v_next.flow_ids, v_next.flow_priorities, v_next.flow_places
+    from found as f;
+  return v_next;
+end;
+$$;
+
+comment on function notika._find_heads(notika.position, timestamptz) is
+  'A position with the places where the queue begins now, without those that it has passed.';
+
+create or replace function notika._with_places(
+  here notika.position,
+  ids integer[],
+  priorities smallint[],
+  places timestamptz[]
+)
+  returns notika.position
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position := _with_places.here;
+begin
+  with given as materialized (
+    select g.* from unnest(ids, priorities, places) as g (id, priority, place)
+  ), placed as (
+    select g.* from given as g
+    union all
+    select f.*
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as f (id, priority, place)
+     where (f.id, f.priority) not in (select g.id, g.priority from given as g)
+  )
+  select coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.priority), '{}'),
+         coalesce(array_agg(p.place), '{}')
+    into v_next.flow_ids, v_next.flow_priorities, v_next.flow_places
+    from placed as p;
+  return v_next;
+end;
+$$;
+
+comment on function notika._with_places(notika.position, integer[], smallint[], timestamptz[]) is
+  'A position with these as the last places of their workflows.';
+
+create or replace function notika._place_due(here notika.position, now timestamptz)
+  returns notika.position
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position;
+  v_class record;
+  v_ids integer[];
+  v_places timestamptz[];
+begin
+  -- Only where what is new waits for more than a second: else it is its turn soon.
+  for v_class in
+    select h.priority, h.place as head,
+           greatest(max(f.place), (select max(w.placed_until) from notika.workflow as w)) as last
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as h (id, priority, place)
+      join unnest(here.flow_ids, here.flow_priorities, here.flow_places) as f (id, priority, place)
+        on f.priority = h.priority and f.id <> 0
+     where h.id = 0 and h.place < _place_due.now - interval '1 second'
+     group by h.priority, h.place
+    having max(f.place) filter (where f.id > 0) >= h.place
+  loop
+    with due as materialized (
+      select j.id, j.task_id, j.run_at
+        from notika_worker._private_jobs as j
+       where j.is_available and j.job_queue_id is null
+         and j.priority = v_class.priority
+         and j.run_at > v_class.last and j.run_at <= _place_due.now
+       order by j.priority, j.run_at
+       limit 1000
+         for update skip locked
+    ), turn as materialized (
+      -- As if they were a workflow of their own, so that neither they nor what is new has to wait.
+      select d.id, -w.workflow_id as flow_id,
+             row_number() over (partition by w.workflow_id order by d.run_at) as turn
+        from due as d
+        join notika_worker._private_tasks as t on t.id = d.task_id
+        join notika.workflow as w on w.name = t.identifier
+    ), moved as (
+      update notika_worker._private_jobs as j
+         set run_at = least(
+               greatest(v_class.head, (
+                 select f.place
+                   from unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                        as f (id, priority, place)
+                  where f.id = t.flow_id and f.priority = v_class.priority
+               )), _place_due.now - interval '0.1 seconds'
+             ) + t.turn * interval '1 microsecond'
+        from turn as t
+       where j.id = t.id
+      returning t.flow_id, j.run_at
+    ), last as (
+      select m.flow_id, max(m.run_at) as place from moved as m group by m.flow_id
+    )
+    select array_agg(l.flow_id), array_agg(l.place) into v_ids, v_places from last as l;
+    if v_ids is not null then
+      v_next := notika._with_places(
+        coalesce(v_next, here), v_ids, array_fill(v_class.priority, array[cardinality(v_ids)]),
+        v_places);
+    end if;
+  end loop;
+  return v_next;
+end;
+$$;
+
+comment on function notika._place_due(notika.position, timestamptz) is
+  'Moves what has fallen due behind a backlog, such as retries and sleepers, to the head of the '
+  'queue; the position after that, or null if there was nothing.';
+
+create or replace function notika._place_held(workflow text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_here notika.position := notika._find_heads(notika._position(), v_now);
+  v_workflow_id integer;
+  v_last timestamptz;
+begin
+  with held as materialized (
+    select j.id, j.priority, w.workflow_id, w.placed_until,
+           row_number() over (partition by j.priority order by j.key::bigint) as turn,
+           count(*) over (partition by j.priority) as runs
+      from notika_worker._private_jobs as j
+      join notika_worker._private_tasks as t on t.id = j.task_id
+      join notika.workflow as w on w.name = t.identifier
+     where t.identifier = _place_held.workflow
+       and j.run_at = 'infinity' and j.locked_at is null
+       and not notika._is_behind(j.key::bigint)
+       and not exists (
+         select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
+       )
+  ), base as materialized (
+    select h.priority, least(
+             greatest(max(h.placed_until), max(f.place), (
+               select o.place
+                 from unnest(v_here.flow_ids, v_here.flow_priorities, v_here.flow_places)
+                      as o (id, priority, place)
+                where o.id = 0 and o.priority = h.priority
+             )),
+             v_now - interval '0.1 seconds' - max(h.runs) * interval '1 microsecond'
+           ) as place
+      from held as h
+      left join unnest(v_here.flow_ids, v_here.flow_priorities, v_here.flow_places)
+                as f (id, priority, place)
+        on f.id = h.workflow_id and f.priority = h.priority
+     group by h.priority
+  ), placed as (
+    update notika_worker._private_jobs as j
+       set run_at = b.place + h.turn * interval '1 microsecond', updated_at = v_now
+      from held as h
+      join base as b on b.priority = h.priority
+     where j.id = h.id and j.locked_at is null
+    returning h.workflow_id, j.run_at
+  )
+  select max(p.workflow_id), max(p.run_at) into v_workflow_id, v_last from placed as p;
+
+  -- Not as a position, which only the hand-over moves.
+  update notika.workflow as w
+     set placed_until = greatest(w.placed_until, v_last)
+   where w.workflow_id = v_workflow_id;
+end;
+$$;
+
+comment on function notika._place_held(text) is
+  'Gives places in the queue to the runs of a workflow that were held, in the order of their events.';
+--! EndIncluded 41_place.sql
 --! Included 41_control.sql
 -- What hand-over does for workflows with options, between the chunk and its jobs: doubles are
 -- dropped, events gathered, runs lined up.  The rest of a chunk does not come here at all.
@@ -1901,6 +2228,7 @@ create table if not exists notika.lane (
   workflow_id integer not null,
   lane text not null,
   place bigint generated always as identity,
+  run_at timestamptz,
   constraint lane_pkey primary key (run_id)
 ) with (fillfactor = 50);
 create index if not exists lane_place_idx on notika.lane (workflow_id, lane, place);
@@ -1911,11 +2239,14 @@ comment on column notika.lane.run_id is 'The run.';
 comment on column notika.lane.workflow_id is 'The workflow.';
 comment on column notika.lane.lane is 'The values by which it is ordered.';
 comment on column notika.lane.place is 'Its place; a run that is tried again by hand goes last.';
+comment on column notika.lane.run_at is
+  'Its place among all runs, which it takes when it is its turn. See notika._head.';
 
 create table if not exists notika.slot (
   run_id bigint not null,
   workflow_id integer not null,
   taken_at timestamptz,
+  run_at timestamptz,
   constraint slot_pkey primary key (run_id)
 ) with (fillfactor = 50);
 create index if not exists slot_taken_idx on notika.slot (workflow_id) where taken_at is not null;
@@ -1927,6 +2258,8 @@ comment on table notika.slot is
 comment on column notika.slot.run_id is 'The run.';
 comment on column notika.slot.workflow_id is 'The workflow.';
 comment on column notika.slot.taken_at is 'Since when it may run; null: it waits.';
+comment on column notika.slot.run_at is
+  'Its place among all runs, which it takes when it may run. See notika._head.';
 
 create or replace function notika._is_behind(run_id bigint)
   returns boolean
@@ -1951,18 +2284,18 @@ create or replace function notika._line_up(jobs notika_worker.job_spec[])
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  insert into notika.lane (run_id, workflow_id, lane)
+  insert into notika.lane (run_id, workflow_id, lane, run_at)
   select j.job_key::bigint, w.workflow_id,
-         notika._short(notika._values(j.payload, w.options -> 'order'))
+         notika._short(notika._values(j.payload, w.options -> 'order')), j.run_at
     from unnest(_line_up.jobs) as j
     join notika.workflow as w on w.name = j.identifier and w.options ? 'order'
    order by j.job_key::bigint
   on conflict do nothing;
 
-  insert into notika.slot (run_id, workflow_id, taken_at)
-  select c.run_id, c.workflow_id, case when c.nth <= c.free then clock_timestamp() end
+  insert into notika.slot (run_id, workflow_id, taken_at, run_at)
+  select c.run_id, c.workflow_id, case when c.nth <= c.free then clock_timestamp() end, c.run_at
     from (
-      select j.job_key::bigint as run_id, w.workflow_id, w.free,
+      select j.job_key::bigint as run_id, w.workflow_id, w.free, j.run_at,
              row_number() over (partition by w.workflow_id order by j.job_key::bigint) as nth
         from unnest(_line_up.jobs) as j
         join (
@@ -2027,24 +2360,28 @@ create or replace function notika._wake_runs(run_ids bigint[])
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_jobs bigint[];
   v_count bigint;
 begin
-  select array_agg(j.id) into v_jobs
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
+  -- As reschedule_jobs does it, but each at its own time.  Who was in line takes the place that it
+  -- had: behind all that came meanwhile, a line would go on only once in each backlog.
+  update notika_worker._private_jobs as j
+     set run_at = least((
+           select coalesce(l.run_at, s.run_at)
+             from (select j.key::bigint as run_id) as r
+             left join notika.lane as l on l.run_id = r.run_id
+             left join notika.slot as s on s.run_id = r.run_id
+         ), clock_timestamp()),
+         updated_at = clock_timestamp()
+    from notika_worker._private_tasks as t
     join notika.workflow as w on w.name = t.identifier
-   where j.key = any (array(select r::text from unnest(_wake_runs.run_ids) as r))
-     and j.run_at > clock_timestamp()
+   where t.id = j.task_id
+     and j.key = any (array(select r::text from unnest(_wake_runs.run_ids) as r))
+     and j.run_at > clock_timestamp() and j.locked_at is null
      and w.paused_at is null and w.broken_reason is null;
-  if v_jobs is null then
-    return 0;
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    perform notika._announce_jobs(v_count); -- as add_jobs does
   end if;
-
-  select count(*) into v_count
-    from notika_worker.reschedule_jobs(v_jobs, run_at => now()) as j;
-  -- As add_jobs does and reschedule_jobs does not.
-  perform notika._announce_jobs(v_count);
   return v_count;
 end;
 $$;
@@ -2114,8 +2451,8 @@ begin
    where w.workflow_id = _wake_heads.workflow_id
      and w.paused_at is null and w.broken_reason is null;
   if v_workflow.options ? 'concurrency' then
-    insert into notika.slot (run_id, workflow_id)
-    select r, _wake_heads.workflow_id
+    insert into notika.slot (run_id, workflow_id, run_at)
+    select r, _wake_heads.workflow_id, (select l.run_at from notika.lane as l where l.run_id = r)
       from unnest(_wake_heads.run_ids) as r
     on conflict do nothing;
     return notika._grant_slots(_wake_heads.workflow_id);
@@ -2273,9 +2610,10 @@ begin
   end if;
 
   if v_workflow.options ? 'order' then
-    insert into notika.lane (run_id, workflow_id, lane)
+    insert into notika.lane (run_id, workflow_id, lane, run_at)
     values (_admit.run_id, v_workflow.workflow_id,
-            notika._short(notika._values(v_job.payload, v_workflow.options -> 'order')))
+            notika._short(notika._values(v_job.payload, v_workflow.options -> 'order')),
+            v_job.run_at)
     on conflict do nothing;
     if notika._is_behind(_admit.run_id) then
       perform notika._requeue(_admit.job_id, 'infinity');
@@ -2284,8 +2622,8 @@ begin
   end if;
 
   if v_workflow.options ? 'concurrency' then
-    insert into notika.slot (run_id, workflow_id)
-    values (_admit.run_id, v_workflow.workflow_id)
+    insert into notika.slot (run_id, workflow_id, run_at)
+    values (_admit.run_id, v_workflow.workflow_id, v_job.run_at)
     on conflict do nothing;
     perform notika._grant_slots(v_workflow.workflow_id);
     if exists (
@@ -2715,6 +3053,147 @@ $$;
 
 comment on function notika._next_time(text, text, timestamptz) is
   'When a schedule is due for the first time after an instant; null: not in forty years.';
+--! EndIncluded 44_cron.sql
+--! Included 44_zone.sql
+-- Time zones: a name of pg_timezone_names, nothing else.  Postgres itself also takes POSIX strings, in
+-- which the sign is reversed ("UTC+2" is two hours behind UTC, "Foo3" three), and abbreviations, which
+-- mean one thing in a setting and another in a country ("IST") and know no summer time ("CET").
+
+create or replace function notika._is_time_zone(name text)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The view reads hundreds of files.  What has a slash and no digit is neither an abbreviation nor a
+  -- POSIX string: if Postgres takes it, it is a file.  Those in right/ count leap seconds.
+  if _is_time_zone.name ~ '^[A-Za-z_]+(/[A-Za-z_-]+)+$' and _is_time_zone.name !~* '^right/' then
+    begin
+      perform now() at time zone _is_time_zone.name;
+      return true;
+    exception when invalid_parameter_value then
+      return false;
+    end;
+  end if;
+  return _is_time_zone.name = 'UTC'
+      or exists (
+           select from pg_timezone_names as n where lower(n.name) = lower(_is_time_zone.name)
+         )
+         -- Postgres reads these as abbreviations.
+         and upper(_is_time_zone.name) not in ('CET', 'EET', 'MET', 'WET');
+end;
+$$;
+
+comment on function notika._is_time_zone(text) is
+  'Whether this is the name of a time zone that Postgres reads as that zone.';
+
+create or replace function notika._pairs(word text)
+  returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select distinct substr(word, i, 2) from generate_series(1, length(word) - 1) as i
+  );
+$$;
+
+comment on function notika._pairs(text) is
+  'The pairs of letters that a word has, by which similar words are found.';
+
+create or replace function notika._similar_time_zone(name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select s.name
+    from (
+      select n.name, c.shared::numeric / (g.count + cardinality(w.pairs) - c.shared) as likeness
+        from pg_timezone_names as n
+       cross join lateral (
+         values (notika._pairs(lower(n.name))),
+                (notika._pairs(lower(substring(n.name from '[^/]*$'))))
+       ) as w (pairs)
+       cross join lateral (
+         select a.pairs, cardinality(a.pairs) as count
+           from (select notika._pairs(replace(lower(left(_similar_time_zone.name, 50)), ' ', '_')))
+                as a (pairs)
+       ) as g
+       cross join lateral (
+         select count(*) as shared from unnest(w.pairs) as p (pair) where p.pair = any (g.pairs)
+       ) as c
+       where n.name ~ '^[A-Z][A-Za-z]+/' and n.name !~ '^(Etc|SystemV)/' and g.count > 1
+    ) as s
+   where s.likeness >= 0.5
+   order by s.likeness desc, s.name
+   limit 1;
+$$;
+
+comment on function notika._similar_time_zone(text) is
+  'The time zone whose name, or the last part of it, is most like this; null: none is.';
+
+create or replace function notika._time_zone_hint(name text)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+declare
+  v_all constant text := 'Their names: select name from pg_timezone_names;';
+  v_offset text[] := regexp_match(_time_zone_hint.name,
+                                  '^(?:utc|gmt)?\s*([+-])(\d\d?)(?::?([0-5]\d))?$', 'i');
+  v_interval interval;
+  v_places text;
+  v_similar text;
+begin
+  if v_offset is not null then
+    if coalesce(v_offset[3], '00') = '00' then
+      if v_offset[2]::integer between 1 and 12 then
+        return format('Did you mean Etc/GMT%s%s? In that name the sign is reversed: it is %s hours %s '
+                      'UTC all year. A place, such as Europe/Berlin, has summer time.',
+                      translate(v_offset[1], '+-', '-+'), v_offset[2]::integer, v_offset[2]::integer,
+                      case v_offset[1] when '+' then 'ahead of' else 'behind' end);
+      end if;
+    end if;
+    v_interval := (v_offset[1] || '1')::integer
+      * make_interval(hours => v_offset[2]::integer, mins => coalesce(v_offset[3], '0')::integer);
+    select string_agg(p.name, ', ') into v_places
+      from (
+        select n.name
+          from pg_timezone_names as n
+         where n.utc_offset = v_interval and n.name ~ '^[A-Z][A-Za-z]+/' and n.name !~ '^Etc/'
+         order by n.name
+         limit 5
+      ) as p;
+    return coalesce('Now these have that offset: ' || v_places || '.', v_all);
+  end if;
+
+  select z.places into v_places
+    from (
+      values ('IST', 'Asia/Kolkata, Asia/Jerusalem or Europe/Dublin'),
+             ('CET CEST MEZ MESZ MET MEST', 'Europe/Berlin'), ('EET EEST', 'Europe/Athens'),
+             ('WET WEST', 'Europe/Lisbon'), ('BST', 'Europe/London'), ('MSK', 'Europe/Moscow'),
+             ('ET EST EDT', 'America/New_York'), ('CT CST CDT', 'America/Chicago'),
+             ('MT MST MDT', 'America/Denver'), ('PT PST PDT', 'America/Los_Angeles'),
+             ('JST', 'Asia/Tokyo'), ('KST', 'Asia/Seoul'), ('SGT', 'Asia/Singapore'),
+             ('HKT', 'Asia/Hong_Kong'), ('AEST AEDT', 'Australia/Sydney'),
+             ('NZST NZDT', 'Pacific/Auckland'), ('Z ZULU', 'UTC')
+    ) as z (abbreviations, places)
+   where upper(_time_zone_hint.name) = any (string_to_array(z.abbreviations, ' '));
+  if found then
+    return format('Did you mean %s?', v_places);
+  end if;
+
+  v_similar := notika._similar_time_zone(_time_zone_hint.name);
+  return coalesce('Did you mean ' || v_similar || '?', v_all);
+end;
+$$;
+
+comment on function notika._time_zone_hint(text) is
+  'What somebody may have meant by a time zone that is none.';
 
 create or replace function notika._check_time_zone(time_zone text)
   returns void
@@ -2722,30 +3201,22 @@ create or replace function notika._check_time_zone(time_zone text)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_alike text;
 begin
-  if _check_time_zone.time_zone is not null then
-    perform now() at time zone _check_time_zone.time_zone;
-    return;
+  if _check_time_zone.time_zone is null
+     or not notika._is_time_zone(_check_time_zone.time_zone)
+  then
+    raise exception 'there is no time zone "%"', coalesce(_check_time_zone.time_zone, 'null')
+      using errcode = 'invalid_parameter_value',
+            detail = 'A time zone is named as in pg_timezone_names, not by an offset or an '
+                     'abbreviation.',
+            hint = notika._time_zone_hint(_check_time_zone.time_zone);
   end if;
-  raise invalid_parameter_value;
-exception when invalid_parameter_value then
-  select n.name into v_alike
-    from pg_timezone_names as n
-   where n.name !~ '^posix'
-     and right(lower(n.name), 6) = right(lower(replace(_check_time_zone.time_zone, ' ', '_')), 6)
-   order by n.name !~ '/', n.name
-   limit 1;
-  raise exception 'there is no time zone "%"', coalesce(_check_time_zone.time_zone, 'null')
-    using errcode = 'invalid_parameter_value',
-          hint = coalesce('Did you mean ' || v_alike || '?',
-                          'Their names: select name from pg_timezone_names;');
 end;
 $$;
 
-comment on function notika._check_time_zone(text) is 'Refuses a time zone that Postgres has not.';
---! EndIncluded 44_cron.sql
+comment on function notika._check_time_zone(text) is
+  'Refuses what is not the name of a time zone, and says which may be meant.';
+--! EndIncluded 44_zone.sql
 --! Included 45_maintain.sql
 -- What has to happen from time to time: the ring turns, the cursor's old positions go, jobs of
 -- runners that died are freed.  The runner calls it every ten seconds; pg_cron may as well.
@@ -3039,6 +3510,7 @@ create table if not exists notika.schedule (
   next_at timestamptz not null,
   last_at timestamptz,
   error text,
+  tried_at timestamptz,
   constraint schedule_pkey primary key (workflow_id),
   constraint schedule_missed_check check (missed in ('skip', 'catch up'))
 ) with (fillfactor = 50);
@@ -3050,9 +3522,12 @@ comment on column notika.schedule.cron is 'Minute, hour, day, month and weekday.
 comment on column notika.schedule.time_zone is 'Whose clock they are read from.';
 comment on column notika.schedule.missed is
   'What becomes of times that nobody was there to keep: skip, catch up.';
-comment on column notika.schedule.next_at is 'When it is due; infinity: never, see error.';
+comment on column notika.schedule.next_at is 'When it is due; infinity: never again.';
 comment on column notika.schedule.last_at is 'The last time that it was kept, as planned.';
-comment on column notika.schedule.error is 'Why its next time could not be computed.';
+comment on column notika.schedule.error is
+  'Why it could not be kept when it was due; it is tried again until it can.';
+comment on column notika.schedule.tried_at is
+  'When that was last tried; null: nothing has gone wrong.';
 
 create or replace view notika.schedules as
 select w.name as workflow,
@@ -3074,7 +3549,8 @@ comment on column notika.schedules.missed is
 comment on column notika.schedules.next_at is
   'When it is due; one that has passed waits for a dispatcher, or for the workflow to be resumed.';
 comment on column notika.schedules.last_at is 'The last time that it was kept, as planned.';
-comment on column notika.schedules.error is 'Why it has no next time.';
+comment on column notika.schedules.error is
+  'Why it could not be kept when it was due; it is tried again, and no time is lost.';
 
 create or replace function notika._check_schedule(workflow text, schedule jsonb)
   returns jsonb
@@ -3145,7 +3621,7 @@ begin
     from jsonb_to_record(_set_schedule.schedule) as g (cron text, "timeZone" text, missed text)
   on conflict on constraint schedule_pkey do update
     set cron = excluded.cron, time_zone = excluded.time_zone, missed = excluded.missed,
-        next_at = excluded.next_at, error = null
+        next_at = excluded.next_at, error = null, tried_at = null
     where (s.cron, s.time_zone, s.missed) is distinct from
           (excluded.cron, excluded.time_zone, excluded.missed)
        or s.error is not null;
@@ -3368,7 +3844,8 @@ declare
   v_next timestamptz;
   v_started integer := 0;
 begin
-  if due.missed = 'skip' and v_at < _keep_time.now - v_grace then
+  -- One that could not be kept was not missed: somebody was there.
+  if due.missed = 'skip' and due.error is null and v_at < _keep_time.now - v_grace then
     v_at := notika._next_time(due.cron, due.time_zone, _keep_time.now - v_grace);
   end if;
   -- Some at a time: the rest is due when the dispatcher comes back.
@@ -3384,14 +3861,18 @@ begin
   end loop;
 
   update notika.schedule as s
-     set next_at = v_at, last_at = due.last_at
+     set next_at = v_at, last_at = due.last_at, error = null, tried_at = null
    where s.workflow_id = due.workflow_id;
   return v_started;
 exception when others then
-  -- One schedule must not hold up the hand-over of everything.
-  update notika.schedule as s
-     set next_at = 'infinity', error = sqlerrm
-   where s.workflow_id = due.workflow_id;
+  -- One schedule must not hold up the hand-over of everything.  It stays due.
+  begin
+    update notika.schedule as s
+       set error = sqlerrm, tried_at = _keep_time.now
+     where s.workflow_id = due.workflow_id;
+  exception when others then
+    null; -- the same may keep this from being written
+  end;
   return 0;
 end;
 $$;
@@ -3414,6 +3895,7 @@ begin
           from notika.schedule as s
           join notika.workflow as w on w.workflow_id = s.workflow_id
          where s.next_at <= clock_timestamp()
+           and (s.tried_at is null or s.tried_at < clock_timestamp() - interval '1 second')
            and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
            for update of s skip locked -- one that is being changed must not stop the others
       ) as d
@@ -4146,7 +4628,9 @@ declare
   v_now timestamptz := clock_timestamp();
   v_today date;
   v_wake_at timestamptz;
+  v_hint text;
 begin
+  perform notika._check_time_zone(v_zone);
   v_today := (v_now at time zone v_zone)::date;
   case
     when _wake_at.wait ->> 'for' is not null then
@@ -4158,7 +4642,14 @@ begin
       end if;
       return v_wake_at;
     when _wake_at.wait ->> 'at' is not null then
-      -- With an offset it says itself where it is; without one it is local time in the zone.
+      -- With an offset it says itself where it is; without one it is local time in the zone.  Of
+      -- anything else Postgres would overlook a zone that stands in it.
+      if _wake_at.wait ->> 'at' !~* '^\d{4}-\d\d-\d\d([t ]\d\d?:\d\d(:\d\d(\.\d+)?)? ?(z|[+-]\d\d(:?\d\d)?)?)?$' then
+        raise exception 'not a time as ISO 8601 writes it: "%"', _wake_at.wait ->> 'at'
+          using errcode = 'invalid_datetime_format',
+                hint = 'For instance: "2027-07-01 12:00" with { timeZone: "America/New_York" }, or '
+                       '"2027-07-01T12:00:00Z".';
+      end if;
       if _wake_at.wait ->> 'at' ~ '([Zz]|[+-]\d\d(:?\d\d)?)$' and _wake_at.wait ->> 'at' ~ ':' then
         return (_wake_at.wait ->> 'at')::timestamptz;
       end if;
@@ -4167,10 +4658,12 @@ begin
       return timestamptz 'infinity';
   end case;
 exception when data_exception then
+  get stacked diagnostics v_hint = pg_exception_hint;
   raise exception 'step "%": %', _wake_at.wait ->> 'name', sqlerrm
     using errcode = 'invalid_parameter_value',
-          hint = 'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
-                 '{ timeZone: "Europe/Vienna" }).';
+          hint = coalesce(nullif(v_hint, ''),
+                          'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
+                          '{ timeZone: "Europe/Vienna" }).');
 end;
 $$;
 
@@ -4227,6 +4720,10 @@ begin
     v_wake_at := clock_timestamp();
   end if;
 
+  -- Many may sleep until the same time, and are to have places one behind the other then.
+  if v_wake_at > clock_timestamp() and v_wake_at < 'infinity' then
+    v_wake_at := v_wake_at + (v_run_id % 100000) * interval '1 microsecond';
+  end if;
   -- The job that runs loses its key to this one, and ends as if all had been done.
   perform notika_worker.add_job(
     v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
@@ -5010,23 +5507,12 @@ create or replace function notika._resume(workflow text)
 as $$
 declare
   v_workflow_id integer := notika._published(_resume.workflow);
-  v_jobs bigint[];
 begin
   update notika.workflow as w
      set paused_at = null
    where w.workflow_id = v_workflow_id;
 
-  select array_agg(j.id) into v_jobs
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
-   where t.identifier = _resume.workflow and j.run_at = 'infinity'
-     and not notika._is_behind(j.key::bigint)
-     and not exists (
-       select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
-     );
-  if v_jobs is not null then
-    perform notika_worker.reschedule_jobs(v_jobs, run_at => now());
-  end if;
+  perform notika._place_held(_resume.workflow);
   perform notika._advance(v_workflow_id);
 end;
 $$;
@@ -5165,6 +5651,12 @@ begin
    where s.run_id = ended.run_id and (s.state <> 'done' or _revive.from_start);
   perform notika_worker.add_job(
     ended.workflow, ended.event, job_key => ended.run_id::text,
+    run_at => clock_timestamp(), -- of many no two have the same place
+    priority => coalesce((
+      select (w.options ->> 'priority')::integer
+        from notika.workflow as w
+       where w.name = ended.workflow
+    ), 0),
     max_attempts => (select s.max_attempts from notika.setting as s),
     flags => array['resumed'] || notika._flags(ended.workflow)
   );
@@ -5301,7 +5793,7 @@ as $$
        join notika_worker._private_tasks as t on t.id = j.task_id
       where t.identifier = any (_next_due.tasks)
         and j.is_available and j.run_at < 'infinity'),
-    (select min(s.next_at)
+    (select min(greatest(s.next_at, s.tried_at + interval '1 second'))
        from notika.schedule as s
        join notika.workflow as w on w.workflow_id = s.workflow_id
       where w.name = any (_next_due.tasks)
@@ -7794,6 +8286,31 @@ $$;
 comment on function notika._option_count(text, text, jsonb, integer, text) is
   'The number that an option says, or an error.';
 
+create or replace function notika._option_priority(workflow text, value jsonb, example text)
+  returns integer
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_priority numeric := case jsonb_typeof(_option_priority.value)
+                          when 'number' then (value #>> '{}')::numeric end;
+begin
+  if v_priority is null or v_priority <> trunc(v_priority)
+     or v_priority not between -1000 and 1000
+  then
+    perform notika._refuse_option(
+      workflow, 'priority', 'is not a whole number from -1000 to 1000', _option_priority.example,
+      detail => format('It is %s. Runs with a smaller number go first; 0 is the default.',
+                       _option_priority.value));
+  end if;
+  return v_priority;
+end;
+$$;
+
+comment on function notika._option_priority(text, jsonb, text) is
+  'The priority that an option says, or an error.';
+
 create or replace function notika._gathering_options(
   workflow text,
   option text,
@@ -7902,7 +8419,8 @@ begin
     select o.key, o.value from jsonb_each(_check_options.options) as o where o.value <> 'null'
   loop
     v_example := jsonb_build_object(
-      v_option, case v_option when 'concurrency' then to_jsonb(5) else to_jsonb(v_known[1]) end);
+      v_option, case v_option when 'concurrency' then to_jsonb(5) when 'priority' then to_jsonb(10)
+                     else to_jsonb(v_known[1]) end);
     v_checked := v_checked || jsonb_build_object(v_option, case
       when v_option in ('key', 'order') then
         notika._option_columns(spec.name, v_option, v_value, v_known, v_example)
@@ -7911,11 +8429,14 @@ begin
       when v_option in ('debounce', 'digest') then
         notika._gathering_options(spec.name, v_option, v_value, v_known)
       when v_option = 'schedule' then notika._check_schedule(spec.name, v_value)
+      when v_option = 'priority' then
+        to_jsonb(notika._option_priority(spec.name, v_value, v_example))
     end);
     if v_checked -> v_option = 'null' then
       raise exception 'workflow "%" has no option "%"', spec.name, v_option
         using errcode = 'invalid_parameter_value',
-              detail = 'The options are key, concurrency, order, debounce, digest and schedule.',
+              detail = 'The options are key, concurrency, order, debounce, digest, schedule and '
+                       'priority.',
               hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
                             spec.name);
     end if;
@@ -7968,7 +8489,8 @@ comment on function notika.configure(text, jsonb) is
   'Sets the options of a workflow, which replace those it has. key: one run for each value; '
   'concurrency: how many runs at a time; order: runs of the same value one after the other; '
   'debounce, digest: {by, window, max}, one run for many events; '
-  'schedule: {cron, timeZone, missed}, as in notika.schedule. Says changed or unchanged.';
+  'schedule: {cron, timeZone, missed}, as in notika.schedule; priority: a whole number, 0 if it is '
+  'not given: runs with a smaller one go before all others. Says changed or unchanged.';
 
 create or replace function notika._do_configure(caller name, workflow text, options jsonb)
   returns text
@@ -15051,7 +15573,8 @@ begin
       from notika.workflow as w
      where w.unpublished_at is null and w.broken_reason is not null;
   return query
-    select 'schedule', 'error', s.workflow, format('has no next time: %s', s.error),
+    select 'schedule', 'error', s.workflow,
+           format('could not be kept at %s and is tried again: %s', s.next_at, s.error),
            format('select notika.schedule(%L, %L, %L, %L);', s.workflow, s.cron, s.time_zone,
                   s.missed)
       from notika.schedules as s

@@ -392,7 +392,8 @@ describe("a hand-over", () => {
     const plans = notices.filter((plan) => plan.includes("CTE target"));
     expect(plans).toHaveLength(8);
     for (const plan of plans) {
-      const [chunk = ""] = plan.split("CTE target");
+      // The chunk itself is sorted by workflow, to count the events of each.
+      const [, chunk = ""] = (plan.split("CTE target")[0] ?? "").split(/\bLimit\b/);
       expect(chunk).toMatch(/Merge Append/);
       for (const segment of [0, 1, 2]) expect(chunk).toContain(`event_log_${segment}_event_id_idx`);
       expect(chunk).not.toMatch(/Seq Scan|Sort {2}\(|Bitmap/);
