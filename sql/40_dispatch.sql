@@ -24,6 +24,16 @@ create table if not exists notika.position (
   flow_ids integer[] not null default '{}',
   flow_priorities smallint[] not null default '{}',
   flow_places timestamptz[] not null default '{}',
+  aside_ids integer[] not null default '{}',
+  aside_snapshot pg_snapshot,
+  aside_high bigint,
+  aside_low bigint,
+  aside_pending_xids xid8[],
+  aside_pending_lows bigint[],
+  aside_window_snapshot pg_snapshot,
+  aside_window_low bigint,
+  aside_window_high bigint,
+  aside_window_at bigint,
   constraint position_pkey primary key (position_id)
 );
 
@@ -56,6 +66,19 @@ comment on column notika.position.flow_ids is
 comment on column notika.position.flow_priorities is 'For each of them: its priority.';
 comment on column notika.position.flow_places is
   'For each of them: its place. See notika._head.';
+
+comment on column notika.position.aside_ids is
+  'The workflows whose events a cursor of their own hands over, because a burst of theirs was set '
+  'aside; empty: there is none.';
+comment on column notika.position.aside_snapshot is 'snapshot of that cursor.';
+comment on column notika.position.aside_high is 'high of that cursor.';
+comment on column notika.position.aside_low is 'low of that cursor.';
+comment on column notika.position.aside_pending_xids is 'pending_xids of that cursor.';
+comment on column notika.position.aside_pending_lows is 'pending_lows of that cursor.';
+comment on column notika.position.aside_window_snapshot is 'window_snapshot of that cursor.';
+comment on column notika.position.aside_window_low is 'window_low of that cursor.';
+comment on column notika.position.aside_window_high is 'window_high of that cursor.';
+comment on column notika.position.aside_window_at is 'window_at of that cursor.';
 
 create or replace function notika._payload(
   event notika._event,
@@ -114,26 +137,45 @@ as $$
   select least(
     case when (here).window_snapshot is null then (here).low
          else least((here).window_at, (here).window_low) end,
-    (select min(l.low) from unnest((here).pending_lows) as l (low))
+    (select min(l.low) from unnest((here).pending_lows) as l (low)),
+    case when (here).aside_window_snapshot is null then (here).aside_low
+         else least((here).aside_window_at, (here).aside_window_low) end,
+    (select min(l.low) from unnest((here).aside_pending_lows) as l (low))
   );
 $$;
 
 comment on function notika._bound(notika.position) is
   'Every event up to this id has been handed over, or was rolled back.';
 
-create or replace function notika._dispatched(event_id bigint, xid xid8, here notika.position)
+create or replace function notika._dispatched(
+  event_id bigint,
+  xid xid8,
+  workflow_id integer,
+  here notika.position
+)
   returns boolean
   language sql
   stable
 begin atomic
-  select event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
-      or coalesce(
-           event_id <= (here).window_at and pg_visible_in_snapshot(xid, (here).window_snapshot),
-           false
-         );
+  select case
+    when workflow_id = any ((here).aside_ids) then
+      event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
+        or coalesce(
+             event_id <= (here).aside_window_at
+               and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
+             false
+           )
+    else
+      event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
+        or coalesce(
+             event_id <= (here).window_at
+               and pg_visible_in_snapshot(xid, (here).window_snapshot),
+             false
+           )
+  end;
 end;
 
-comment on function notika._dispatched(bigint, xid8, notika.position) is
+comment on function notika._dispatched(bigint, xid8, integer, notika.position) is
   'Whether an event has been handed over.';
 
 create or replace function notika._position()
@@ -160,7 +202,9 @@ begin
   insert into notika.position (
     position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
     window_snapshot, window_low, window_high, window_at, horizon,
-    flow_ids, flow_priorities, flow_places
+    flow_ids, flow_priorities, flow_places,
+    aside_ids, aside_snapshot, aside_high, aside_low, aside_pending_xids, aside_pending_lows,
+    aside_window_snapshot, aside_window_low, aside_window_high, aside_window_at
   )
   overriding system value
   select
@@ -171,7 +215,11 @@ begin
     here.pending_xids, here.pending_lows,
     here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon,
     coalesce(here.flow_ids, '{}'), coalesce(here.flow_priorities, '{}'),
-    coalesce(here.flow_places, '{}');
+    coalesce(here.flow_places, '{}'),
+    coalesce(here.aside_ids, '{}'), here.aside_snapshot, here.aside_high, here.aside_low,
+    here.aside_pending_xids, here.aside_pending_lows,
+    here.aside_window_snapshot, here.aside_window_low, here.aside_window_high,
+    here.aside_window_at;
 end;
 $$;
 
@@ -350,6 +398,7 @@ create or replace function notika._take_chunk(
   here notika.position,
   max_events integer,
   straight boolean,
+  aside boolean,
   out handed_over integer,
   out last_id bigint,
   out runs bigint,
@@ -383,6 +432,7 @@ begin
            and v.event_id <= here.window_high
            and pg_visible_in_snapshot(v.xid, here.window_snapshot)
            and not pg_visible_in_snapshot(v.xid, here.snapshot)
+           and (v.workflow_id = any (here.aside_ids)) = _take_chunk.aside
          order by v.event_id
          limit _take_chunk.max_events
       ) as c
@@ -477,11 +527,16 @@ begin
 end;
 $$;
 
-comment on function notika._take_chunk(notika.position, integer, boolean) is
+comment on function notika._take_chunk(notika.position, integer, boolean, boolean) is
   'The next events of the open window: makes jobs of those that no option has a say in, where it is '
-  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to.';
+  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to. '
+  'Only those of the workflows that were set aside, or only those of the others.';
 
-create or replace function notika._lock_for_chunk(here notika.position, max_events integer)
+create or replace function notika._lock_for_chunk(
+  here notika.position,
+  max_events integer,
+  aside boolean
+)
   returns void
   language plpgsql
   volatile
@@ -507,6 +562,7 @@ begin
          and v.event_id <= here.window_high
          and pg_visible_in_snapshot(v.xid, here.window_snapshot)
          and not pg_visible_in_snapshot(v.xid, here.snapshot)
+         and (v.workflow_id = any (here.aside_ids)) = _lock_for_chunk.aside
        order by v.event_id
        limit _lock_for_chunk.max_events
     ) as c
@@ -523,13 +579,14 @@ begin
 end;
 $$;
 
-comment on function notika._lock_for_chunk(notika.position, integer) is
+comment on function notika._lock_for_chunk(notika.position, integer, boolean) is
   'Takes the locks that the next events of the open window need, before any row is written: a lock '
   'that is not free would leave all of them dead.';
 
 create or replace function notika._hand_over(
   here notika.position,
   max_events integer,
+  aside boolean,
   out handed_over integer,
   out reached notika.position
 )
@@ -541,16 +598,18 @@ declare
   v_chunk record;
   v_last_id bigint;
 begin
-  perform notika._lock_for_chunk(here, _hand_over.max_events);
+  perform notika._lock_for_chunk(here, _hand_over.max_events, _hand_over.aside);
   begin
     select c.* into v_chunk
-      from notika._take_chunk(here, _hand_over.max_events, straight => true) as c;
+      from notika._take_chunk(
+             here, _hand_over.max_events, straight => true, aside => _hand_over.aside) as c;
   exception
     when unique_violation then
       -- The id of a run is a job's already, as in a copy whose sequences were left behind.  Such a
       -- job stays; to look each time whether there is one would make all jobs dearer by a third.
       select c.* into v_chunk
-        from notika._take_chunk(here, _hand_over.max_events, straight => false) as c;
+        from notika._take_chunk(
+               here, _hand_over.max_events, straight => false, aside => _hand_over.aside) as c;
   end;
   handed_over := v_chunk.handed_over;
   v_last_id := v_chunk.last_id;
@@ -576,9 +635,9 @@ begin
 end;
 $$;
 
-comment on function notika._hand_over(notika.position, integer) is
-  'Makes jobs of the next events of the open window, or signals of those of sources; says how many '
-  'events it saw, and where it stands then.';
+comment on function notika._hand_over(notika.position, integer, boolean) is
+  'Makes jobs of the next events of the open window, or signals of those of sources: of the workflows '
+  'that were set aside, or of the others. Says how many events it saw, and where it stands then.';
 
 create or replace function notika._cluster()
   returns bigint
@@ -659,7 +718,7 @@ begin
   for v_segment in 0..2 loop
     execute format(
       'update notika.event_log_%s as e
-          set xid = case when notika._dispatched(e.event_id, e.xid, $1) then ''3''::xid8
+          set xid = case when notika._dispatched(e.event_id, e.xid, e.workflow_id, $1) then ''3''::xid8
                          else pg_current_xact_id() end',
       v_segment)
       using _rebase.here;
@@ -735,6 +794,7 @@ declare
   v_resumed boolean;
   v_moved boolean := false;
   v_handed_over integer := 0;
+  v_share integer;
   v_done record;
   v_now timestamptz;
   v_placed notika.position;
@@ -765,6 +825,9 @@ begin
     return 0;
   end if;
 
+  -- What is set aside gets what the rest leaves, but at least half.
+  v_share := case when v_here.aside_ids = '{}' then dispatch.max_events
+                  else (dispatch.max_events + 1) / 2 end;
   loop
     v_resumed := v_here.window_snapshot is not null;
     if not v_resumed then
@@ -782,18 +845,29 @@ begin
     v_here := notika._find_heads(v_here, clock_timestamp());
     -- Positions are not written in here: a copy is known by their xmin, which a block changes.
     begin
-      v_done := notika._hand_over(v_here, dispatch.max_events);
+      v_done := notika._hand_over(v_here, v_share, aside => false);
       v_handed_over := v_done.handed_over;
       v_here := v_done.reached;
     exception when lock_not_available then
       return null; -- nothing was done; notika.lag names the session that holds the lock
     end;
-    if v_handed_over < dispatch.max_events then
+    if v_handed_over < v_share then
       v_here := notika._close_window(v_here);
     end if;
     v_moved := true;
     exit when v_handed_over > 0 or not v_resumed;
   end loop;
+
+  if v_here.aside_ids = '{}' then
+    if v_handed_over = v_share then
+      v_here := notika._set_burst_aside(v_here);
+    end if;
+  else
+    v_done := notika._hand_over_aside(v_here, greatest(dispatch.max_events - v_handed_over, 1));
+    v_moved := v_moved or v_done.moved;
+    v_handed_over := v_handed_over + v_done.handed_over;
+    v_here := v_done.reached;
+  end if;
 
   -- Last, because who holds jobs must not wait for a lock on signals or lines.
   if cardinality(v_here.flow_ids) > 1 then
@@ -812,7 +886,8 @@ begin
   if v_handed_over > 0 then
     perform notika._set_asleep(false);
   end if;
-  return v_handed_over + notika._start_others(v_handed_over < dispatch.max_events);
+  return v_handed_over + notika._start_others(
+    v_handed_over < dispatch.max_events and v_here.aside_ids = '{}');
 end;
 $$;
 

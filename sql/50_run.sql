@@ -11,7 +11,7 @@ select e.event_id,
        e.old,
        e.truncated,
        e.depth,
-       notika._dispatched(e.event_id, e.xid, p) as dispatched,
+       notika._dispatched(e.event_id, e.xid, e.workflow_id, p) as dispatched,
        e.cause_id
   from notika._event as e
   join notika.workflow as w on w.workflow_id = e.workflow_id
@@ -103,7 +103,7 @@ select e.event_id,
  where e.event_id > notika._bound(p)
    -- What a source captures starts no run.  Not by _workflow_of, which is estimated at next to none.
    and w.name not like '%:%'
-   and not notika._dispatched(e.event_id, e.xid, p)
+   and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
    and not exists (
      select from notika.run_log as l where l.run_id = e.event_id and l.retried_at is null
    );
@@ -179,7 +179,7 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
                  select from here as h
                    join notika._event as e on e.event_id > h.bound
                   where e.captured_at < pg_catalog.clock_timestamp() - interval '500 milliseconds'
-                    and not notika._dispatched(e.event_id, e.xid, h.position)
+                    and not notika._dispatched(e.event_id, e.xid, e.workflow_id, h.position)
                )) as is_old
         from pg_catalog.pg_stat_activity as a
        where a.pid <> pg_catalog.pg_backend_pid() and a.datname = pg_catalog.current_database()
@@ -275,7 +275,7 @@ select waiting.events as events_waiting,
    select count(*) as events, min(e.captured_at) as oldest
      from notika._event as e
     where e.event_id > notika._bound(p)
-      and not notika._dispatched(e.event_id, e.xid, p)
+      and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
  ) as waiting;
 
 comment on view notika.lag is 'How far the hand-over is behind, and what holds it or the ring up.';
@@ -732,7 +732,7 @@ as $$
          select q as p from notika.position as q order by q.position_id desc limit 1
        ) as newest
        join notika._event as e on e.event_id > notika._bound(p)
-      where not notika._dispatched(e.event_id, e.xid, p))
+      where not notika._dispatched(e.event_id, e.xid, e.workflow_id, p))
   );
 $$;
 

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:758466142c3fb8af6a81ac997eb2fae5756716da
+--! Hash: sha1:c993c0dee6be4aa6112c0f41c6e251025a8cea5b
 --! Message: first release
 
 --! split: 1-current.sql
@@ -742,6 +742,16 @@ create table if not exists notika.position (
   flow_ids integer[] not null default '{}',
   flow_priorities smallint[] not null default '{}',
   flow_places timestamptz[] not null default '{}',
+  aside_ids integer[] not null default '{}',
+  aside_snapshot pg_snapshot,
+  aside_high bigint,
+  aside_low bigint,
+  aside_pending_xids xid8[],
+  aside_pending_lows bigint[],
+  aside_window_snapshot pg_snapshot,
+  aside_window_low bigint,
+  aside_window_high bigint,
+  aside_window_at bigint,
   constraint position_pkey primary key (position_id)
 );
 
@@ -774,6 +784,19 @@ comment on column notika.position.flow_ids is
 comment on column notika.position.flow_priorities is 'For each of them: its priority.';
 comment on column notika.position.flow_places is
   'For each of them: its place. See notika._head.';
+
+comment on column notika.position.aside_ids is
+  'The workflows whose events a cursor of their own hands over, because a burst of theirs was set '
+  'aside; empty: there is none.';
+comment on column notika.position.aside_snapshot is 'snapshot of that cursor.';
+comment on column notika.position.aside_high is 'high of that cursor.';
+comment on column notika.position.aside_low is 'low of that cursor.';
+comment on column notika.position.aside_pending_xids is 'pending_xids of that cursor.';
+comment on column notika.position.aside_pending_lows is 'pending_lows of that cursor.';
+comment on column notika.position.aside_window_snapshot is 'window_snapshot of that cursor.';
+comment on column notika.position.aside_window_low is 'window_low of that cursor.';
+comment on column notika.position.aside_window_high is 'window_high of that cursor.';
+comment on column notika.position.aside_window_at is 'window_at of that cursor.';
 
 create or replace function notika._payload(
   event notika._event,
@@ -832,26 +855,45 @@ as $$
   select least(
     case when (here).window_snapshot is null then (here).low
          else least((here).window_at, (here).window_low) end,
-    (select min(l.low) from unnest((here).pending_lows) as l (low))
+    (select min(l.low) from unnest((here).pending_lows) as l (low)),
+    case when (here).aside_window_snapshot is null then (here).aside_low
+         else least((here).aside_window_at, (here).aside_window_low) end,
+    (select min(l.low) from unnest((here).aside_pending_lows) as l (low))
   );
 $$;
 
 comment on function notika._bound(notika.position) is
   'Every event up to this id has been handed over, or was rolled back.';
 
-create or replace function notika._dispatched(event_id bigint, xid xid8, here notika.position)
+create or replace function notika._dispatched(
+  event_id bigint,
+  xid xid8,
+  workflow_id integer,
+  here notika.position
+)
   returns boolean
   language sql
   stable
 begin atomic
-  select event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
-      or coalesce(
-           event_id <= (here).window_at and pg_visible_in_snapshot(xid, (here).window_snapshot),
-           false
-         );
+  select case
+    when workflow_id = any ((here).aside_ids) then
+      event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
+        or coalesce(
+             event_id <= (here).aside_window_at
+               and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
+             false
+           )
+    else
+      event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
+        or coalesce(
+             event_id <= (here).window_at
+               and pg_visible_in_snapshot(xid, (here).window_snapshot),
+             false
+           )
+  end;
 end;
 
-comment on function notika._dispatched(bigint, xid8, notika.position) is
+comment on function notika._dispatched(bigint, xid8, integer, notika.position) is
   'Whether an event has been handed over.';
 
 create or replace function notika._position()
@@ -878,7 +920,9 @@ begin
   insert into notika.position (
     position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
     window_snapshot, window_low, window_high, window_at, horizon,
-    flow_ids, flow_priorities, flow_places
+    flow_ids, flow_priorities, flow_places,
+    aside_ids, aside_snapshot, aside_high, aside_low, aside_pending_xids, aside_pending_lows,
+    aside_window_snapshot, aside_window_low, aside_window_high, aside_window_at
   )
   overriding system value
   select
@@ -889,7 +933,11 @@ begin
     here.pending_xids, here.pending_lows,
     here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon,
     coalesce(here.flow_ids, '{}'), coalesce(here.flow_priorities, '{}'),
-    coalesce(here.flow_places, '{}');
+    coalesce(here.flow_places, '{}'),
+    coalesce(here.aside_ids, '{}'), here.aside_snapshot, here.aside_high, here.aside_low,
+    here.aside_pending_xids, here.aside_pending_lows,
+    here.aside_window_snapshot, here.aside_window_low, here.aside_window_high,
+    here.aside_window_at;
 end;
 $$;
 
@@ -1068,6 +1116,7 @@ create or replace function notika._take_chunk(
   here notika.position,
   max_events integer,
   straight boolean,
+  aside boolean,
   out handed_over integer,
   out last_id bigint,
   out runs bigint,
@@ -1101,6 +1150,7 @@ begin
            and v.event_id <= here.window_high
            and pg_visible_in_snapshot(v.xid, here.window_snapshot)
            and not pg_visible_in_snapshot(v.xid, here.snapshot)
+           and (v.workflow_id = any (here.aside_ids)) = _take_chunk.aside
          order by v.event_id
          limit _take_chunk.max_events
       ) as c
@@ -1195,11 +1245,16 @@ begin
 end;
 $$;
 
-comment on function notika._take_chunk(notika.position, integer, boolean) is
+comment on function notika._take_chunk(notika.position, integer, boolean, boolean) is
   'The next events of the open window: makes jobs of those that no option has a say in, where it is '
-  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to.';
+  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to. '
+  'Only those of the workflows that were set aside, or only those of the others.';
 
-create or replace function notika._lock_for_chunk(here notika.position, max_events integer)
+create or replace function notika._lock_for_chunk(
+  here notika.position,
+  max_events integer,
+  aside boolean
+)
   returns void
   language plpgsql
   volatile
@@ -1225,6 +1280,7 @@ begin
          and v.event_id <= here.window_high
          and pg_visible_in_snapshot(v.xid, here.window_snapshot)
          and not pg_visible_in_snapshot(v.xid, here.snapshot)
+         and (v.workflow_id = any (here.aside_ids)) = _lock_for_chunk.aside
        order by v.event_id
        limit _lock_for_chunk.max_events
     ) as c
@@ -1241,13 +1297,14 @@ begin
 end;
 $$;
 
-comment on function notika._lock_for_chunk(notika.position, integer) is
+comment on function notika._lock_for_chunk(notika.position, integer, boolean) is
   'Takes the locks that the next events of the open window need, before any row is written: a lock '
   'that is not free would leave all of them dead.';
 
 create or replace function notika._hand_over(
   here notika.position,
   max_events integer,
+  aside boolean,
   out handed_over integer,
   out reached notika.position
 )
@@ -1259,16 +1316,18 @@ declare
   v_chunk record;
   v_last_id bigint;
 begin
-  perform notika._lock_for_chunk(here, _hand_over.max_events);
+  perform notika._lock_for_chunk(here, _hand_over.max_events, _hand_over.aside);
   begin
     select c.* into v_chunk
-      from notika._take_chunk(here, _hand_over.max_events, straight => true) as c;
+      from notika._take_chunk(
+             here, _hand_over.max_events, straight => true, aside => _hand_over.aside) as c;
   exception
     when unique_violation then
       -- The id of a run is a job's already, as in a copy whose sequences were left behind.  Such a
       -- job stays; to look each time whether there is one would make all jobs dearer by a third.
       select c.* into v_chunk
-        from notika._take_chunk(here, _hand_over.max_events, straight => false) as c;
+        from notika._take_chunk(
+               here, _hand_over.max_events, straight => false, aside => _hand_over.aside) as c;
   end;
   handed_over := v_chunk.handed_over;
   v_last_id := v_chunk.last_id;
@@ -1294,9 +1353,9 @@ begin
 end;
 $$;
 
-comment on function notika._hand_over(notika.position, integer) is
-  'Makes jobs of the next events of the open window, or signals of those of sources; says how many '
-  'events it saw, and where it stands then.';
+comment on function notika._hand_over(notika.position, integer, boolean) is
+  'Makes jobs of the next events of the open window, or signals of those of sources: of the workflows '
+  'that were set aside, or of the others. Says how many events it saw, and where it stands then.';
 
 create or replace function notika._cluster()
   returns bigint
@@ -1377,7 +1436,7 @@ begin
   for v_segment in 0..2 loop
     execute format(
       'update notika.event_log_%s as e
-          set xid = case when notika._dispatched(e.event_id, e.xid, $1) then ''3''::xid8
+          set xid = case when notika._dispatched(e.event_id, e.xid, e.workflow_id, $1) then ''3''::xid8
                          else pg_current_xact_id() end',
       v_segment)
       using _rebase.here;
@@ -1453,6 +1512,7 @@ declare
   v_resumed boolean;
   v_moved boolean := false;
   v_handed_over integer := 0;
+  v_share integer;
   v_done record;
   v_now timestamptz;
   v_placed notika.position;
@@ -1483,6 +1543,9 @@ begin
     return 0;
   end if;
 
+  -- What is set aside gets what the rest leaves, but at least half.
+  v_share := case when v_here.aside_ids = '{}' then dispatch.max_events
+                  else (dispatch.max_events + 1) / 2 end;
   loop
     v_resumed := v_here.window_snapshot is not null;
     if not v_resumed then
@@ -1500,18 +1563,29 @@ begin
     v_here := notika._find_heads(v_here, clock_timestamp());
     -- Positions are not written in here: a copy is known by their xmin, which a block changes.
     begin
-      v_done := notika._hand_over(v_here, dispatch.max_events);
+      v_done := notika._hand_over(v_here, v_share, aside => false);
       v_handed_over := v_done.handed_over;
       v_here := v_done.reached;
     exception when lock_not_available then
       return null; -- nothing was done; notika.lag names the session that holds the lock
     end;
-    if v_handed_over < dispatch.max_events then
+    if v_handed_over < v_share then
       v_here := notika._close_window(v_here);
     end if;
     v_moved := true;
     exit when v_handed_over > 0 or not v_resumed;
   end loop;
+
+  if v_here.aside_ids = '{}' then
+    if v_handed_over = v_share then
+      v_here := notika._set_burst_aside(v_here);
+    end if;
+  else
+    v_done := notika._hand_over_aside(v_here, greatest(dispatch.max_events - v_handed_over, 1));
+    v_moved := v_moved or v_done.moved;
+    v_handed_over := v_handed_over + v_done.handed_over;
+    v_here := v_done.reached;
+  end if;
 
   -- Last, because who holds jobs must not wait for a lock on signals or lines.
   if cardinality(v_here.flow_ids) > 1 then
@@ -1530,7 +1604,8 @@ begin
   if v_handed_over > 0 then
     perform notika._set_asleep(false);
   end if;
-  return v_handed_over + notika._start_others(v_handed_over < dispatch.max_events);
+  return v_handed_over + notika._start_others(
+    v_handed_over < dispatch.max_events and v_here.aside_ids = '{}');
 end;
 $$;
 
@@ -1849,6 +1924,187 @@ $$;
 comment on function notika._place_held(text) is
   'Gives places in the queue to the runs of a workflow that were held, in the order of their events.';
 --! EndIncluded 41_place.sql
+--! Included 41_aside.sql
+-- A burst is handed over in turns with what comes after it.  A window that is not through with its
+-- first chunk is set aside, for the workflows that still have events in it, with a cursor of its own;
+-- the cursor itself goes on with the events of all others.  So each event is one cursor's, by its
+-- workflow: both are exact for the same reasons, and the order of a workflow's events stays.  The
+-- cursor aside follows from snapshot to snapshot of the other, and ends when it has caught up.
+
+create or replace function notika._aside(here notika.position)
+  returns notika.position
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_aside notika.position := _aside.here;
+begin
+  v_aside.snapshot := here.aside_snapshot;
+  v_aside.high := here.aside_high;
+  v_aside.low := here.aside_low;
+  v_aside.pending_xids := here.aside_pending_xids;
+  v_aside.pending_lows := here.aside_pending_lows;
+  v_aside.window_snapshot := here.aside_window_snapshot;
+  v_aside.window_low := here.aside_window_low;
+  v_aside.window_high := here.aside_window_high;
+  v_aside.window_at := here.aside_window_at;
+  return v_aside;
+end;
+$$;
+
+comment on function notika._aside(notika.position) is
+  'The cursor aside, as if it were the cursor.';
+
+create or replace function notika._with_aside(here notika.position, aside notika.position)
+  returns notika.position
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position := _with_aside.here;
+begin
+  v_next.aside_snapshot := aside.snapshot;
+  v_next.aside_high := aside.high;
+  v_next.aside_low := aside.low;
+  v_next.aside_pending_xids := aside.pending_xids;
+  v_next.aside_pending_lows := aside.pending_lows;
+  v_next.aside_window_snapshot := aside.window_snapshot;
+  v_next.aside_window_low := aside.window_low;
+  v_next.aside_window_high := aside.window_high;
+  v_next.aside_window_at := aside.window_at;
+  v_next.flow_ids := coalesce(aside.flow_ids, here.flow_ids);
+  v_next.flow_priorities := coalesce(aside.flow_priorities, here.flow_priorities);
+  v_next.flow_places := coalesce(aside.flow_places, here.flow_places);
+  return v_next;
+end;
+$$;
+
+comment on function notika._with_aside(notika.position, notika.position) is
+  'A position whose cursor aside stands where this one does.';
+
+create or replace function notika._set_burst_aside(here notika.position)
+  returns notika.position
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position;
+  v_ids integer[];
+begin
+  -- To see who has events there costs a pass over the window: not worth it for a short one, and too
+  -- long for one call where it is huge.
+  if here.window_snapshot is null or here.window_high - here.window_at not between 10000 and 3000000
+  then
+    return here;
+  end if;
+  select array_agg(f.workflow_id) into v_ids
+    from (
+      -- With the sources of a workflow, whose events are signals for its runs.
+      select m.workflow_id
+        from (
+          select e.workflow_id
+            from notika._event as e
+           where e.event_id > here.window_at and e.event_id <= here.window_high
+             and pg_visible_in_snapshot(e.xid, here.window_snapshot)
+             and not pg_visible_in_snapshot(e.xid, here.snapshot)
+           group by e.workflow_id
+        ) as r
+        join notika.workflow as w on w.workflow_id = r.workflow_id
+        join notika.workflow as m on split_part(m.name, ':', 1) = split_part(w.name, ':', 1)
+       group by m.workflow_id
+    ) as f;
+  if v_ids is null then
+    return here;
+  end if;
+
+  v_next := notika._with_aside(notika._close_window(here), here);
+  v_next.aside_ids := v_ids;
+  return v_next;
+end;
+$$;
+
+comment on function notika._set_burst_aside(notika.position) is
+  'Sets what is left of a long window aside; the others have nothing in it, and are through with it.';
+
+create or replace function notika._follow_cursor(here notika.position)
+  returns notika.position
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_aside notika.position;
+begin
+  if here.aside_window_snapshot is not null then
+    return here;
+  end if;
+  if here.aside_snapshot::text = here.snapshot::text and here.aside_high = here.high then
+    -- It has caught up.  While the cursor has a window open it waits: its events are not in that one.
+    if here.window_snapshot is null then
+      here := notika._with_aside(here, null);
+      here.aside_ids := '{}';
+    end if;
+    return here;
+  end if;
+
+  v_aside := notika._open_window(notika._aside(here), here.snapshot, here.high);
+  -- What is known of those that the cursor's snapshot does not know holds here, too: it is the same.
+  v_aside.window_low := here.low;
+  return notika._with_aside(here, v_aside);
+end;
+$$;
+
+comment on function notika._follow_cursor(notika.position) is
+  'Lets the cursor aside, when it has no window open, go for what the cursor has seen since, or end '
+  'when that is nothing.';
+
+create or replace function notika._hand_over_aside(
+  here notika.position,
+  max_events integer,
+  out handed_over integer,
+  out moved boolean,
+  out reached notika.position
+)
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_done record;
+  v_aside notika.position;
+begin
+  handed_over := 0;
+  moved := false;
+  reached := here;
+  loop
+    reached := notika._follow_cursor(reached);
+    moved := moved or reached.aside_ids = '{}';
+    exit when reached.aside_window_snapshot is null or handed_over >= _hand_over_aside.max_events;
+    v_done := notika._hand_over(
+      notika._aside(notika._find_heads(reached, clock_timestamp())),
+      _hand_over_aside.max_events - handed_over, aside => true);
+    v_aside := v_done.reached;
+    if v_done.handed_over < _hand_over_aside.max_events - handed_over then
+      v_aside := notika._close_window(v_aside);
+    end if;
+    reached := notika._with_aside(reached, v_aside);
+    moved := true;
+    handed_over := handed_over + v_done.handed_over;
+  end loop;
+exception when lock_not_available then
+  handed_over := 0;
+  moved := false;
+  reached := here; -- what the other cursor has done stays
+end;
+$$;
+
+comment on function notika._hand_over_aside(notika.position, integer) is
+  'Hands over up to so many events of the workflows that were set aside, and says how many it saw, '
+  'and where both cursors stand then.';
+--! EndIncluded 41_aside.sql
 --! Included 41_control.sql
 -- What hand-over does for workflows with options, between the chunk and its jobs: doubles are
 -- dropped, events gathered, runs lined up.  The rest of a chunk does not come here at all.
@@ -3333,7 +3589,7 @@ begin
   execute format(
     'select exists (
        select from %s as e
-        where e.event_id > $1 and not notika._dispatched(e.event_id, e.xid, $2)
+        where e.event_id > $1 and not notika._dispatched(e.event_id, e.xid, e.workflow_id, $2)
      )', v_next)
     into v_waits
     using notika._bound(v_here), v_here;
@@ -4362,6 +4618,8 @@ begin
          join notika.signal as g on g.source_id = s.workflow_id
         where g.event_id <= notika._bound(v_here)
           and pg_visible_in_snapshot(g.xid, v_here.snapshot)
+          and (v_here.aside_snapshot is null
+               or pg_visible_in_snapshot(g.xid, v_here.aside_snapshot))
           and (s.cancels or (s.first_run is null or g.event_id < s.first_run)
                             and (s.first_xid is null or g.xid < s.first_xid))
         limit 100000
@@ -4872,7 +5130,7 @@ declare
   v_here notika.position := notika._position();
 begin
   -- As in dispatch: nothing new, and nobody who was running has finished.
-  if notika._last_event_id() = v_here.low and not exists (
+  if notika._last_event_id() = v_here.low and v_here.aside_ids = '{}' and not exists (
     select from unnest(v_here.pending_xids) as p (xid)
      where pg_visible_in_snapshot(p.xid, pg_current_snapshot())
   ) then
@@ -4889,7 +5147,7 @@ begin
    ) as p (event)
    where e.event_id > notika._bound(v_here)
      and e.workflow_id = (wait).source_id
-     and not notika._dispatched(e.event_id, e.xid, v_here)
+     and not notika._dispatched(e.event_id, e.xid, e.workflow_id, v_here)
      and notika._is_later(e.event_id, e.xid, (wait).run_id, l.xid, l.snapshot)
      and notika._match_values(p.event, notika._match_keys(w.match)) = (wait).match_values
      and not notika._has_got((wait).run_id, (wait).created_at, e.event_id)
@@ -5060,7 +5318,7 @@ begin
            select s.workflow_id from notika.workflow as s
             where starts_with(s.name, v_workflow.name || ':')
          )
-         and notika._dispatched(e.event_id, e.xid, notika._position())
+         and notika._dispatched(e.event_id, e.xid, e.workflow_id, notika._position())
     ));
   end if;
   perform notika._listen(array[_listen_again.run_id]);
@@ -5084,7 +5342,7 @@ select e.event_id,
        e.old,
        e.truncated,
        e.depth,
-       notika._dispatched(e.event_id, e.xid, p) as dispatched,
+       notika._dispatched(e.event_id, e.xid, e.workflow_id, p) as dispatched,
        e.cause_id
   from notika._event as e
   join notika.workflow as w on w.workflow_id = e.workflow_id
@@ -5176,7 +5434,7 @@ select e.event_id,
  where e.event_id > notika._bound(p)
    -- What a source captures starts no run.  Not by _workflow_of, which is estimated at next to none.
    and w.name not like '%:%'
-   and not notika._dispatched(e.event_id, e.xid, p)
+   and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
    and not exists (
      select from notika.run_log as l where l.run_id = e.event_id and l.retried_at is null
    );
@@ -5252,7 +5510,7 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
                  select from here as h
                    join notika._event as e on e.event_id > h.bound
                   where e.captured_at < pg_catalog.clock_timestamp() - interval '500 milliseconds'
-                    and not notika._dispatched(e.event_id, e.xid, h.position)
+                    and not notika._dispatched(e.event_id, e.xid, e.workflow_id, h.position)
                )) as is_old
         from pg_catalog.pg_stat_activity as a
        where a.pid <> pg_catalog.pg_backend_pid() and a.datname = pg_catalog.current_database()
@@ -5348,7 +5606,7 @@ select waiting.events as events_waiting,
    select count(*) as events, min(e.captured_at) as oldest
      from notika._event as e
     where e.event_id > notika._bound(p)
-      and not notika._dispatched(e.event_id, e.xid, p)
+      and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
  ) as waiting;
 
 comment on view notika.lag is 'How far the hand-over is behind, and what holds it or the ring up.';
@@ -5805,7 +6063,7 @@ as $$
          select q as p from notika.position as q order by q.position_id desc limit 1
        ) as newest
        join notika._event as e on e.event_id > notika._bound(p)
-      where not notika._dispatched(e.event_id, e.xid, p))
+      where not notika._dispatched(e.event_id, e.xid, e.workflow_id, p))
   );
 $$;
 
@@ -12448,7 +12706,8 @@ begin
       select notika._short(notika._values(json_build_object('new', e.new), $2)) as key
         from notika._event as e
        cross join notika._position() as p
-       where e.event_id > notika._bound(p) and not notika._dispatched(e.event_id, e.xid, p)
+       where e.event_id > notika._bound(p)
+         and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
          and e.workflow_id = $3 and e.operation in ('insert', 'update')
          and not pg_visible_in_snapshot(e.xid, $4)
     ), image as materialized (
@@ -12758,7 +13017,8 @@ begin
      select e.workflow_id, ''replay'', e.new, e.old, e.truncated
        from notika._event as e
       where e.workflow_id = $1 and e.captured_at >= $2 and e.operation <> ''replay''
-        and notika._dispatched(e.event_id, e.xid, notika._position()) -- the others will run
+        -- The others will run.
+        and notika._dispatched(e.event_id, e.xid, e.workflow_id, notika._position())
       order by e.event_id', notika._segment(0))
     using v_workflow_id, _do_replay.since;
   get diagnostics v_count = row_count;
