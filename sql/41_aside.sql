@@ -157,7 +157,7 @@ begin
     moved := moved or reached.aside_ids = '{}';
     exit when reached.aside_window_snapshot is null or handed_over >= _hand_over_aside.max_events;
     v_done := notika._hand_over(
-      notika._aside(notika._find_heads(reached, clock_timestamp())),
+      notika._aside(reached),
       _hand_over_aside.max_events - handed_over, aside => true);
     v_aside := v_done.reached;
     if v_done.handed_over < _hand_over_aside.max_events - handed_over then

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c993c0dee6be4aa6112c0f41c6e251025a8cea5b
+--! Hash: sha1:f05e9cb9a33e8b5b43cfa0806155ce06cda235f9
 --! Message: first release
 
 --! split: 1-current.sql
@@ -1141,10 +1141,12 @@ begin
   select s.* into v_setting from notika.setting as s;
 
   with chunk as materialized (
-    select row_number() over (partition by c.workflow_id, c.is_old order by c.event_id) as turn, c.*
+    select row_number() over (partition by c.flow order by c.event_id) as turn, c.*
       -- The limit is inside: row_number would look for the event after the last one.
       from (
-        select v.*, v.operation in ('backfill', 'replay') as is_old
+        select v.*,
+               case when v.operation in ('backfill', 'replay') then -v.workflow_id
+                    else v.workflow_id end as flow
           from notika._event as v
          where v.event_id > here.window_at
            and v.event_id <= here.window_high
@@ -1156,43 +1158,41 @@ begin
       ) as c
   ), event as not materialized (
     -- Put together where it is read: to keep the columns costs less than to keep them as one.
-    select c.turn, c.event_id, c.workflow_id, c.is_old,
+    select c.turn, c.event_id, c.flow,
            row(c.event_id, c.xid, c.captured_at, c.cause_id, c.workflow_id, c.depth, c.truncated,
                c.operation, c.new, c.old, c.snapshot)::notika._event as event
       from chunk as c
   ), target as materialized (
-    select w.workflow_id, w.name,
-           coalesce(notika._quoted(w.relation), w.table_name) as table_name,
-           case when w.paused_at is not null or w.broken_reason is not null
-                then 'infinity'::timestamptz end as held_until,
-           _take_chunk.straight
-             and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
-           notika._workflow_of(w.name) is not null as is_source,
-           notika._has_sources(w.name) as has_sources,
-           coalesce((w.options ->> 'priority')::integer, 0) as priority,
-           w.placed_until,
-           case when notika._workflow_of(w.name) is null then notika._task_id(w.name) end as task_id
-      from notika.workflow as w
-     where w.workflow_id in (select c.workflow_id from chunk as c)
-  ), flow as materialized (
-    -- Where the runs of each workflow come in the queue, and those of its backfills: see _head.
-    select f.workflow_id, f.is_old, f.priority, f.events,
-           least(greatest(f.placed_until, l.place, coalesce(h.place, v_latest)), v_latest) as place
+    select t.*,
+           -- Where its runs come in the queue: see _head.
+           case when t.held_until is null and not t.is_source then
+             least(greatest(t.placed_until, l.place, coalesce(h.place, v_latest)), v_latest)
+           end as place
       from (
-        select c.workflow_id, c.is_old, max(c.turn) as events, t.placed_until,
-               -- Behind what is new.
-               (t.priority + case when c.is_old then 10 else 0 end)::smallint as priority
-          from chunk as c
-          join target as t on t.workflow_id = c.workflow_id
-         where not t.is_source and t.held_until is null
-         group by c.workflow_id, c.is_old, t.priority, t.placed_until
-      ) as f
+        select k.flow, k.events, w.workflow_id, w.name, w.placed_until,
+               coalesce(notika._quoted(w.relation), w.table_name) as table_name,
+               case when w.paused_at is not null or w.broken_reason is not null
+                    then 'infinity'::timestamptz end as held_until,
+               _take_chunk.straight
+                 and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
+               notika._workflow_of(w.name) is not null as is_source,
+               notika._has_sources(w.name) as has_sources,
+               (coalesce((w.options ->> 'priority')::integer, 0)
+                -- Behind what is new.
+                + case when k.flow < 0 then 10 else 0 end)::smallint as priority,
+               case when notika._workflow_of(w.name) is null then notika._task_id(w.name)
+               end as task_id
+          from (
+            select c.flow, max(c.turn) as events from chunk as c group by c.flow
+          ) as k
+          join notika.workflow as w on w.workflow_id = abs(k.flow)
+      ) as t
       left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
                 as l (id, priority, place)
-        on l.id = f.workflow_id and l.priority = f.priority
+        on l.id = t.workflow_id and l.priority = t.priority
       left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
                 as h (id, priority, place)
-        on h.id = 0 and h.priority = f.priority
+        on h.id = 0 and h.priority = t.priority
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
     select c.event_id, t.name, 'failed', 0, notika._payload(c.event, t.name, t.table_name),
@@ -1200,18 +1200,17 @@ begin
                   (c.event).depth, coalesce((c.event).cause_id::text, 'unknown')),
            (c.event).captured_at
       from event as c
-      join target as t on t.workflow_id = c.workflow_id
+      join target as t on t.flow = c.flow
      where (c.event).depth > v_setting.max_depth and not t.is_source
     on conflict do nothing
   ), run as not materialized (
     select t.task_id, t.name, t.is_straight, c.event_id::text as key,
            notika._payload(c.event, t.name, t.table_name) as payload,
            -- Ties in run_at have no order, so it counts the events in microseconds.
-           coalesce(t.held_until, f.place + c.turn * interval '1 microsecond') as run_at,
-           coalesce(f.priority, t.priority + case when c.is_old then 10 else 0 end) as priority
+           coalesce(t.held_until, t.place + c.turn * interval '1 microsecond') as run_at,
+           t.priority
       from event as c
-      join target as t on t.workflow_id = c.workflow_id
-      left join flow as f on f.workflow_id = c.workflow_id and f.is_old = c.is_old
+      join target as t on t.flow = c.flow
      where (c.event).depth <= v_setting.max_depth
        and not t.is_source
        -- All that were cancelled are looked up at once: event by event costs as much as to read it.
@@ -1234,13 +1233,14 @@ begin
            where not r.is_straight),
          array_agg(c.event_id) filter (where t.is_source),
          array_agg(c.event_id) filter (where t.has_sources),
-         (select array_agg(f.workflow_id) from flow as f),
-         (select array_agg(f.priority) from flow as f),
-         (select array_agg(f.place + f.events * interval '1 microsecond') from flow as f)
+         (select array_agg(f.workflow_id) from target as f where f.place is not null),
+         (select array_agg(f.priority) from target as f where f.place is not null),
+         (select array_agg(f.place + f.events * interval '1 microsecond')
+            from target as f where f.place is not null)
     into handed_over, last_id, runs, v_jobs, signals, listeners, flow_ids, flow_priorities,
          flow_places
     from chunk as c
-    left join target as t on t.workflow_id = c.workflow_id;
+    left join target as t on t.flow = c.flow;
   jobs := v_jobs;
 end;
 $$;
@@ -1560,7 +1560,8 @@ begin
       v_here := notika._open_window(v_here, v_snapshot, v_last_id);
     end if;
 
-    v_here := notika._find_heads(v_here, clock_timestamp());
+    v_now := clock_timestamp();
+    v_here := notika._find_heads(v_here, v_now);
     -- Positions are not written in here: a copy is known by their xmin, which a block changes.
     begin
       v_done := notika._hand_over(v_here, v_share, aside => false);
@@ -1581,6 +1582,10 @@ begin
       v_here := notika._set_burst_aside(v_here);
     end if;
   else
+    if v_now is null then
+      v_now := clock_timestamp();
+      v_here := notika._find_heads(v_here, v_now);
+    end if;
     v_done := notika._hand_over_aside(v_here, greatest(dispatch.max_events - v_handed_over, 1));
     v_moved := v_moved or v_done.moved;
     v_handed_over := v_handed_over + v_done.handed_over;
@@ -1589,8 +1594,11 @@ begin
 
   -- Last, because who holds jobs must not wait for a lock on signals or lines.
   if cardinality(v_here.flow_ids) > 1 then
-    v_now := clock_timestamp();
-    v_placed := notika._place_due(notika._find_heads(v_here, v_now), v_now);
+    if v_now is null then
+      v_now := clock_timestamp();
+      v_here := notika._find_heads(v_here, v_now);
+    end if;
+    v_placed := notika._place_due(v_here, v_now);
     if v_placed.snapshot is not null then
       v_here := v_placed;
       v_moved := true;
@@ -2084,7 +2092,7 @@ begin
     moved := moved or reached.aside_ids = '{}';
     exit when reached.aside_window_snapshot is null or handed_over >= _hand_over_aside.max_events;
     v_done := notika._hand_over(
-      notika._aside(notika._find_heads(reached, clock_timestamp())),
+      notika._aside(reached),
       _hand_over_aside.max_events - handed_over, aside => true);
     v_aside := v_done.reached;
     if v_done.handed_over < _hand_over_aside.max_events - handed_over then
