@@ -138,7 +138,6 @@ declare
   v_ids integer[];
   v_places timestamptz[];
 begin
-  -- Only where what is new waits for more than a second: else it is its turn soon.
   for v_class in
     select h.priority, h.place as head,
            greatest(max(f.place), (select max(w.placed_until) from notika.workflow as w)) as last

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:f05e9cb9a33e8b5b43cfa0806155ce06cda235f9
+--! Hash: sha1:e652b2d17ee0511e438f579a2cb0dea781b3ac64
 --! Message: first release
 
 --! split: 1-current.sql
@@ -807,15 +807,18 @@ create or replace function notika._payload(
   language sql
   stable
 begin atomic
-  -- As json_build_object writes it, which looks up the type of each argument for each event.  No
-  -- name of a workflow or an operation needs escapes.
-  select format(
-    '{"id" : "%s", "workflow" : "%s", "operation" : "%s", "table" : %s, "at" : "%s", '
-    '"new" : %s, "old" : %s, "truncated" : %s, "depth" : %s}',
-    (event).event_id, workflow, (event).operation, coalesce(to_json(table_name), 'null'),
-    to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    coalesce((event).new, 'null'), coalesce((event).old, 'null'),
-    coalesce((event).truncated::text, 'null'), coalesce((event).depth::text, 'null')
+  -- As json_build_object writes it, which like format() looks up the type of each argument for each
+  -- event.  No name of a workflow or an operation needs escapes.
+  select (
+    '{"id" : "' || (event).event_id::text || '", "workflow" : "' || workflow
+    || '", "operation" : "' || (event).operation
+    || '", "table" : ' || coalesce(to_json(table_name)::text, 'null')
+    || ', "at" : "'
+    || to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    || '", "new" : ' || coalesce((event).new::text, 'null')
+    || ', "old" : ' || coalesce((event).old::text, 'null')
+    || ', "truncated" : ' || coalesce((event).truncated::text, 'null')
+    || ', "depth" : ' || coalesce((event).depth::text, 'null') || '}'
   )::json;
 end;
 
@@ -1193,6 +1196,17 @@ begin
       left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
                 as h (id, priority, place)
         on h.id = 0 and h.priority = t.priority
+  ), placed as materialized (
+    select t.workflow_id as id, t.priority, t.place + t.events * interval '1 microsecond' as place
+      from target as t
+     where t.place is not null
+    union all
+    select l.id, l.priority, l.place
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as l (id, priority, place)
+     where not exists (
+       select from target as t
+        where t.workflow_id = l.id and t.priority = l.priority and t.place is not null
+     )
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
     select c.event_id, t.name, 'failed', 0, notika._payload(c.event, t.name, t.table_name),
@@ -1233,10 +1247,9 @@ begin
            where not r.is_straight),
          array_agg(c.event_id) filter (where t.is_source),
          array_agg(c.event_id) filter (where t.has_sources),
-         (select array_agg(f.workflow_id) from target as f where f.place is not null),
-         (select array_agg(f.priority) from target as f where f.place is not null),
-         (select array_agg(f.place + f.events * interval '1 microsecond')
-            from target as f where f.place is not null)
+         (select array_agg(p.id) from placed as p),
+         (select array_agg(p.priority) from placed as p),
+         (select array_agg(p.place) from placed as p)
     into handed_over, last_id, runs, v_jobs, signals, listeners, flow_ids, flow_priorities,
          flow_places
     from chunk as c
@@ -1331,8 +1344,10 @@ begin
   end;
   handed_over := v_chunk.handed_over;
   v_last_id := v_chunk.last_id;
-  reached := notika._with_places(
-    here, v_chunk.flow_ids, v_chunk.flow_priorities, v_chunk.flow_places);
+  reached := here;
+  reached.flow_ids := v_chunk.flow_ids;
+  reached.flow_priorities := v_chunk.flow_priorities;
+  reached.flow_places := v_chunk.flow_places;
   reached.window_at := v_last_id;
 
   if v_chunk.signals is not null then
@@ -1598,10 +1613,13 @@ begin
       v_now := clock_timestamp();
       v_here := notika._find_heads(v_here, v_now);
     end if;
-    v_placed := notika._place_due(v_here, v_now);
-    if v_placed.snapshot is not null then
-      v_here := v_placed;
-      v_moved := true;
+    -- Only where what is new waits for more than a second: else it is its turn soon.
+    if (select min(p) from unnest(v_here.flow_places) as p) < v_now - interval '1 second' then
+      v_placed := notika._place_due(v_here, v_now);
+      if v_placed.snapshot is not null then
+        v_here := v_placed;
+        v_moved := true;
+      end if;
     end if;
   end if;
 
@@ -1814,7 +1832,6 @@ declare
   v_ids integer[];
   v_places timestamptz[];
 begin
-  -- Only where what is new waits for more than a second: else it is its turn soon.
   for v_class in
     select h.priority, h.place as head,
            greatest(max(f.place), (select max(w.placed_until) from notika.workflow as w)) as last
