@@ -25,6 +25,11 @@ export interface Options {
   truncate?: "record" | "warn" | "refuse";
   /** Runs at times, also without `on`; the event's `new` has the planned time as `planned_at`. */
   schedule?: Schedule;
+  /**
+   * A whole number from -1000 to 1000; default: 0.  Runs with a smaller one start before all others; those with the same
+   * take turns, workflow by workflow.
+   */
+  priority?: number;
 }
 
 /** Times that a workflow starts at. */
@@ -38,7 +43,16 @@ export interface Schedule {
 }
 
 /** Those that are given, as the database takes them. */
-export function optionsOf({ key, concurrency, order, debounce, digest, schedule, truncate }: Options): object {
+export function optionsOf({
+  key,
+  concurrency,
+  order,
+  debounce,
+  digest,
+  schedule,
+  truncate,
+  priority,
+}: Options): object {
   const given = {
     key,
     concurrency,
@@ -51,12 +65,22 @@ export function optionsOf({ key, concurrency, order, debounce, digest, schedule,
     digest: digest && { ...digest, window: interval(digest.window) },
     schedule,
     truncate,
+    priority,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 
 /** Throws a TypeError that says what is wrong with one; whether the columns are there the database knows. */
-export function checkOptions({ key, concurrency, order, debounce, digest, schedule, truncate }: Options): void {
+export function checkOptions({
+  key,
+  concurrency,
+  order,
+  debounce,
+  digest,
+  schedule,
+  truncate,
+  priority,
+}: Options): void {
   for (const [name, columns] of Object.entries({ key, order, "debounce.by": debounce?.by, "digest.by": digest?.by })) {
     if (columns !== undefined && !areColumns(columns)) {
       throw new TypeError(`${name} must be a column or a list of columns, not ${JSON.stringify(columns)}`);
@@ -66,6 +90,9 @@ export function checkOptions({ key, concurrency, order, debounce, digest, schedu
     if (count !== undefined && !(Number.isInteger(count) && count >= 1 && count <= 10_000)) {
       throw new TypeError(`${name} must be a whole number from 1 to 10000, not ${JSON.stringify(count)}`);
     }
+  }
+  if (priority !== undefined && !(Number.isInteger(priority) && Math.abs(priority) <= 1000)) {
+    throw new TypeError(`priority must be a whole number from -1000 to 1000, not ${JSON.stringify(priority)}`);
   }
   const times = {
     ...(debounce && { "debounce.window": debounce.window }),

@@ -61,6 +61,7 @@ create table if not exists notika.workflow (
   match text[],
   given jsonb not null default '[]',
   fires_always boolean not null default false,
+  placed_until timestamptz,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -127,6 +128,9 @@ comment on column notika.workflow.fires_always is
   'Whether the owner of the table has enabled its triggers for changes that replication brings: it is '
   'captured by the row until it is unpublished.';
 
+comment on column notika.workflow.placed_until is
+  'The last place in the queue that a run of it got when it was resumed: new runs come behind it.';
+
 create or replace function notika._workflow_of(name text)
   returns text
   language sql
@@ -185,7 +189,7 @@ comment on column notika.workflows.reason is 'Why it is broken.';
 comment on column notika.workflows.published_at is 'When it was last published or changed.';
 comment on column notika.workflows.published_by is 'Who published it.';
 comment on column notika.workflows.options is
-  'Its key, concurrency, order, debounce, digest or schedule.';
+  'Its key, concurrency, order, debounce, digest, schedule or priority.';
 comment on column notika.workflows.match is
   'Of a source: the keys whose values a change and the run that waits for it share.';
 

@@ -21,6 +21,19 @@ create table if not exists notika.position (
   window_high bigint,
   window_at bigint,
   horizon bigint not null,
+  flow_ids integer[] not null default '{}',
+  flow_priorities smallint[] not null default '{}',
+  flow_places timestamptz[] not null default '{}',
+  aside_ids integer[] not null default '{}',
+  aside_snapshot pg_snapshot,
+  aside_high bigint,
+  aside_low bigint,
+  aside_pending_xids xid8[],
+  aside_pending_lows bigint[],
+  aside_window_snapshot pg_snapshot,
+  aside_window_low bigint,
+  aside_window_high bigint,
+  aside_window_at bigint,
   constraint position_pkey primary key (position_id)
 );
 
@@ -47,6 +60,25 @@ comment on column notika.position.window_high is 'The last event id of the windo
 comment on column notika.position.window_at is 'The window is handed over up to this id.';
 comment on column notika.position.horizon is
   'The last event id before xid was assigned, so that later transactions write beyond it.';
+comment on column notika.position.flow_ids is
+  'Whose places in the queue follow: 0, the first run that may start; the id of a workflow, its last '
+  'new run that waits; the same with a minus, its last run that has fallen due.';
+comment on column notika.position.flow_priorities is 'For each of them: its priority.';
+comment on column notika.position.flow_places is
+  'For each of them: its place. See notika._head.';
+
+comment on column notika.position.aside_ids is
+  'The workflows whose events a cursor of their own hands over, because a burst of theirs was set '
+  'aside; empty: there is none.';
+comment on column notika.position.aside_snapshot is 'snapshot of that cursor.';
+comment on column notika.position.aside_high is 'high of that cursor.';
+comment on column notika.position.aside_low is 'low of that cursor.';
+comment on column notika.position.aside_pending_xids is 'pending_xids of that cursor.';
+comment on column notika.position.aside_pending_lows is 'pending_lows of that cursor.';
+comment on column notika.position.aside_window_snapshot is 'window_snapshot of that cursor.';
+comment on column notika.position.aside_window_low is 'window_low of that cursor.';
+comment on column notika.position.aside_window_high is 'window_high of that cursor.';
+comment on column notika.position.aside_window_at is 'window_at of that cursor.';
 
 create or replace function notika._payload(
   event notika._event,
@@ -57,15 +89,18 @@ create or replace function notika._payload(
   language sql
   stable
 begin atomic
-  -- As json_build_object writes it, which looks up the type of each argument for each event.  No
-  -- name of a workflow or an operation needs escapes.
-  select format(
-    '{"id" : "%s", "workflow" : "%s", "operation" : "%s", "table" : %s, "at" : "%s", '
-    '"new" : %s, "old" : %s, "truncated" : %s, "depth" : %s}',
-    (event).event_id, workflow, (event).operation, coalesce(to_json(table_name), 'null'),
-    to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    coalesce((event).new, 'null'), coalesce((event).old, 'null'),
-    coalesce((event).truncated::text, 'null'), coalesce((event).depth::text, 'null')
+  -- As json_build_object writes it, which like format() looks up the type of each argument for each
+  -- event.  No name of a workflow or an operation needs escapes.
+  select (
+    '{"id" : "' || (event).event_id::text || '", "workflow" : "' || workflow
+    || '", "operation" : "' || (event).operation
+    || '", "table" : ' || coalesce(to_json(table_name)::text, 'null')
+    || ', "at" : "'
+    || to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    || '", "new" : ' || coalesce((event).new::text, 'null')
+    || ', "old" : ' || coalesce((event).old::text, 'null')
+    || ', "truncated" : ' || coalesce((event).truncated::text, 'null')
+    || ', "depth" : ' || coalesce((event).depth::text, 'null') || '}'
   )::json;
 end;
 
@@ -105,26 +140,45 @@ as $$
   select least(
     case when (here).window_snapshot is null then (here).low
          else least((here).window_at, (here).window_low) end,
-    (select min(l.low) from unnest((here).pending_lows) as l (low))
+    (select min(l.low) from unnest((here).pending_lows) as l (low)),
+    case when (here).aside_window_snapshot is null then (here).aside_low
+         else least((here).aside_window_at, (here).aside_window_low) end,
+    (select min(l.low) from unnest((here).aside_pending_lows) as l (low))
   );
 $$;
 
 comment on function notika._bound(notika.position) is
   'Every event up to this id has been handed over, or was rolled back.';
 
-create or replace function notika._dispatched(event_id bigint, xid xid8, here notika.position)
+create or replace function notika._dispatched(
+  event_id bigint,
+  xid xid8,
+  workflow_id integer,
+  here notika.position
+)
   returns boolean
   language sql
   stable
 begin atomic
-  select event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
-      or coalesce(
-           event_id <= (here).window_at and pg_visible_in_snapshot(xid, (here).window_snapshot),
-           false
-         );
+  select case
+    when workflow_id = any ((here).aside_ids) then
+      event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
+        or coalesce(
+             event_id <= (here).aside_window_at
+               and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
+             false
+           )
+    else
+      event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
+        or coalesce(
+             event_id <= (here).window_at
+               and pg_visible_in_snapshot(xid, (here).window_snapshot),
+             false
+           )
+  end;
 end;
 
-comment on function notika._dispatched(bigint, xid8, notika.position) is
+comment on function notika._dispatched(bigint, xid8, integer, notika.position) is
   'Whether an event has been handed over.';
 
 create or replace function notika._position()
@@ -150,7 +204,10 @@ as $$
 begin
   insert into notika.position (
     position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
-    window_snapshot, window_low, window_high, window_at, horizon
+    window_snapshot, window_low, window_high, window_at, horizon,
+    flow_ids, flow_priorities, flow_places,
+    aside_ids, aside_snapshot, aside_high, aside_low, aside_pending_xids, aside_pending_lows,
+    aside_window_snapshot, aside_window_low, aside_window_high, aside_window_at
   )
   overriding system value
   select
@@ -159,7 +216,13 @@ begin
              (select max(p.position_id) + 1 from notika.position as p)),
     here.system_identifier, here.snapshot, here.high, here.low,
     here.pending_xids, here.pending_lows,
-    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon;
+    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon,
+    coalesce(here.flow_ids, '{}'), coalesce(here.flow_priorities, '{}'),
+    coalesce(here.flow_places, '{}'),
+    coalesce(here.aside_ids, '{}'), here.aside_snapshot, here.aside_high, here.aside_low,
+    here.aside_pending_xids, here.aside_pending_lows,
+    here.aside_window_snapshot, here.aside_window_low, here.aside_window_high,
+    here.aside_window_at;
 end;
 $$;
 
@@ -338,12 +401,16 @@ create or replace function notika._take_chunk(
   here notika.position,
   max_events integer,
   straight boolean,
+  aside boolean,
   out handed_over integer,
   out last_id bigint,
   out runs bigint,
   out jobs notika_worker.job_spec[],
   out signals bigint[],
-  out listeners bigint[]
+  out listeners bigint[],
+  out flow_ids integer[],
+  out flow_priorities smallint[],
+  out flow_places timestamptz[]
 )
   language plpgsql
   volatile
@@ -351,43 +418,77 @@ create or replace function notika._take_chunk(
   set plan_cache_mode = force_generic_plan -- a better one is not worth planning for each chunk
 as $$
 declare
-  v_now timestamptz := clock_timestamp();
+  -- No chunk has more events than this has microseconds.
+  v_latest timestamptz := clock_timestamp() - interval '0.1 seconds';
   v_setting notika.setting;
   v_jobs notika_worker.job_spec[]; -- sql:check takes a parameter of a type it cannot see for a record
 begin
   select s.* into v_setting from notika.setting as s;
 
   with chunk as materialized (
-    select row_number() over (order by c.event_id) as place, c.*
+    select row_number() over (partition by c.flow order by c.event_id) as turn, c.*
       -- The limit is inside: row_number would look for the event after the last one.
       from (
-        select v.*
+        select v.*,
+               case when v.operation in ('backfill', 'replay') then -v.workflow_id
+                    else v.workflow_id end as flow
           from notika._event as v
          where v.event_id > here.window_at
            and v.event_id <= here.window_high
            and pg_visible_in_snapshot(v.xid, here.window_snapshot)
            and not pg_visible_in_snapshot(v.xid, here.snapshot)
+           and (v.workflow_id = any (here.aside_ids)) = _take_chunk.aside
          order by v.event_id
          limit _take_chunk.max_events
       ) as c
   ), event as not materialized (
     -- Put together where it is read: to keep the columns costs less than to keep them as one.
-    select c.place, c.event_id, c.workflow_id,
+    select c.turn, c.event_id, c.flow,
            row(c.event_id, c.xid, c.captured_at, c.cause_id, c.workflow_id, c.depth, c.truncated,
                c.operation, c.new, c.old, c.snapshot)::notika._event as event
       from chunk as c
   ), target as materialized (
-    select w.workflow_id, w.name,
-           coalesce(notika._quoted(w.relation), w.table_name) as table_name,
-           case when w.paused_at is not null or w.broken_reason is not null
-                then 'infinity'::timestamptz end as held_until,
-           _take_chunk.straight
-             and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
-           notika._workflow_of(w.name) is not null as is_source,
-           notika._has_sources(w.name) as has_sources,
-           case when notika._workflow_of(w.name) is null then notika._task_id(w.name) end as task_id
-      from notika.workflow as w
-     where w.workflow_id in (select c.workflow_id from chunk as c)
+    select t.*,
+           -- Where its runs come in the queue: see _head.
+           case when t.held_until is null and not t.is_source then
+             least(greatest(t.placed_until, l.place, coalesce(h.place, v_latest)), v_latest)
+           end as place
+      from (
+        select k.flow, k.events, w.workflow_id, w.name, w.placed_until,
+               coalesce(notika._quoted(w.relation), w.table_name) as table_name,
+               case when w.paused_at is not null or w.broken_reason is not null
+                    then 'infinity'::timestamptz end as held_until,
+               _take_chunk.straight
+                 and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
+               notika._workflow_of(w.name) is not null as is_source,
+               notika._has_sources(w.name) as has_sources,
+               (coalesce((w.options ->> 'priority')::integer, 0)
+                -- Behind what is new.
+                + case when k.flow < 0 then 10 else 0 end)::smallint as priority,
+               case when notika._workflow_of(w.name) is null then notika._task_id(w.name)
+               end as task_id
+          from (
+            select c.flow, max(c.turn) as events from chunk as c group by c.flow
+          ) as k
+          join notika.workflow as w on w.workflow_id = abs(k.flow)
+      ) as t
+      left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                as l (id, priority, place)
+        on l.id = t.workflow_id and l.priority = t.priority
+      left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                as h (id, priority, place)
+        on h.id = 0 and h.priority = t.priority
+  ), placed as materialized (
+    select t.workflow_id as id, t.priority, t.place + t.events * interval '1 microsecond' as place
+      from target as t
+     where t.place is not null
+    union all
+    select l.id, l.priority, l.place
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as l (id, priority, place)
+     where not exists (
+       select from target as t
+        where t.workflow_id = l.id and t.priority = l.priority and t.place is not null
+     )
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
     select c.event_id, t.name, 'failed', 0, notika._payload(c.event, t.name, t.table_name),
@@ -395,18 +496,17 @@ begin
                   (c.event).depth, coalesce((c.event).cause_id::text, 'unknown')),
            (c.event).captured_at
       from event as c
-      join target as t on t.workflow_id = c.workflow_id
+      join target as t on t.flow = c.flow
      where (c.event).depth > v_setting.max_depth and not t.is_source
     on conflict do nothing
   ), run as not materialized (
     select t.task_id, t.name, t.is_straight, c.event_id::text as key,
            notika._payload(c.event, t.name, t.table_name) as payload,
-           -- Ties in run_at have no order, so it counts the events in microseconds, in the past.
-           coalesce(t.held_until, v_now - (100000 - c.place) * interval '1 microsecond') as run_at,
-           case when (c.event).operation in ('backfill', 'replay') then 10 -- behind what is new
-                else 0 end as priority
+           -- Ties in run_at have no order, so it counts the events in microseconds.
+           coalesce(t.held_until, t.place + c.turn * interval '1 microsecond') as run_at,
+           t.priority
       from event as c
-      join target as t on t.workflow_id = c.workflow_id
+      join target as t on t.flow = c.flow
      where (c.event).depth <= v_setting.max_depth
        and not t.is_source
        -- All that were cancelled are looked up at once: event by event costs as much as to read it.
@@ -428,19 +528,28 @@ begin
             from run as r
            where not r.is_straight),
          array_agg(c.event_id) filter (where t.is_source),
-         array_agg(c.event_id) filter (where t.has_sources)
-    into handed_over, last_id, runs, v_jobs, signals, listeners
+         array_agg(c.event_id) filter (where t.has_sources),
+         (select array_agg(p.id) from placed as p),
+         (select array_agg(p.priority) from placed as p),
+         (select array_agg(p.place) from placed as p)
+    into handed_over, last_id, runs, v_jobs, signals, listeners, flow_ids, flow_priorities,
+         flow_places
     from chunk as c
-    left join target as t on t.workflow_id = c.workflow_id;
+    left join target as t on t.flow = c.flow;
   jobs := v_jobs;
 end;
 $$;
 
-comment on function notika._take_chunk(notika.position, integer, boolean) is
+comment on function notika._take_chunk(notika.position, integer, boolean, boolean) is
   'The next events of the open window: makes jobs of those that no option has a say in, where it is '
-  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to.';
+  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to. '
+  'Only those of the workflows that were set aside, or only those of the others.';
 
-create or replace function notika._lock_for_chunk(here notika.position, max_events integer)
+create or replace function notika._lock_for_chunk(
+  here notika.position,
+  max_events integer,
+  aside boolean
+)
   returns void
   language plpgsql
   volatile
@@ -466,6 +575,7 @@ begin
          and v.event_id <= here.window_high
          and pg_visible_in_snapshot(v.xid, here.window_snapshot)
          and not pg_visible_in_snapshot(v.xid, here.snapshot)
+         and (v.workflow_id = any (here.aside_ids)) = _lock_for_chunk.aside
        order by v.event_id
        limit _lock_for_chunk.max_events
     ) as c
@@ -482,15 +592,16 @@ begin
 end;
 $$;
 
-comment on function notika._lock_for_chunk(notika.position, integer) is
+comment on function notika._lock_for_chunk(notika.position, integer, boolean) is
   'Takes the locks that the next events of the open window need, before any row is written: a lock '
   'that is not free would leave all of them dead.';
 
 create or replace function notika._hand_over(
   here notika.position,
   max_events integer,
+  aside boolean,
   out handed_over integer,
-  out last_id bigint
+  out reached notika.position
 )
   language plpgsql
   volatile
@@ -498,20 +609,28 @@ create or replace function notika._hand_over(
 as $$
 declare
   v_chunk record;
+  v_last_id bigint;
 begin
-  perform notika._lock_for_chunk(here, _hand_over.max_events);
+  perform notika._lock_for_chunk(here, _hand_over.max_events, _hand_over.aside);
   begin
     select c.* into v_chunk
-      from notika._take_chunk(here, _hand_over.max_events, straight => true) as c;
+      from notika._take_chunk(
+             here, _hand_over.max_events, straight => true, aside => _hand_over.aside) as c;
   exception
     when unique_violation then
       -- The id of a run is a job's already, as in a copy whose sequences were left behind.  Such a
       -- job stays; to look each time whether there is one would make all jobs dearer by a third.
       select c.* into v_chunk
-        from notika._take_chunk(here, _hand_over.max_events, straight => false) as c;
+        from notika._take_chunk(
+               here, _hand_over.max_events, straight => false, aside => _hand_over.aside) as c;
   end;
   handed_over := v_chunk.handed_over;
-  last_id := v_chunk.last_id;
+  v_last_id := v_chunk.last_id;
+  reached := here;
+  reached.flow_ids := v_chunk.flow_ids;
+  reached.flow_priorities := v_chunk.flow_priorities;
+  reached.flow_places := v_chunk.flow_places;
+  reached.window_at := v_last_id;
 
   if v_chunk.signals is not null then
     perform notika._hear(v_chunk.signals);
@@ -526,14 +645,14 @@ begin
     perform notika._welcome(v_chunk.listeners);
   end if;
   if exists (select from notika.backfill as b where b.finished_at is null) then
-    perform notika._note_live(_hand_over.here, last_id);
+    perform notika._note_live(_hand_over.here, v_last_id);
   end if;
 end;
 $$;
 
-comment on function notika._hand_over(notika.position, integer) is
-  'Makes jobs of the next events of the open window, or signals of those of sources; says how many '
-  'events it saw, and the last.';
+comment on function notika._hand_over(notika.position, integer, boolean) is
+  'Makes jobs of the next events of the open window, or signals of those of sources: of the workflows '
+  'that were set aside, or of the others. Says how many events it saw, and where it stands then.';
 
 create or replace function notika._cluster()
   returns bigint
@@ -671,7 +790,7 @@ begin
   for v_segment in 0..2 loop
     execute format(
       'update notika.event_log_%s as e
-          set xid = case when notika._dispatched(e.event_id, e.xid, $1) then ''3''::xid8
+          set xid = case when notika._dispatched(e.event_id, e.xid, e.workflow_id, $1) then ''3''::xid8
                          else pg_current_xact_id() end',
       v_segment)
       using _rebase.here;
@@ -690,6 +809,10 @@ begin
   v_next.pending_xids := '{}';
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
+  -- The jobs have come along with their places.
+  v_next.flow_ids := here.flow_ids;
+  v_next.flow_priorities := here.flow_priorities;
+  v_next.flow_places := here.flow_places;
   perform notika._move(v_next);
   perform notika._begin_copy();
   -- What has changed since their start can no longer be told.
@@ -744,6 +867,10 @@ declare
   v_resumed boolean;
   v_moved boolean := false;
   v_handed_over integer := 0;
+  v_share integer;
+  v_done record;
+  v_now timestamptz;
+  v_placed notika.position;
 begin
   perform notika._refuse_old_snapshot();
   if dispatch.max_events is null or dispatch.max_events not between 1 and 100000 then
@@ -774,6 +901,9 @@ begin
     perform notika._begin_copy();
   end if;
 
+  -- What is set aside gets what the rest leaves, but at least half.
+  v_share := case when v_here.aside_ids = '{}' then dispatch.max_events
+                  else (dispatch.max_events + 1) / 2 end;
   loop
     v_resumed := v_here.window_snapshot is not null;
     if not v_resumed then
@@ -788,19 +918,53 @@ begin
       v_here := notika._open_window(v_here, v_snapshot, v_last_id);
     end if;
 
+    v_now := clock_timestamp();
+    v_here := notika._find_heads(v_here, v_now);
     -- Positions are not written in here: a copy is known by their xmin, which a block changes.
     begin
-      select h.handed_over, h.last_id into v_handed_over, v_here.window_at
-        from notika._hand_over(v_here, dispatch.max_events) as h;
+      v_done := notika._hand_over(v_here, v_share, aside => false);
+      v_handed_over := v_done.handed_over;
+      v_here := v_done.reached;
     exception when lock_not_available then
       return null; -- nothing was done; notika.lag names the session that holds the lock
     end;
-    if v_handed_over < dispatch.max_events then
+    if v_handed_over < v_share then
       v_here := notika._close_window(v_here);
     end if;
     v_moved := true;
     exit when v_handed_over > 0 or not v_resumed;
   end loop;
+
+  if v_here.aside_ids = '{}' then
+    if v_handed_over = v_share then
+      v_here := notika._set_burst_aside(v_here);
+    end if;
+  else
+    if v_now is null then
+      v_now := clock_timestamp();
+      v_here := notika._find_heads(v_here, v_now);
+    end if;
+    v_done := notika._hand_over_aside(v_here, greatest(dispatch.max_events - v_handed_over, 1));
+    v_moved := v_moved or v_done.moved;
+    v_handed_over := v_handed_over + v_done.handed_over;
+    v_here := v_done.reached;
+  end if;
+
+  -- Last, because who holds jobs must not wait for a lock on signals or lines.
+  if cardinality(v_here.flow_ids) > 1 then
+    if v_now is null then
+      v_now := clock_timestamp();
+      v_here := notika._find_heads(v_here, v_now);
+    end if;
+    -- Only where what is new waits for more than a second: else it is its turn soon.
+    if (select min(p) from unnest(v_here.flow_places) as p) < v_now - interval '1 second' then
+      v_placed := notika._place_due(v_here, v_now);
+      if v_placed.snapshot is not null then
+        v_here := v_placed;
+        v_moved := true;
+      end if;
+    end if;
+  end if;
 
   if v_moved then
     v_here.horizon := greatest(v_horizon, v_here.horizon);
@@ -809,7 +973,8 @@ begin
   if v_handed_over > 0 then
     perform notika._set_asleep(false);
   end if;
-  return v_handed_over + notika._start_others(v_handed_over < dispatch.max_events);
+  return v_handed_over + notika._start_others(
+    v_handed_over < dispatch.max_events and v_here.aside_ids = '{}');
 end;
 $$;
 

@@ -8,6 +8,7 @@ create table if not exists notika.lane (
   workflow_id integer not null,
   lane text not null,
   place bigint generated always as identity,
+  run_at timestamptz,
   constraint lane_pkey primary key (run_id)
 ) with (fillfactor = 50);
 create index if not exists lane_place_idx on notika.lane (workflow_id, lane, place);
@@ -18,11 +19,14 @@ comment on column notika.lane.run_id is 'The run.';
 comment on column notika.lane.workflow_id is 'The workflow.';
 comment on column notika.lane.lane is 'The values by which it is ordered.';
 comment on column notika.lane.place is 'Its place; a run that is tried again by hand goes last.';
+comment on column notika.lane.run_at is
+  'Its place among all runs, which it takes when it is its turn. See notika._head.';
 
 create table if not exists notika.slot (
   run_id bigint not null,
   workflow_id integer not null,
   taken_at timestamptz,
+  run_at timestamptz,
   constraint slot_pkey primary key (run_id)
 ) with (fillfactor = 50);
 create index if not exists slot_taken_idx on notika.slot (workflow_id) where taken_at is not null;
@@ -34,6 +38,8 @@ comment on table notika.slot is
 comment on column notika.slot.run_id is 'The run.';
 comment on column notika.slot.workflow_id is 'The workflow.';
 comment on column notika.slot.taken_at is 'Since when it may run; null: it waits.';
+comment on column notika.slot.run_at is
+  'Its place among all runs, which it takes when it may run. See notika._head.';
 
 create or replace function notika._is_behind(run_id bigint)
   returns boolean
@@ -58,18 +64,18 @@ create or replace function notika._line_up(jobs notika_worker.job_spec[])
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  insert into notika.lane (run_id, workflow_id, lane)
+  insert into notika.lane (run_id, workflow_id, lane, run_at)
   select j.job_key::bigint, w.workflow_id,
-         notika._short(notika._values(j.payload, w.options -> 'order'))
+         notika._short(notika._values(j.payload, w.options -> 'order')), j.run_at
     from unnest(_line_up.jobs) as j
     join notika.workflow as w on w.name = j.identifier and w.options ? 'order'
    order by j.job_key::bigint
   on conflict do nothing;
 
-  insert into notika.slot (run_id, workflow_id, taken_at)
-  select c.run_id, c.workflow_id, case when c.nth <= c.free then clock_timestamp() end
+  insert into notika.slot (run_id, workflow_id, taken_at, run_at)
+  select c.run_id, c.workflow_id, case when c.nth <= c.free then clock_timestamp() end, c.run_at
     from (
-      select j.job_key::bigint as run_id, w.workflow_id, w.free,
+      select j.job_key::bigint as run_id, w.workflow_id, w.free, j.run_at,
              row_number() over (partition by w.workflow_id order by j.job_key::bigint) as nth
         from unnest(_line_up.jobs) as j
         join (
@@ -134,24 +140,28 @@ create or replace function notika._wake_runs(run_ids bigint[])
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_jobs bigint[];
   v_count bigint;
 begin
-  select array_agg(j.id) into v_jobs
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
+  -- As reschedule_jobs does it, but each at its own time.  Who was in line takes the place that it
+  -- had: behind all that came meanwhile, a line would go on only once in each backlog.
+  update notika_worker._private_jobs as j
+     set run_at = least((
+           select coalesce(l.run_at, s.run_at)
+             from (select j.key::bigint as run_id) as r
+             left join notika.lane as l on l.run_id = r.run_id
+             left join notika.slot as s on s.run_id = r.run_id
+         ), clock_timestamp()),
+         updated_at = clock_timestamp()
+    from notika_worker._private_tasks as t
     join notika.workflow as w on w.name = t.identifier
-   where j.key = any (array(select r::text from unnest(_wake_runs.run_ids) as r))
-     and j.run_at > clock_timestamp()
+   where t.id = j.task_id
+     and j.key = any (array(select r::text from unnest(_wake_runs.run_ids) as r))
+     and j.run_at > clock_timestamp() and j.locked_at is null
      and w.paused_at is null and w.broken_reason is null;
-  if v_jobs is null then
-    return 0;
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    perform notika._announce_jobs(v_count); -- as add_jobs does
   end if;
-
-  select count(*) into v_count
-    from notika_worker.reschedule_jobs(v_jobs, run_at => now()) as j;
-  -- As add_jobs does and reschedule_jobs does not.
-  perform notika._announce_jobs(v_count);
   return v_count;
 end;
 $$;
@@ -221,8 +231,8 @@ begin
    where w.workflow_id = _wake_heads.workflow_id
      and w.paused_at is null and w.broken_reason is null;
   if v_workflow.options ? 'concurrency' then
-    insert into notika.slot (run_id, workflow_id)
-    select r, _wake_heads.workflow_id
+    insert into notika.slot (run_id, workflow_id, run_at)
+    select r, _wake_heads.workflow_id, (select l.run_at from notika.lane as l where l.run_id = r)
       from unnest(_wake_heads.run_ids) as r
     on conflict do nothing;
     return notika._grant_slots(_wake_heads.workflow_id);
@@ -380,9 +390,10 @@ begin
   end if;
 
   if v_workflow.options ? 'order' then
-    insert into notika.lane (run_id, workflow_id, lane)
+    insert into notika.lane (run_id, workflow_id, lane, run_at)
     values (_admit.run_id, v_workflow.workflow_id,
-            notika._short(notika._values(v_job.payload, v_workflow.options -> 'order')))
+            notika._short(notika._values(v_job.payload, v_workflow.options -> 'order')),
+            v_job.run_at)
     on conflict do nothing;
     if notika._is_behind(_admit.run_id) then
       perform notika._requeue(_admit.job_id, 'infinity');
@@ -391,8 +402,8 @@ begin
   end if;
 
   if v_workflow.options ? 'concurrency' then
-    insert into notika.slot (run_id, workflow_id)
-    values (_admit.run_id, v_workflow.workflow_id)
+    insert into notika.slot (run_id, workflow_id, run_at)
+    values (_admit.run_id, v_workflow.workflow_id, v_job.run_at)
     on conflict do nothing;
     perform notika._grant_slots(v_workflow.workflow_id);
     if exists (

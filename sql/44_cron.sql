@@ -283,33 +283,3 @@ $$;
 
 comment on function notika._next_time(text, text, timestamptz) is
   'When a schedule is due for the first time after an instant; null: not in forty years.';
-
-create or replace function notika._check_time_zone(time_zone text)
-  returns void
-  language plpgsql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_alike text;
-begin
-  if _check_time_zone.time_zone is not null then
-    perform now() at time zone _check_time_zone.time_zone;
-    return;
-  end if;
-  raise invalid_parameter_value;
-exception when invalid_parameter_value then
-  select n.name into v_alike
-    from pg_timezone_names as n
-   where n.name !~ '^posix'
-     and right(lower(n.name), 6) = right(lower(replace(_check_time_zone.time_zone, ' ', '_')), 6)
-   order by n.name !~ '/', n.name
-   limit 1;
-  raise exception 'there is no time zone "%"', coalesce(_check_time_zone.time_zone, 'null')
-    using errcode = 'invalid_parameter_value',
-          hint = coalesce('Did you mean ' || v_alike || '?',
-                          'Their names: select name from pg_timezone_names;');
-end;
-$$;
-
-comment on function notika._check_time_zone(text) is 'Refuses a time zone that Postgres has not.';

@@ -113,7 +113,7 @@ begin
   execute format(
     'select exists (
        select from %s as e
-        where e.event_id > $1 and not notika._dispatched(e.event_id, e.xid, $2)
+        where e.event_id > $1 and not notika._dispatched(e.event_id, e.xid, e.workflow_id, $2)
      )', v_next)
     into v_waits
     using notika._bound(v_here), v_here;

@@ -10,6 +10,7 @@ create table if not exists notika.schedule (
   next_at timestamptz not null,
   last_at timestamptz,
   error text,
+  tried_at timestamptz,
   constraint schedule_pkey primary key (workflow_id),
   constraint schedule_missed_check check (missed in ('skip', 'catch up'))
 ) with (fillfactor = 50);
@@ -21,9 +22,12 @@ comment on column notika.schedule.cron is 'Minute, hour, day, month and weekday.
 comment on column notika.schedule.time_zone is 'Whose clock they are read from.';
 comment on column notika.schedule.missed is
   'What becomes of times that nobody was there to keep: skip, catch up.';
-comment on column notika.schedule.next_at is 'When it is due; infinity: never, see error.';
+comment on column notika.schedule.next_at is 'When it is due; infinity: never again.';
 comment on column notika.schedule.last_at is 'The last time that it was kept, as planned.';
-comment on column notika.schedule.error is 'Why its next time could not be computed.';
+comment on column notika.schedule.error is
+  'Why it could not be kept when it was due; it is tried again until it can.';
+comment on column notika.schedule.tried_at is
+  'When that was last tried; null: nothing has gone wrong.';
 
 create or replace view notika.schedules as
 select w.name as workflow,
@@ -45,7 +49,8 @@ comment on column notika.schedules.missed is
 comment on column notika.schedules.next_at is
   'When it is due; one that has passed waits for a dispatcher, or for the workflow to be resumed.';
 comment on column notika.schedules.last_at is 'The last time that it was kept, as planned.';
-comment on column notika.schedules.error is 'Why it has no next time.';
+comment on column notika.schedules.error is
+  'Why it could not be kept when it was due; it is tried again, and no time is lost.';
 
 create or replace function notika._check_schedule(workflow text, schedule jsonb)
   returns jsonb
@@ -116,7 +121,7 @@ begin
     from jsonb_to_record(_set_schedule.schedule) as g (cron text, "timeZone" text, missed text)
   on conflict on constraint schedule_pkey do update
     set cron = excluded.cron, time_zone = excluded.time_zone, missed = excluded.missed,
-        next_at = excluded.next_at, error = null
+        next_at = excluded.next_at, error = null, tried_at = null
     where (s.cron, s.time_zone, s.missed) is distinct from
           (excluded.cron, excluded.time_zone, excluded.missed)
        or s.error is not null;
@@ -352,7 +357,8 @@ declare
   v_next timestamptz;
   v_started integer := 0;
 begin
-  if due.missed = 'skip' and v_at < _keep_time.now - v_grace then
+  -- One that could not be kept was not missed: somebody was there.
+  if due.missed = 'skip' and due.error is null and v_at < _keep_time.now - v_grace then
     v_at := notika._next_time(due.cron, due.time_zone, _keep_time.now - v_grace);
   end if;
   -- Some at a time: the rest is due when the dispatcher comes back.
@@ -368,14 +374,18 @@ begin
   end loop;
 
   update notika.schedule as s
-     set next_at = v_at, last_at = due.last_at
+     set next_at = v_at, last_at = due.last_at, error = null, tried_at = null
    where s.workflow_id = due.workflow_id;
   return v_started;
 exception when others then
-  -- One schedule must not hold up the hand-over of everything.
-  update notika.schedule as s
-     set next_at = 'infinity', error = sqlerrm
-   where s.workflow_id = due.workflow_id;
+  -- One schedule must not hold up the hand-over of everything.  It stays due.
+  begin
+    update notika.schedule as s
+       set error = sqlerrm, tried_at = _keep_time.now
+     where s.workflow_id = due.workflow_id;
+  exception when others then
+    null; -- the same may keep this from being written
+  end;
   return 0;
 end;
 $$;
@@ -398,6 +408,7 @@ begin
           from notika.schedule as s
           join notika.workflow as w on w.workflow_id = s.workflow_id
          where s.next_at <= clock_timestamp()
+           and (s.tried_at is null or s.tried_at < clock_timestamp() - interval '1 second')
            and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
            for update of s skip locked -- one that is being changed must not stop the others
       ) as d

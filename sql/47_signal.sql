@@ -452,6 +452,8 @@ begin
          join notika.signal as g on g.source_id = s.workflow_id
         where g.event_id <= notika._bound(v_here)
           and pg_visible_in_snapshot(g.xid, v_here.snapshot)
+          and (v_here.aside_snapshot is null
+               or pg_visible_in_snapshot(g.xid, v_here.aside_snapshot))
           and (s.cancels or (s.first_run is null or g.event_id < s.first_run)
                             and (s.first_xid is null or g.xid < s.first_xid))
         limit 100000

@@ -247,7 +247,9 @@ declare
   v_now timestamptz := clock_timestamp();
   v_today date;
   v_wake_at timestamptz;
+  v_hint text;
 begin
+  perform notika._check_time_zone(v_zone);
   v_today := (v_now at time zone v_zone)::date;
   case
     when _wake_at.wait ->> 'for' is not null then
@@ -259,7 +261,14 @@ begin
       end if;
       return v_wake_at;
     when _wake_at.wait ->> 'at' is not null then
-      -- With an offset it says itself where it is; without one it is local time in the zone.
+      -- With an offset it says itself where it is; without one it is local time in the zone.  Of
+      -- anything else Postgres would overlook a zone that stands in it.
+      if _wake_at.wait ->> 'at' !~* '^\d{4}-\d\d-\d\d([t ]\d\d?:\d\d(:\d\d(\.\d+)?)? ?(z|[+-]\d\d(:?\d\d)?)?)?$' then
+        raise exception 'not a time as ISO 8601 writes it: "%"', _wake_at.wait ->> 'at'
+          using errcode = 'invalid_datetime_format',
+                hint = 'For instance: "2027-07-01 12:00" with { timeZone: "America/New_York" }, or '
+                       '"2027-07-01T12:00:00Z".';
+      end if;
       if _wake_at.wait ->> 'at' ~ '([Zz]|[+-]\d\d(:?\d\d)?)$' and _wake_at.wait ->> 'at' ~ ':' then
         return (_wake_at.wait ->> 'at')::timestamptz;
       end if;
@@ -268,10 +277,12 @@ begin
       return timestamptz 'infinity';
   end case;
 exception when data_exception then
+  get stacked diagnostics v_hint = pg_exception_hint;
   raise exception 'step "%": %', _wake_at.wait ->> 'name', sqlerrm
     using errcode = 'invalid_parameter_value',
-          hint = 'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
-                 '{ timeZone: "Europe/Vienna" }).';
+          hint = coalesce(nullif(v_hint, ''),
+                          'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
+                          '{ timeZone: "Europe/Vienna" }).');
 end;
 $$;
 
@@ -328,6 +339,10 @@ begin
     v_wake_at := clock_timestamp();
   end if;
 
+  -- Many may sleep until the same time, and are to have places one behind the other then.
+  if v_wake_at > clock_timestamp() and v_wake_at < 'infinity' then
+    v_wake_at := v_wake_at + (v_run_id % 100000) * interval '1 microsecond';
+  end if;
   -- The job that runs loses its key to this one, and ends as if all had been done.
   perform notika_worker.add_job(
     v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,

@@ -77,7 +77,7 @@ declare
   v_here notika.position := notika._position();
 begin
   -- As in dispatch: nothing new, and nobody who was running has finished.
-  if notika._last_event_id() = v_here.low and not exists (
+  if notika._last_event_id() = v_here.low and v_here.aside_ids = '{}' and not exists (
     select from unnest(v_here.pending_xids) as p (xid)
      where pg_visible_in_snapshot(p.xid, pg_current_snapshot())
   ) then
@@ -94,7 +94,7 @@ begin
    ) as p (event)
    where e.event_id > notika._bound(v_here)
      and e.workflow_id = (wait).source_id
-     and not notika._dispatched(e.event_id, e.xid, v_here)
+     and not notika._dispatched(e.event_id, e.xid, e.workflow_id, v_here)
      and notika._is_later(e.event_id, e.xid, (wait).run_id, l.xid, l.snapshot)
      and notika._match_values(p.event, notika._match_keys(w.match)) = (wait).match_values
      and not notika._has_got((wait).run_id, (wait).created_at, e.event_id)
@@ -265,7 +265,7 @@ begin
            select s.workflow_id from notika.workflow as s
             where starts_with(s.name, v_workflow.name || ':')
          )
-         and notika._dispatched(e.event_id, e.xid, notika._position())
+         and notika._dispatched(e.event_id, e.xid, e.workflow_id, notika._position())
     ));
   end if;
   perform notika._listen(array[_listen_again.run_id]);

@@ -11,7 +11,7 @@ select e.event_id,
        e.old,
        e.truncated,
        e.depth,
-       notika._dispatched(e.event_id, e.xid, p) as dispatched,
+       notika._dispatched(e.event_id, e.xid, e.workflow_id, p) as dispatched,
        e.cause_id
   from notika._event as e
   join notika.workflow as w on w.workflow_id = e.workflow_id
@@ -103,7 +103,7 @@ select e.event_id,
  where e.event_id > notika._bound(p)
    -- What a source captures starts no run.  Not by _workflow_of, which is estimated at next to none.
    and w.name not like '%:%'
-   and not notika._dispatched(e.event_id, e.xid, p)
+   and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
    and not exists (
      select from notika.run_log as l where l.run_id = e.event_id and l.retried_at is null
    );
@@ -179,7 +179,7 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
                  select from here as h
                    join notika._event as e on e.event_id > h.bound
                   where e.captured_at < pg_catalog.clock_timestamp() - interval '500 milliseconds'
-                    and not notika._dispatched(e.event_id, e.xid, h.position)
+                    and not notika._dispatched(e.event_id, e.xid, e.workflow_id, h.position)
                )) as is_old
         from pg_catalog.pg_stat_activity as a
        where a.pid <> pg_catalog.pg_backend_pid() and a.datname = pg_catalog.current_database()
@@ -275,7 +275,7 @@ select waiting.events as events_waiting,
    select count(*) as events, min(e.captured_at) as oldest
      from notika._event as e
     where e.event_id > notika._bound(p)
-      and not notika._dispatched(e.event_id, e.xid, p)
+      and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
  ) as waiting;
 
 comment on view notika.lag is 'How far the hand-over is behind, and what holds it or the ring up.';
@@ -434,23 +434,12 @@ create or replace function notika._resume(workflow text)
 as $$
 declare
   v_workflow_id integer := notika._published(_resume.workflow);
-  v_jobs bigint[];
 begin
   update notika.workflow as w
      set paused_at = null
    where w.workflow_id = v_workflow_id;
 
-  select array_agg(j.id) into v_jobs
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
-   where t.identifier = _resume.workflow and j.run_at = 'infinity'
-     and not notika._is_behind(j.key::bigint)
-     and not exists (
-       select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
-     );
-  if v_jobs is not null then
-    perform notika_worker.reschedule_jobs(v_jobs, run_at => now());
-  end if;
+  perform notika._place_held(_resume.workflow);
   perform notika._advance(v_workflow_id);
 end;
 $$;
@@ -589,6 +578,12 @@ begin
    where s.run_id = ended.run_id and (s.state <> 'done' or _revive.from_start);
   perform notika_worker.add_job(
     ended.workflow, ended.event, job_key => ended.run_id::text,
+    run_at => clock_timestamp(), -- of many no two have the same place
+    priority => coalesce((
+      select (w.options ->> 'priority')::integer
+        from notika.workflow as w
+       where w.name = ended.workflow
+    ), 0),
     max_attempts => (select s.max_attempts from notika.setting as s),
     flags => array['resumed'] || notika._flags(ended.workflow)
   );
@@ -725,7 +720,7 @@ as $$
        join notika_worker._private_tasks as t on t.id = j.task_id
       where t.identifier = any (_next_due.tasks)
         and j.is_available and j.run_at < 'infinity'),
-    (select min(s.next_at)
+    (select min(greatest(s.next_at, s.tried_at + interval '1 second'))
        from notika.schedule as s
        join notika.workflow as w on w.workflow_id = s.workflow_id
       where w.name = any (_next_due.tasks)
@@ -737,7 +732,7 @@ as $$
          select q as p from notika.position as q order by q.position_id desc limit 1
        ) as newest
        join notika._event as e on e.event_id > notika._bound(p)
-      where not notika._dispatched(e.event_id, e.xid, p))
+      where not notika._dispatched(e.event_id, e.xid, e.workflow_id, p))
   );
 $$;
 

@@ -160,6 +160,31 @@ $$;
 comment on function notika._option_choice(text, text, jsonb, text[], text) is
   'The word that an option says, or an error.';
 
+create or replace function notika._option_priority(workflow text, value jsonb, example text)
+  returns integer
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_priority numeric := case jsonb_typeof(_option_priority.value)
+                          when 'number' then (value #>> '{}')::numeric end;
+begin
+  if v_priority is null or v_priority <> trunc(v_priority)
+     or v_priority not between -1000 and 1000
+  then
+    perform notika._refuse_option(
+      workflow, 'priority', 'is not a whole number from -1000 to 1000', _option_priority.example,
+      detail => format('It is %s. Runs with a smaller number go first; 0 is the default.',
+                       _option_priority.value));
+  end if;
+  return v_priority;
+end;
+$$;
+
+comment on function notika._option_priority(text, jsonb, text) is
+  'The priority that an option says, or an error.';
+
 create or replace function notika._gathering_options(
   workflow text,
   option text,
@@ -268,7 +293,8 @@ begin
     select o.key, o.value from jsonb_each(_check_options.options) as o where o.value <> 'null'
   loop
     v_example := jsonb_build_object(
-      v_option, case v_option when 'concurrency' then to_jsonb(5) else to_jsonb(v_known[1]) end);
+      v_option, case v_option when 'concurrency' then to_jsonb(5) when 'priority' then to_jsonb(10)
+                     else to_jsonb(v_known[1]) end);
     v_checked := v_checked || jsonb_build_object(v_option, case
       when v_option in ('key', 'order') then
         notika._option_columns(spec.name, v_option, v_value, v_known, v_example)
@@ -279,11 +305,14 @@ begin
       when v_option in ('debounce', 'digest') then
         notika._gathering_options(spec.name, v_option, v_value, v_known)
       when v_option = 'schedule' then notika._check_schedule(spec.name, v_value)
+      when v_option = 'priority' then
+        to_jsonb(notika._option_priority(spec.name, v_value, v_example))
     end);
     if v_checked -> v_option = 'null' then
       raise exception 'workflow "%" has no option "%"', spec.name, v_option
         using errcode = 'invalid_parameter_value',
-              detail = 'The options are key, concurrency, order, debounce, digest, schedule and truncate.',
+              detail = 'The options are key, concurrency, order, debounce, digest, schedule, truncate and '
+                       'priority.',
               hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
                             spec.name);
     end if;
@@ -342,7 +371,8 @@ comment on function notika.configure(text, jsonb) is
   'concurrency: how many runs at a time; order: runs of the same value one after the other; '
   'debounce, digest: {by, window, max}, one run for many events; '
   'schedule: {cron, timeZone, missed}, as in notika.schedule; truncate: record, warn or refuse, what '
-  'becomes of a TRUNCATE where deletes wake the workflow. Says changed or unchanged.';
+  'becomes of a TRUNCATE where deletes wake the workflow; priority: a whole number, 0 if it is not '
+  'given: runs with a smaller one go before all others. Says changed or unchanged.';
 
 create or replace function notika._do_configure(caller name, workflow text, options jsonb)
   returns text

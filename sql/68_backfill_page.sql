@@ -228,7 +228,8 @@ begin
       select notika._short(notika._values(json_build_object('new', e.new), $2)) as key
         from notika._event as e
        cross join notika._position() as p
-       where e.event_id > notika._bound(p) and not notika._dispatched(e.event_id, e.xid, p)
+       where e.event_id > notika._bound(p)
+         and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
          and e.workflow_id = $3 and e.operation in ('insert', 'update')
          and not pg_visible_in_snapshot(e.xid, $4)
     ), image as materialized (

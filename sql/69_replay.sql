@@ -60,7 +60,8 @@ begin
      select e.workflow_id, ''replay'', e.new, e.old, e.truncated
        from notika._event as e
       where e.workflow_id = $1 and e.captured_at >= $2 and e.operation <> ''replay''
-        and notika._dispatched(e.event_id, e.xid, notika._position()) -- the others will run
+        -- The others will run.
+        and notika._dispatched(e.event_id, e.xid, e.workflow_id, notika._position())
       order by e.event_id', notika._segment(0))
     using v_workflow_id, _do_replay.since;
   get diagnostics v_count = row_count;

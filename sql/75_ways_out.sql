@@ -424,7 +424,8 @@ begin
       from notika.workflow as w
      where w.unpublished_at is null and w.broken_reason is not null;
   return query
-    select 'schedule', 'error', s.workflow, format('has no next time: %s', s.error),
+    select 'schedule', 'error', s.workflow,
+           format('could not be kept at %s and is tried again: %s', s.next_at, s.error),
            format('select notika.schedule(%L, %L, %L, %L);', s.workflow, s.cron, s.time_zone,
                   s.missed)
       from notika.schedules as s

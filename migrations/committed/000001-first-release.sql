@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:5dec21a48ec99930c47b7ec6b5eb9f138d1a531a
+--! Hash: sha1:23e24c3c0a95f18638af1f9797b3291c25e6170e
 --! Message: first release
 
 --! split: 1-current.sql
@@ -198,6 +198,7 @@ create table if not exists notika.workflow (
   match text[],
   given jsonb not null default '[]',
   fires_always boolean not null default false,
+  placed_until timestamptz,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -264,6 +265,9 @@ comment on column notika.workflow.fires_always is
   'Whether the owner of the table has enabled its triggers for changes that replication brings: it is '
   'captured by the row until it is unpublished.';
 
+comment on column notika.workflow.placed_until is
+  'The last place in the queue that a run of it got when it was resumed: new runs come behind it.';
+
 create or replace function notika._workflow_of(name text)
   returns text
   language sql
@@ -322,7 +326,7 @@ comment on column notika.workflows.reason is 'Why it is broken.';
 comment on column notika.workflows.published_at is 'When it was last published or changed.';
 comment on column notika.workflows.published_by is 'Who published it.';
 comment on column notika.workflows.options is
-  'Its key, concurrency, order, debounce, digest or schedule.';
+  'Its key, concurrency, order, debounce, digest, schedule or priority.';
 comment on column notika.workflows.match is
   'Of a source: the keys whose values a change and the run that waits for it share.';
 
@@ -762,6 +766,19 @@ create table if not exists notika.position (
   window_high bigint,
   window_at bigint,
   horizon bigint not null,
+  flow_ids integer[] not null default '{}',
+  flow_priorities smallint[] not null default '{}',
+  flow_places timestamptz[] not null default '{}',
+  aside_ids integer[] not null default '{}',
+  aside_snapshot pg_snapshot,
+  aside_high bigint,
+  aside_low bigint,
+  aside_pending_xids xid8[],
+  aside_pending_lows bigint[],
+  aside_window_snapshot pg_snapshot,
+  aside_window_low bigint,
+  aside_window_high bigint,
+  aside_window_at bigint,
   constraint position_pkey primary key (position_id)
 );
 
@@ -788,6 +805,25 @@ comment on column notika.position.window_high is 'The last event id of the windo
 comment on column notika.position.window_at is 'The window is handed over up to this id.';
 comment on column notika.position.horizon is
   'The last event id before xid was assigned, so that later transactions write beyond it.';
+comment on column notika.position.flow_ids is
+  'Whose places in the queue follow: 0, the first run that may start; the id of a workflow, its last '
+  'new run that waits; the same with a minus, its last run that has fallen due.';
+comment on column notika.position.flow_priorities is 'For each of them: its priority.';
+comment on column notika.position.flow_places is
+  'For each of them: its place. See notika._head.';
+
+comment on column notika.position.aside_ids is
+  'The workflows whose events a cursor of their own hands over, because a burst of theirs was set '
+  'aside; empty: there is none.';
+comment on column notika.position.aside_snapshot is 'snapshot of that cursor.';
+comment on column notika.position.aside_high is 'high of that cursor.';
+comment on column notika.position.aside_low is 'low of that cursor.';
+comment on column notika.position.aside_pending_xids is 'pending_xids of that cursor.';
+comment on column notika.position.aside_pending_lows is 'pending_lows of that cursor.';
+comment on column notika.position.aside_window_snapshot is 'window_snapshot of that cursor.';
+comment on column notika.position.aside_window_low is 'window_low of that cursor.';
+comment on column notika.position.aside_window_high is 'window_high of that cursor.';
+comment on column notika.position.aside_window_at is 'window_at of that cursor.';
 
 create or replace function notika._payload(
   event notika._event,
@@ -798,15 +834,18 @@ create or replace function notika._payload(
   language sql
   stable
 begin atomic
-  -- As json_build_object writes it, which looks up the type of each argument for each event.  No
-  -- name of a workflow or an operation needs escapes.
-  select format(
-    '{"id" : "%s", "workflow" : "%s", "operation" : "%s", "table" : %s, "at" : "%s", '
-    '"new" : %s, "old" : %s, "truncated" : %s, "depth" : %s}',
-    (event).event_id, workflow, (event).operation, coalesce(to_json(table_name), 'null'),
-    to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    coalesce((event).new, 'null'), coalesce((event).old, 'null'),
-    coalesce((event).truncated::text, 'null'), coalesce((event).depth::text, 'null')
+  -- As json_build_object writes it, which like format() looks up the type of each argument for each
+  -- event.  No name of a workflow or an operation needs escapes.
+  select (
+    '{"id" : "' || (event).event_id::text || '", "workflow" : "' || workflow
+    || '", "operation" : "' || (event).operation
+    || '", "table" : ' || coalesce(to_json(table_name)::text, 'null')
+    || ', "at" : "'
+    || to_char((event).captured_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    || '", "new" : ' || coalesce((event).new::text, 'null')
+    || ', "old" : ' || coalesce((event).old::text, 'null')
+    || ', "truncated" : ' || coalesce((event).truncated::text, 'null')
+    || ', "depth" : ' || coalesce((event).depth::text, 'null') || '}'
   )::json;
 end;
 
@@ -846,26 +885,45 @@ as $$
   select least(
     case when (here).window_snapshot is null then (here).low
          else least((here).window_at, (here).window_low) end,
-    (select min(l.low) from unnest((here).pending_lows) as l (low))
+    (select min(l.low) from unnest((here).pending_lows) as l (low)),
+    case when (here).aside_window_snapshot is null then (here).aside_low
+         else least((here).aside_window_at, (here).aside_window_low) end,
+    (select min(l.low) from unnest((here).aside_pending_lows) as l (low))
   );
 $$;
 
 comment on function notika._bound(notika.position) is
   'Every event up to this id has been handed over, or was rolled back.';
 
-create or replace function notika._dispatched(event_id bigint, xid xid8, here notika.position)
+create or replace function notika._dispatched(
+  event_id bigint,
+  xid xid8,
+  workflow_id integer,
+  here notika.position
+)
   returns boolean
   language sql
   stable
 begin atomic
-  select event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
-      or coalesce(
-           event_id <= (here).window_at and pg_visible_in_snapshot(xid, (here).window_snapshot),
-           false
-         );
+  select case
+    when workflow_id = any ((here).aside_ids) then
+      event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
+        or coalesce(
+             event_id <= (here).aside_window_at
+               and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
+             false
+           )
+    else
+      event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
+        or coalesce(
+             event_id <= (here).window_at
+               and pg_visible_in_snapshot(xid, (here).window_snapshot),
+             false
+           )
+  end;
 end;
 
-comment on function notika._dispatched(bigint, xid8, notika.position) is
+comment on function notika._dispatched(bigint, xid8, integer, notika.position) is
   'Whether an event has been handed over.';
 
 create or replace function notika._position()
@@ -891,7 +949,10 @@ as $$
 begin
   insert into notika.position (
     position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
-    window_snapshot, window_low, window_high, window_at, horizon
+    window_snapshot, window_low, window_high, window_at, horizon,
+    flow_ids, flow_priorities, flow_places,
+    aside_ids, aside_snapshot, aside_high, aside_low, aside_pending_xids, aside_pending_lows,
+    aside_window_snapshot, aside_window_low, aside_window_high, aside_window_at
   )
   overriding system value
   select
@@ -900,7 +961,13 @@ begin
              (select max(p.position_id) + 1 from notika.position as p)),
     here.system_identifier, here.snapshot, here.high, here.low,
     here.pending_xids, here.pending_lows,
-    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon;
+    here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon,
+    coalesce(here.flow_ids, '{}'), coalesce(here.flow_priorities, '{}'),
+    coalesce(here.flow_places, '{}'),
+    coalesce(here.aside_ids, '{}'), here.aside_snapshot, here.aside_high, here.aside_low,
+    here.aside_pending_xids, here.aside_pending_lows,
+    here.aside_window_snapshot, here.aside_window_low, here.aside_window_high,
+    here.aside_window_at;
 end;
 $$;
 
@@ -1079,12 +1146,16 @@ create or replace function notika._take_chunk(
   here notika.position,
   max_events integer,
   straight boolean,
+  aside boolean,
   out handed_over integer,
   out last_id bigint,
   out runs bigint,
   out jobs notika_worker.job_spec[],
   out signals bigint[],
-  out listeners bigint[]
+  out listeners bigint[],
+  out flow_ids integer[],
+  out flow_priorities smallint[],
+  out flow_places timestamptz[]
 )
   language plpgsql
   volatile
@@ -1092,43 +1163,77 @@ create or replace function notika._take_chunk(
   set plan_cache_mode = force_generic_plan -- a better one is not worth planning for each chunk
 as $$
 declare
-  v_now timestamptz := clock_timestamp();
+  -- No chunk has more events than this has microseconds.
+  v_latest timestamptz := clock_timestamp() - interval '0.1 seconds';
   v_setting notika.setting;
   v_jobs notika_worker.job_spec[]; -- sql:check takes a parameter of a type it cannot see for a record
 begin
   select s.* into v_setting from notika.setting as s;
 
   with chunk as materialized (
-    select row_number() over (order by c.event_id) as place, c.*
+    select row_number() over (partition by c.flow order by c.event_id) as turn, c.*
       -- The limit is inside: row_number would look for the event after the last one.
       from (
-        select v.*
+        select v.*,
+               case when v.operation in ('backfill', 'replay') then -v.workflow_id
+                    else v.workflow_id end as flow
           from notika._event as v
          where v.event_id > here.window_at
            and v.event_id <= here.window_high
            and pg_visible_in_snapshot(v.xid, here.window_snapshot)
            and not pg_visible_in_snapshot(v.xid, here.snapshot)
+           and (v.workflow_id = any (here.aside_ids)) = _take_chunk.aside
          order by v.event_id
          limit _take_chunk.max_events
       ) as c
   ), event as not materialized (
     -- Put together where it is read: to keep the columns costs less than to keep them as one.
-    select c.place, c.event_id, c.workflow_id,
+    select c.turn, c.event_id, c.flow,
            row(c.event_id, c.xid, c.captured_at, c.cause_id, c.workflow_id, c.depth, c.truncated,
                c.operation, c.new, c.old, c.snapshot)::notika._event as event
       from chunk as c
   ), target as materialized (
-    select w.workflow_id, w.name,
-           coalesce(notika._quoted(w.relation), w.table_name) as table_name,
-           case when w.paused_at is not null or w.broken_reason is not null
-                then 'infinity'::timestamptz end as held_until,
-           _take_chunk.straight
-             and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
-           notika._workflow_of(w.name) is not null as is_source,
-           notika._has_sources(w.name) as has_sources,
-           case when notika._workflow_of(w.name) is null then notika._task_id(w.name) end as task_id
-      from notika.workflow as w
-     where w.workflow_id in (select c.workflow_id from chunk as c)
+    select t.*,
+           -- Where its runs come in the queue: see _head.
+           case when t.held_until is null and not t.is_source then
+             least(greatest(t.placed_until, l.place, coalesce(h.place, v_latest)), v_latest)
+           end as place
+      from (
+        select k.flow, k.events, w.workflow_id, w.name, w.placed_until,
+               coalesce(notika._quoted(w.relation), w.table_name) as table_name,
+               case when w.paused_at is not null or w.broken_reason is not null
+                    then 'infinity'::timestamptz end as held_until,
+               _take_chunk.straight
+                 and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
+               notika._workflow_of(w.name) is not null as is_source,
+               notika._has_sources(w.name) as has_sources,
+               (coalesce((w.options ->> 'priority')::integer, 0)
+                -- Behind what is new.
+                + case when k.flow < 0 then 10 else 0 end)::smallint as priority,
+               case when notika._workflow_of(w.name) is null then notika._task_id(w.name)
+               end as task_id
+          from (
+            select c.flow, max(c.turn) as events from chunk as c group by c.flow
+          ) as k
+          join notika.workflow as w on w.workflow_id = abs(k.flow)
+      ) as t
+      left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                as l (id, priority, place)
+        on l.id = t.workflow_id and l.priority = t.priority
+      left join unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                as h (id, priority, place)
+        on h.id = 0 and h.priority = t.priority
+  ), placed as materialized (
+    select t.workflow_id as id, t.priority, t.place + t.events * interval '1 microsecond' as place
+      from target as t
+     where t.place is not null
+    union all
+    select l.id, l.priority, l.place
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as l (id, priority, place)
+     where not exists (
+       select from target as t
+        where t.workflow_id = l.id and t.priority = l.priority and t.place is not null
+     )
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
     select c.event_id, t.name, 'failed', 0, notika._payload(c.event, t.name, t.table_name),
@@ -1136,18 +1241,17 @@ begin
                   (c.event).depth, coalesce((c.event).cause_id::text, 'unknown')),
            (c.event).captured_at
       from event as c
-      join target as t on t.workflow_id = c.workflow_id
+      join target as t on t.flow = c.flow
      where (c.event).depth > v_setting.max_depth and not t.is_source
     on conflict do nothing
   ), run as not materialized (
     select t.task_id, t.name, t.is_straight, c.event_id::text as key,
            notika._payload(c.event, t.name, t.table_name) as payload,
-           -- Ties in run_at have no order, so it counts the events in microseconds, in the past.
-           coalesce(t.held_until, v_now - (100000 - c.place) * interval '1 microsecond') as run_at,
-           case when (c.event).operation in ('backfill', 'replay') then 10 -- behind what is new
-                else 0 end as priority
+           -- Ties in run_at have no order, so it counts the events in microseconds.
+           coalesce(t.held_until, t.place + c.turn * interval '1 microsecond') as run_at,
+           t.priority
       from event as c
-      join target as t on t.workflow_id = c.workflow_id
+      join target as t on t.flow = c.flow
      where (c.event).depth <= v_setting.max_depth
        and not t.is_source
        -- All that were cancelled are looked up at once: event by event costs as much as to read it.
@@ -1169,19 +1273,28 @@ begin
             from run as r
            where not r.is_straight),
          array_agg(c.event_id) filter (where t.is_source),
-         array_agg(c.event_id) filter (where t.has_sources)
-    into handed_over, last_id, runs, v_jobs, signals, listeners
+         array_agg(c.event_id) filter (where t.has_sources),
+         (select array_agg(p.id) from placed as p),
+         (select array_agg(p.priority) from placed as p),
+         (select array_agg(p.place) from placed as p)
+    into handed_over, last_id, runs, v_jobs, signals, listeners, flow_ids, flow_priorities,
+         flow_places
     from chunk as c
-    left join target as t on t.workflow_id = c.workflow_id;
+    left join target as t on t.flow = c.flow;
   jobs := v_jobs;
 end;
 $$;
 
-comment on function notika._take_chunk(notika.position, integer, boolean) is
+comment on function notika._take_chunk(notika.position, integer, boolean, boolean) is
   'The next events of the open window: makes jobs of those that no option has a say in, where it is '
-  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to.';
+  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to. '
+  'Only those of the workflows that were set aside, or only those of the others.';
 
-create or replace function notika._lock_for_chunk(here notika.position, max_events integer)
+create or replace function notika._lock_for_chunk(
+  here notika.position,
+  max_events integer,
+  aside boolean
+)
   returns void
   language plpgsql
   volatile
@@ -1207,6 +1320,7 @@ begin
          and v.event_id <= here.window_high
          and pg_visible_in_snapshot(v.xid, here.window_snapshot)
          and not pg_visible_in_snapshot(v.xid, here.snapshot)
+         and (v.workflow_id = any (here.aside_ids)) = _lock_for_chunk.aside
        order by v.event_id
        limit _lock_for_chunk.max_events
     ) as c
@@ -1223,15 +1337,16 @@ begin
 end;
 $$;
 
-comment on function notika._lock_for_chunk(notika.position, integer) is
+comment on function notika._lock_for_chunk(notika.position, integer, boolean) is
   'Takes the locks that the next events of the open window need, before any row is written: a lock '
   'that is not free would leave all of them dead.';
 
 create or replace function notika._hand_over(
   here notika.position,
   max_events integer,
+  aside boolean,
   out handed_over integer,
-  out last_id bigint
+  out reached notika.position
 )
   language plpgsql
   volatile
@@ -1239,20 +1354,28 @@ create or replace function notika._hand_over(
 as $$
 declare
   v_chunk record;
+  v_last_id bigint;
 begin
-  perform notika._lock_for_chunk(here, _hand_over.max_events);
+  perform notika._lock_for_chunk(here, _hand_over.max_events, _hand_over.aside);
   begin
     select c.* into v_chunk
-      from notika._take_chunk(here, _hand_over.max_events, straight => true) as c;
+      from notika._take_chunk(
+             here, _hand_over.max_events, straight => true, aside => _hand_over.aside) as c;
   exception
     when unique_violation then
       -- The id of a run is a job's already, as in a copy whose sequences were left behind.  Such a
       -- job stays; to look each time whether there is one would make all jobs dearer by a third.
       select c.* into v_chunk
-        from notika._take_chunk(here, _hand_over.max_events, straight => false) as c;
+        from notika._take_chunk(
+               here, _hand_over.max_events, straight => false, aside => _hand_over.aside) as c;
   end;
   handed_over := v_chunk.handed_over;
-  last_id := v_chunk.last_id;
+  v_last_id := v_chunk.last_id;
+  reached := here;
+  reached.flow_ids := v_chunk.flow_ids;
+  reached.flow_priorities := v_chunk.flow_priorities;
+  reached.flow_places := v_chunk.flow_places;
+  reached.window_at := v_last_id;
 
   if v_chunk.signals is not null then
     perform notika._hear(v_chunk.signals);
@@ -1267,14 +1390,14 @@ begin
     perform notika._welcome(v_chunk.listeners);
   end if;
   if exists (select from notika.backfill as b where b.finished_at is null) then
-    perform notika._note_live(_hand_over.here, last_id);
+    perform notika._note_live(_hand_over.here, v_last_id);
   end if;
 end;
 $$;
 
-comment on function notika._hand_over(notika.position, integer) is
-  'Makes jobs of the next events of the open window, or signals of those of sources; says how many '
-  'events it saw, and the last.';
+comment on function notika._hand_over(notika.position, integer, boolean) is
+  'Makes jobs of the next events of the open window, or signals of those of sources: of the workflows '
+  'that were set aside, or of the others. Says how many events it saw, and where it stands then.';
 
 create or replace function notika._cluster()
   returns bigint
@@ -1412,7 +1535,7 @@ begin
   for v_segment in 0..2 loop
     execute format(
       'update notika.event_log_%s as e
-          set xid = case when notika._dispatched(e.event_id, e.xid, $1) then ''3''::xid8
+          set xid = case when notika._dispatched(e.event_id, e.xid, e.workflow_id, $1) then ''3''::xid8
                          else pg_current_xact_id() end',
       v_segment)
       using _rebase.here;
@@ -1431,6 +1554,10 @@ begin
   v_next.pending_xids := '{}';
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
+  -- The jobs have come along with their places.
+  v_next.flow_ids := here.flow_ids;
+  v_next.flow_priorities := here.flow_priorities;
+  v_next.flow_places := here.flow_places;
   perform notika._move(v_next);
   perform notika._begin_copy();
   -- What has changed since their start can no longer be told.
@@ -1485,6 +1612,10 @@ declare
   v_resumed boolean;
   v_moved boolean := false;
   v_handed_over integer := 0;
+  v_share integer;
+  v_done record;
+  v_now timestamptz;
+  v_placed notika.position;
 begin
   perform notika._refuse_old_snapshot();
   if dispatch.max_events is null or dispatch.max_events not between 1 and 100000 then
@@ -1515,6 +1646,9 @@ begin
     perform notika._begin_copy();
   end if;
 
+  -- What is set aside gets what the rest leaves, but at least half.
+  v_share := case when v_here.aside_ids = '{}' then dispatch.max_events
+                  else (dispatch.max_events + 1) / 2 end;
   loop
     v_resumed := v_here.window_snapshot is not null;
     if not v_resumed then
@@ -1529,19 +1663,53 @@ begin
       v_here := notika._open_window(v_here, v_snapshot, v_last_id);
     end if;
 
+    v_now := clock_timestamp();
+    v_here := notika._find_heads(v_here, v_now);
     -- Positions are not written in here: a copy is known by their xmin, which a block changes.
     begin
-      select h.handed_over, h.last_id into v_handed_over, v_here.window_at
-        from notika._hand_over(v_here, dispatch.max_events) as h;
+      v_done := notika._hand_over(v_here, v_share, aside => false);
+      v_handed_over := v_done.handed_over;
+      v_here := v_done.reached;
     exception when lock_not_available then
       return null; -- nothing was done; notika.lag names the session that holds the lock
     end;
-    if v_handed_over < dispatch.max_events then
+    if v_handed_over < v_share then
       v_here := notika._close_window(v_here);
     end if;
     v_moved := true;
     exit when v_handed_over > 0 or not v_resumed;
   end loop;
+
+  if v_here.aside_ids = '{}' then
+    if v_handed_over = v_share then
+      v_here := notika._set_burst_aside(v_here);
+    end if;
+  else
+    if v_now is null then
+      v_now := clock_timestamp();
+      v_here := notika._find_heads(v_here, v_now);
+    end if;
+    v_done := notika._hand_over_aside(v_here, greatest(dispatch.max_events - v_handed_over, 1));
+    v_moved := v_moved or v_done.moved;
+    v_handed_over := v_handed_over + v_done.handed_over;
+    v_here := v_done.reached;
+  end if;
+
+  -- Last, because who holds jobs must not wait for a lock on signals or lines.
+  if cardinality(v_here.flow_ids) > 1 then
+    if v_now is null then
+      v_now := clock_timestamp();
+      v_here := notika._find_heads(v_here, v_now);
+    end if;
+    -- Only where what is new waits for more than a second: else it is its turn soon.
+    if (select min(p) from unnest(v_here.flow_places) as p) < v_now - interval '1 second' then
+      v_placed := notika._place_due(v_here, v_now);
+      if v_placed.snapshot is not null then
+        v_here := v_placed;
+        v_moved := true;
+      end if;
+    end if;
+  end if;
 
   if v_moved then
     v_here.horizon := greatest(v_horizon, v_here.horizon);
@@ -1550,7 +1718,8 @@ begin
   if v_handed_over > 0 then
     perform notika._set_asleep(false);
   end if;
-  return v_handed_over + notika._start_others(v_handed_over < dispatch.max_events);
+  return v_handed_over + notika._start_others(
+    v_handed_over < dispatch.max_events and v_here.aside_ids = '{}');
 end;
 $$;
 
@@ -1610,6 +1779,187 @@ comment on function notika._doze() is
   'Asks the next writer for a NOTIFY. True: every event that the next dispatch does not find will '
   'be notified; false: ask again soon, a transaction that has written already may not notify.';
 --! EndIncluded 40_dispatch.sql
+--! Included 41_aside.sql
+-- A burst is handed over in turns with what comes after it.  A window that is not through with its
+-- first chunk is set aside, for the workflows that still have events in it, with a cursor of its own;
+-- the cursor itself goes on with the events of all others.  So each event is one cursor's, by its
+-- workflow: both are exact for the same reasons, and the order of a workflow's events stays.  The
+-- cursor aside follows from snapshot to snapshot of the other, and ends when it has caught up.
+
+create or replace function notika._aside(here notika.position)
+  returns notika.position
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_aside notika.position := _aside.here;
+begin
+  v_aside.snapshot := here.aside_snapshot;
+  v_aside.high := here.aside_high;
+  v_aside.low := here.aside_low;
+  v_aside.pending_xids := here.aside_pending_xids;
+  v_aside.pending_lows := here.aside_pending_lows;
+  v_aside.window_snapshot := here.aside_window_snapshot;
+  v_aside.window_low := here.aside_window_low;
+  v_aside.window_high := here.aside_window_high;
+  v_aside.window_at := here.aside_window_at;
+  return v_aside;
+end;
+$$;
+
+comment on function notika._aside(notika.position) is
+  'The cursor aside, as if it were the cursor.';
+
+create or replace function notika._with_aside(here notika.position, aside notika.position)
+  returns notika.position
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position := _with_aside.here;
+begin
+  v_next.aside_snapshot := aside.snapshot;
+  v_next.aside_high := aside.high;
+  v_next.aside_low := aside.low;
+  v_next.aside_pending_xids := aside.pending_xids;
+  v_next.aside_pending_lows := aside.pending_lows;
+  v_next.aside_window_snapshot := aside.window_snapshot;
+  v_next.aside_window_low := aside.window_low;
+  v_next.aside_window_high := aside.window_high;
+  v_next.aside_window_at := aside.window_at;
+  v_next.flow_ids := coalesce(aside.flow_ids, here.flow_ids);
+  v_next.flow_priorities := coalesce(aside.flow_priorities, here.flow_priorities);
+  v_next.flow_places := coalesce(aside.flow_places, here.flow_places);
+  return v_next;
+end;
+$$;
+
+comment on function notika._with_aside(notika.position, notika.position) is
+  'A position whose cursor aside stands where this one does.';
+
+create or replace function notika._set_burst_aside(here notika.position)
+  returns notika.position
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position;
+  v_ids integer[];
+begin
+  -- To see who has events there costs a pass over the window: not worth it for a short one, and too
+  -- long for one call where it is huge.
+  if here.window_snapshot is null or here.window_high - here.window_at not between 10000 and 3000000
+  then
+    return here;
+  end if;
+  select array_agg(f.workflow_id) into v_ids
+    from (
+      -- With the sources of a workflow, whose events are signals for its runs.
+      select m.workflow_id
+        from (
+          select e.workflow_id
+            from notika._event as e
+           where e.event_id > here.window_at and e.event_id <= here.window_high
+             and pg_visible_in_snapshot(e.xid, here.window_snapshot)
+             and not pg_visible_in_snapshot(e.xid, here.snapshot)
+           group by e.workflow_id
+        ) as r
+        join notika.workflow as w on w.workflow_id = r.workflow_id
+        join notika.workflow as m on split_part(m.name, ':', 1) = split_part(w.name, ':', 1)
+       group by m.workflow_id
+    ) as f;
+  if v_ids is null then
+    return here;
+  end if;
+
+  v_next := notika._with_aside(notika._close_window(here), here);
+  v_next.aside_ids := v_ids;
+  return v_next;
+end;
+$$;
+
+comment on function notika._set_burst_aside(notika.position) is
+  'Sets what is left of a long window aside; the others have nothing in it, and are through with it.';
+
+create or replace function notika._follow_cursor(here notika.position)
+  returns notika.position
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_aside notika.position;
+begin
+  if here.aside_window_snapshot is not null then
+    return here;
+  end if;
+  if here.aside_snapshot::text = here.snapshot::text and here.aside_high = here.high then
+    -- It has caught up.  While the cursor has a window open it waits: its events are not in that one.
+    if here.window_snapshot is null then
+      here := notika._with_aside(here, null);
+      here.aside_ids := '{}';
+    end if;
+    return here;
+  end if;
+
+  v_aside := notika._open_window(notika._aside(here), here.snapshot, here.high);
+  -- What is known of those that the cursor's snapshot does not know holds here, too: it is the same.
+  v_aside.window_low := here.low;
+  return notika._with_aside(here, v_aside);
+end;
+$$;
+
+comment on function notika._follow_cursor(notika.position) is
+  'Lets the cursor aside, when it has no window open, go for what the cursor has seen since, or end '
+  'when that is nothing.';
+
+create or replace function notika._hand_over_aside(
+  here notika.position,
+  max_events integer,
+  out handed_over integer,
+  out moved boolean,
+  out reached notika.position
+)
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_done record;
+  v_aside notika.position;
+begin
+  handed_over := 0;
+  moved := false;
+  reached := here;
+  loop
+    reached := notika._follow_cursor(reached);
+    moved := moved or reached.aside_ids = '{}';
+    exit when reached.aside_window_snapshot is null or handed_over >= _hand_over_aside.max_events;
+    v_done := notika._hand_over(
+      notika._aside(reached),
+      _hand_over_aside.max_events - handed_over, aside => true);
+    v_aside := v_done.reached;
+    if v_done.handed_over < _hand_over_aside.max_events - handed_over then
+      v_aside := notika._close_window(v_aside);
+    end if;
+    reached := notika._with_aside(reached, v_aside);
+    moved := true;
+    handed_over := handed_over + v_done.handed_over;
+  end loop;
+exception when lock_not_available then
+  handed_over := 0;
+  moved := false;
+  reached := here; -- what the other cursor has done stays
+end;
+$$;
+
+comment on function notika._hand_over_aside(notika.position, integer) is
+  'Hands over up to so many events of the workflows that were set aside, and says how many it saw, '
+  'and where both cursors stand then.';
+--! EndIncluded 41_aside.sql
 --! Included 41_control.sql
 -- What hand-over does for workflows with options, between the chunk and its jobs: doubles are
 -- dropped, events gathered, runs lined up.  The rest of a chunk does not come here at all.
@@ -1799,6 +2149,264 @@ $$;
 comment on function notika._forget_keys() is
   'Forgets keys that are as old as runs that are forgotten.';
 --! EndIncluded 41_control.sql
+--! Included 41_place.sql
+-- The places of runs in the queue.  graphile-worker takes jobs by priority and run_at, so the run_at
+-- of a run that may start is its place.  Start-time fair queueing: a run comes one microsecond behind
+-- the last one of its workflow, or at the head of the queue if its workflow has none there.  So the
+-- runs of a burst take turns with those of others, and a single event of another workflow is next.
+-- Places lie in the past and are handed out more slowly than time goes by: what falls due later has a
+-- run_at behind all of them, until _place_due moves it to the head.
+
+create or replace function notika._head(priority smallint, before timestamptz, now timestamptz)
+  returns timestamptz
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_idle constant timestamptz := _head.now - interval '0.1 seconds';
+  v_first timestamptz;
+begin
+  -- What no runner has a task for stays in front of the queue, and the queue goes on behind it.
+  select j.run_at into v_first
+    from (
+      select n.run_at, n.task_id
+        from notika_worker._private_jobs as n
+       where n.is_available and n.job_queue_id is null
+         and n.priority = _head.priority and n.run_at <= _head.now
+       order by n.priority, n.run_at
+       limit 1000
+    ) as j
+   where not exists (select from notika.runner)
+      or exists (
+           select from notika_worker._private_tasks as t
+             join notika.runner as r on t.identifier = any (r.tasks)
+            where t.id = j.task_id
+         )
+   limit 1;
+  if v_first is null and not exists (
+    select from notika_worker._private_jobs as n
+     where n.is_available and n.job_queue_id is null
+       and n.priority = _head.priority and n.run_at <= _head.now
+  ) then
+    return v_idle;
+  end if;
+  -- It never goes back, or the order of a workflow's events would: the last place of a workflow is
+  -- forgotten when the head has passed it.  If the clock was set back there is no other way.
+  return least(greatest(_head.before, v_first), v_idle);
+end;
+$$;
+
+comment on function notika._head(smallint, timestamptz, timestamptz) is
+  'The place of the first run of a priority that may start, or what it was before if that is later; '
+  'a moment ago if there is none.';
+
+create or replace function notika._find_heads(here notika.position, now timestamptz)
+  returns notika.position
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position := _find_heads.here;
+begin
+  with place as materialized (
+    select f.id, f.priority, f.place
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as f (id, priority, place)
+  ), head as materialized (
+    select p.priority,
+           notika._head(
+             p.priority,
+             (select f.place from place as f where f.id = 0 and f.priority = p.priority),
+             _find_heads.now
+           ) as place
+      from (select 0::smallint union select f.priority from place as f) as p (priority)
+  ), kept as (
+    select f.*
+      from place as f
+      join head as h on h.priority = f.priority
+     where f.id <> 0 and f.place >= h.place
+  ), found as (
+    select 0 as id, h.priority, h.place
+      from head as h
+     where h.priority = 0 or h.place < _find_heads.now - interval '0.1 seconds'
+        or h.priority in (select k.priority from kept as k)
+    union all
+    select k.* from kept as k
+  )
+  select array_agg(f.id), array_agg(f.priority), array_agg(f.place)
+    into v_next.flow_ids, v_next.flow_priorities, v_next.flow_places
+    from found as f;
+  return v_next;
+end;
+$$;
+
+comment on function notika._find_heads(notika.position, timestamptz) is
+  'A position with the places where the queue begins now, without those that it has passed.';
+
+create or replace function notika._with_places(
+  here notika.position,
+  ids integer[],
+  priorities smallint[],
+  places timestamptz[]
+)
+  returns notika.position
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position := _with_places.here;
+begin
+  with given as materialized (
+    select g.* from unnest(ids, priorities, places) as g (id, priority, place)
+  ), placed as (
+    select g.* from given as g
+    union all
+    select f.*
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as f (id, priority, place)
+     where (f.id, f.priority) not in (select g.id, g.priority from given as g)
+  )
+  select coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.priority), '{}'),
+         coalesce(array_agg(p.place), '{}')
+    into v_next.flow_ids, v_next.flow_priorities, v_next.flow_places
+    from placed as p;
+  return v_next;
+end;
+$$;
+
+comment on function notika._with_places(notika.position, integer[], smallint[], timestamptz[]) is
+  'A position with these as the last places of their workflows.';
+
+create or replace function notika._place_due(here notika.position, now timestamptz)
+  returns notika.position
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next notika.position;
+  v_class record;
+  v_ids integer[];
+  v_places timestamptz[];
+begin
+  for v_class in
+    select h.priority, h.place as head,
+           greatest(max(f.place), (select max(w.placed_until) from notika.workflow as w)) as last
+      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as h (id, priority, place)
+      join unnest(here.flow_ids, here.flow_priorities, here.flow_places) as f (id, priority, place)
+        on f.priority = h.priority and f.id <> 0
+     where h.id = 0 and h.place < _place_due.now - interval '1 second'
+     group by h.priority, h.place
+    having max(f.place) filter (where f.id > 0) >= h.place
+  loop
+    with due as materialized (
+      select j.id, j.task_id, j.run_at
+        from notika_worker._private_jobs as j
+       where j.is_available and j.job_queue_id is null
+         and j.priority = v_class.priority
+         and j.run_at > v_class.last and j.run_at <= _place_due.now
+       order by j.priority, j.run_at
+       limit 1000
+         for update skip locked
+    ), turn as materialized (
+      -- As if they were a workflow of their own, so that neither they nor what is new has to wait.
+      select d.id, -w.workflow_id as flow_id,
+             row_number() over (partition by w.workflow_id order by d.run_at) as turn
+        from due as d
+        join notika_worker._private_tasks as t on t.id = d.task_id
+        join notika.workflow as w on w.name = t.identifier
+    ), moved as (
+      update notika_worker._private_jobs as j
+         set run_at = least(
+               greatest(v_class.head, (
+                 select f.place
+                   from unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+                        as f (id, priority, place)
+                  where f.id = t.flow_id and f.priority = v_class.priority
+               )), _place_due.now - interval '0.1 seconds'
+             ) + t.turn * interval '1 microsecond'
+        from turn as t
+       where j.id = t.id
+      returning t.flow_id, j.run_at
+    ), last as (
+      select m.flow_id, max(m.run_at) as place from moved as m group by m.flow_id
+    )
+    select array_agg(l.flow_id), array_agg(l.place) into v_ids, v_places from last as l;
+    if v_ids is not null then
+      v_next := notika._with_places(
+        coalesce(v_next, here), v_ids, array_fill(v_class.priority, array[cardinality(v_ids)]),
+        v_places);
+    end if;
+  end loop;
+  return v_next;
+end;
+$$;
+
+comment on function notika._place_due(notika.position, timestamptz) is
+  'Moves what has fallen due behind a backlog, such as retries and sleepers, to the head of the '
+  'queue; the position after that, or null if there was nothing.';
+
+create or replace function notika._place_held(workflow text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_here notika.position := notika._find_heads(notika._position(), v_now);
+  v_workflow_id integer;
+  v_last timestamptz;
+begin
+  with held as materialized (
+    select j.id, j.priority, w.workflow_id, w.placed_until,
+           row_number() over (partition by j.priority order by j.key::bigint) as turn,
+           count(*) over (partition by j.priority) as runs
+      from notika_worker._private_jobs as j
+      join notika_worker._private_tasks as t on t.id = j.task_id
+      join notika.workflow as w on w.name = t.identifier
+     where t.identifier = _place_held.workflow
+       and j.run_at = 'infinity' and j.locked_at is null
+       and not notika._is_behind(j.key::bigint)
+       and not exists (
+         select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
+       )
+  ), base as materialized (
+    select h.priority, least(
+             greatest(max(h.placed_until), max(f.place), (
+               select o.place
+                 from unnest(v_here.flow_ids, v_here.flow_priorities, v_here.flow_places)
+                      as o (id, priority, place)
+                where o.id = 0 and o.priority = h.priority
+             )),
+             v_now - interval '0.1 seconds' - max(h.runs) * interval '1 microsecond'
+           ) as place
+      from held as h
+      left join unnest(v_here.flow_ids, v_here.flow_priorities, v_here.flow_places)
+                as f (id, priority, place)
+        on f.id = h.workflow_id and f.priority = h.priority
+     group by h.priority
+  ), placed as (
+    update notika_worker._private_jobs as j
+       set run_at = b.place + h.turn * interval '1 microsecond', updated_at = v_now
+      from held as h
+      join base as b on b.priority = h.priority
+     where j.id = h.id and j.locked_at is null
+    returning h.workflow_id, j.run_at
+  )
+  select max(p.workflow_id), max(p.run_at) into v_workflow_id, v_last from placed as p;
+
+  -- Not as a position, which only the hand-over moves.
+  update notika.workflow as w
+     set placed_until = greatest(w.placed_until, v_last)
+   where w.workflow_id = v_workflow_id;
+end;
+$$;
+
+comment on function notika._place_held(text) is
+  'Gives places in the queue to the runs of a workflow that were held, in the order of their events.';
+--! EndIncluded 41_place.sql
 --! Included 42_batch.sql
 -- Batches: one run for many events of a workflow with debounce or digest.
 -- The first event makes the run, asleep until the batch closes; later ones join it.  A batch closes
@@ -1989,6 +2597,7 @@ create table if not exists notika.lane (
   workflow_id integer not null,
   lane text not null,
   place bigint generated always as identity,
+  run_at timestamptz,
   constraint lane_pkey primary key (run_id)
 ) with (fillfactor = 50);
 create index if not exists lane_place_idx on notika.lane (workflow_id, lane, place);
@@ -1999,11 +2608,14 @@ comment on column notika.lane.run_id is 'The run.';
 comment on column notika.lane.workflow_id is 'The workflow.';
 comment on column notika.lane.lane is 'The values by which it is ordered.';
 comment on column notika.lane.place is 'Its place; a run that is tried again by hand goes last.';
+comment on column notika.lane.run_at is
+  'Its place among all runs, which it takes when it is its turn. See notika._head.';
 
 create table if not exists notika.slot (
   run_id bigint not null,
   workflow_id integer not null,
   taken_at timestamptz,
+  run_at timestamptz,
   constraint slot_pkey primary key (run_id)
 ) with (fillfactor = 50);
 create index if not exists slot_taken_idx on notika.slot (workflow_id) where taken_at is not null;
@@ -2015,6 +2627,8 @@ comment on table notika.slot is
 comment on column notika.slot.run_id is 'The run.';
 comment on column notika.slot.workflow_id is 'The workflow.';
 comment on column notika.slot.taken_at is 'Since when it may run; null: it waits.';
+comment on column notika.slot.run_at is
+  'Its place among all runs, which it takes when it may run. See notika._head.';
 
 create or replace function notika._is_behind(run_id bigint)
   returns boolean
@@ -2039,18 +2653,18 @@ create or replace function notika._line_up(jobs notika_worker.job_spec[])
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  insert into notika.lane (run_id, workflow_id, lane)
+  insert into notika.lane (run_id, workflow_id, lane, run_at)
   select j.job_key::bigint, w.workflow_id,
-         notika._short(notika._values(j.payload, w.options -> 'order'))
+         notika._short(notika._values(j.payload, w.options -> 'order')), j.run_at
     from unnest(_line_up.jobs) as j
     join notika.workflow as w on w.name = j.identifier and w.options ? 'order'
    order by j.job_key::bigint
   on conflict do nothing;
 
-  insert into notika.slot (run_id, workflow_id, taken_at)
-  select c.run_id, c.workflow_id, case when c.nth <= c.free then clock_timestamp() end
+  insert into notika.slot (run_id, workflow_id, taken_at, run_at)
+  select c.run_id, c.workflow_id, case when c.nth <= c.free then clock_timestamp() end, c.run_at
     from (
-      select j.job_key::bigint as run_id, w.workflow_id, w.free,
+      select j.job_key::bigint as run_id, w.workflow_id, w.free, j.run_at,
              row_number() over (partition by w.workflow_id order by j.job_key::bigint) as nth
         from unnest(_line_up.jobs) as j
         join (
@@ -2115,24 +2729,28 @@ create or replace function notika._wake_runs(run_ids bigint[])
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_jobs bigint[];
   v_count bigint;
 begin
-  select array_agg(j.id) into v_jobs
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
+  -- As reschedule_jobs does it, but each at its own time.  Who was in line takes the place that it
+  -- had: behind all that came meanwhile, a line would go on only once in each backlog.
+  update notika_worker._private_jobs as j
+     set run_at = least((
+           select coalesce(l.run_at, s.run_at)
+             from (select j.key::bigint as run_id) as r
+             left join notika.lane as l on l.run_id = r.run_id
+             left join notika.slot as s on s.run_id = r.run_id
+         ), clock_timestamp()),
+         updated_at = clock_timestamp()
+    from notika_worker._private_tasks as t
     join notika.workflow as w on w.name = t.identifier
-   where j.key = any (array(select r::text from unnest(_wake_runs.run_ids) as r))
-     and j.run_at > clock_timestamp()
+   where t.id = j.task_id
+     and j.key = any (array(select r::text from unnest(_wake_runs.run_ids) as r))
+     and j.run_at > clock_timestamp() and j.locked_at is null
      and w.paused_at is null and w.broken_reason is null;
-  if v_jobs is null then
-    return 0;
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    perform notika._announce_jobs(v_count); -- as add_jobs does
   end if;
-
-  select count(*) into v_count
-    from notika_worker.reschedule_jobs(v_jobs, run_at => now()) as j;
-  -- As add_jobs does and reschedule_jobs does not.
-  perform notika._announce_jobs(v_count);
   return v_count;
 end;
 $$;
@@ -2202,8 +2820,8 @@ begin
    where w.workflow_id = _wake_heads.workflow_id
      and w.paused_at is null and w.broken_reason is null;
   if v_workflow.options ? 'concurrency' then
-    insert into notika.slot (run_id, workflow_id)
-    select r, _wake_heads.workflow_id
+    insert into notika.slot (run_id, workflow_id, run_at)
+    select r, _wake_heads.workflow_id, (select l.run_at from notika.lane as l where l.run_id = r)
       from unnest(_wake_heads.run_ids) as r
     on conflict do nothing;
     return notika._grant_slots(_wake_heads.workflow_id);
@@ -2361,9 +2979,10 @@ begin
   end if;
 
   if v_workflow.options ? 'order' then
-    insert into notika.lane (run_id, workflow_id, lane)
+    insert into notika.lane (run_id, workflow_id, lane, run_at)
     values (_admit.run_id, v_workflow.workflow_id,
-            notika._short(notika._values(v_job.payload, v_workflow.options -> 'order')))
+            notika._short(notika._values(v_job.payload, v_workflow.options -> 'order')),
+            v_job.run_at)
     on conflict do nothing;
     if notika._is_behind(_admit.run_id) then
       perform notika._requeue(_admit.job_id, 'infinity');
@@ -2372,8 +2991,8 @@ begin
   end if;
 
   if v_workflow.options ? 'concurrency' then
-    insert into notika.slot (run_id, workflow_id)
-    values (_admit.run_id, v_workflow.workflow_id)
+    insert into notika.slot (run_id, workflow_id, run_at)
+    values (_admit.run_id, v_workflow.workflow_id, v_job.run_at)
     on conflict do nothing;
     perform notika._grant_slots(v_workflow.workflow_id);
     if exists (
@@ -2803,6 +3422,147 @@ $$;
 
 comment on function notika._next_time(text, text, timestamptz) is
   'When a schedule is due for the first time after an instant; null: not in forty years.';
+--! EndIncluded 44_cron.sql
+--! Included 44_zone.sql
+-- Time zones: a name of pg_timezone_names, nothing else.  Postgres itself also takes POSIX strings, in
+-- which the sign is reversed ("UTC+2" is two hours behind UTC, "Foo3" three), and abbreviations, which
+-- mean one thing in a setting and another in a country ("IST") and know no summer time ("CET").
+
+create or replace function notika._is_time_zone(name text)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The view reads hundreds of files.  What has a slash and no digit is neither an abbreviation nor a
+  -- POSIX string: if Postgres takes it, it is a file.  Those in right/ count leap seconds.
+  if _is_time_zone.name ~ '^[A-Za-z_]+(/[A-Za-z_-]+)+$' and _is_time_zone.name !~* '^right/' then
+    begin
+      perform now() at time zone _is_time_zone.name;
+      return true;
+    exception when invalid_parameter_value then
+      return false;
+    end;
+  end if;
+  return _is_time_zone.name = 'UTC'
+      or exists (
+           select from pg_timezone_names as n where lower(n.name) = lower(_is_time_zone.name)
+         )
+         -- Postgres reads these as abbreviations.
+         and upper(_is_time_zone.name) not in ('CET', 'EET', 'MET', 'WET');
+end;
+$$;
+
+comment on function notika._is_time_zone(text) is
+  'Whether this is the name of a time zone that Postgres reads as that zone.';
+
+create or replace function notika._pairs(word text)
+  returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select distinct substr(word, i, 2) from generate_series(1, length(word) - 1) as i
+  );
+$$;
+
+comment on function notika._pairs(text) is
+  'The pairs of letters that a word has, by which similar words are found.';
+
+create or replace function notika._similar_time_zone(name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select s.name
+    from (
+      select n.name, c.shared::numeric / (g.count + cardinality(w.pairs) - c.shared) as likeness
+        from pg_timezone_names as n
+       cross join lateral (
+         values (notika._pairs(lower(n.name))),
+                (notika._pairs(lower(substring(n.name from '[^/]*$'))))
+       ) as w (pairs)
+       cross join lateral (
+         select a.pairs, cardinality(a.pairs) as count
+           from (select notika._pairs(replace(lower(left(_similar_time_zone.name, 50)), ' ', '_')))
+                as a (pairs)
+       ) as g
+       cross join lateral (
+         select count(*) as shared from unnest(w.pairs) as p (pair) where p.pair = any (g.pairs)
+       ) as c
+       where n.name ~ '^[A-Z][A-Za-z]+/' and n.name !~ '^(Etc|SystemV)/' and g.count > 1
+    ) as s
+   where s.likeness >= 0.5
+   order by s.likeness desc, s.name
+   limit 1;
+$$;
+
+comment on function notika._similar_time_zone(text) is
+  'The time zone whose name, or the last part of it, is most like this; null: none is.';
+
+create or replace function notika._time_zone_hint(name text)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+declare
+  v_all constant text := 'Their names: select name from pg_timezone_names;';
+  v_offset text[] := regexp_match(_time_zone_hint.name,
+                                  '^(?:utc|gmt)?\s*([+-])(\d\d?)(?::?([0-5]\d))?$', 'i');
+  v_interval interval;
+  v_places text;
+  v_similar text;
+begin
+  if v_offset is not null then
+    if coalesce(v_offset[3], '00') = '00' then
+      if v_offset[2]::integer between 1 and 12 then
+        return format('Did you mean Etc/GMT%s%s? In that name the sign is reversed: it is %s hours %s '
+                      'UTC all year. A place, such as Europe/Berlin, has summer time.',
+                      translate(v_offset[1], '+-', '-+'), v_offset[2]::integer, v_offset[2]::integer,
+                      case v_offset[1] when '+' then 'ahead of' else 'behind' end);
+      end if;
+    end if;
+    v_interval := (v_offset[1] || '1')::integer
+      * make_interval(hours => v_offset[2]::integer, mins => coalesce(v_offset[3], '0')::integer);
+    select string_agg(p.name, ', ') into v_places
+      from (
+        select n.name
+          from pg_timezone_names as n
+         where n.utc_offset = v_interval and n.name ~ '^[A-Z][A-Za-z]+/' and n.name !~ '^Etc/'
+         order by n.name
+         limit 5
+      ) as p;
+    return coalesce('Now these have that offset: ' || v_places || '.', v_all);
+  end if;
+
+  select z.places into v_places
+    from (
+      values ('IST', 'Asia/Kolkata, Asia/Jerusalem or Europe/Dublin'),
+             ('CET CEST MEZ MESZ MET MEST', 'Europe/Berlin'), ('EET EEST', 'Europe/Athens'),
+             ('WET WEST', 'Europe/Lisbon'), ('BST', 'Europe/London'), ('MSK', 'Europe/Moscow'),
+             ('ET EST EDT', 'America/New_York'), ('CT CST CDT', 'America/Chicago'),
+             ('MT MST MDT', 'America/Denver'), ('PT PST PDT', 'America/Los_Angeles'),
+             ('JST', 'Asia/Tokyo'), ('KST', 'Asia/Seoul'), ('SGT', 'Asia/Singapore'),
+             ('HKT', 'Asia/Hong_Kong'), ('AEST AEDT', 'Australia/Sydney'),
+             ('NZST NZDT', 'Pacific/Auckland'), ('Z ZULU', 'UTC')
+    ) as z (abbreviations, places)
+   where upper(_time_zone_hint.name) = any (string_to_array(z.abbreviations, ' '));
+  if found then
+    return format('Did you mean %s?', v_places);
+  end if;
+
+  v_similar := notika._similar_time_zone(_time_zone_hint.name);
+  return coalesce('Did you mean ' || v_similar || '?', v_all);
+end;
+$$;
+
+comment on function notika._time_zone_hint(text) is
+  'What somebody may have meant by a time zone that is none.';
 
 create or replace function notika._check_time_zone(time_zone text)
   returns void
@@ -2810,30 +3570,22 @@ create or replace function notika._check_time_zone(time_zone text)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_alike text;
 begin
-  if _check_time_zone.time_zone is not null then
-    perform now() at time zone _check_time_zone.time_zone;
-    return;
+  if _check_time_zone.time_zone is null
+     or not notika._is_time_zone(_check_time_zone.time_zone)
+  then
+    raise exception 'there is no time zone "%"', coalesce(_check_time_zone.time_zone, 'null')
+      using errcode = 'invalid_parameter_value',
+            detail = 'A time zone is named as in pg_timezone_names, not by an offset or an '
+                     'abbreviation.',
+            hint = notika._time_zone_hint(_check_time_zone.time_zone);
   end if;
-  raise invalid_parameter_value;
-exception when invalid_parameter_value then
-  select n.name into v_alike
-    from pg_timezone_names as n
-   where n.name !~ '^posix'
-     and right(lower(n.name), 6) = right(lower(replace(_check_time_zone.time_zone, ' ', '_')), 6)
-   order by n.name !~ '/', n.name
-   limit 1;
-  raise exception 'there is no time zone "%"', coalesce(_check_time_zone.time_zone, 'null')
-    using errcode = 'invalid_parameter_value',
-          hint = coalesce('Did you mean ' || v_alike || '?',
-                          'Their names: select name from pg_timezone_names;');
 end;
 $$;
 
-comment on function notika._check_time_zone(text) is 'Refuses a time zone that Postgres has not.';
---! EndIncluded 44_cron.sql
+comment on function notika._check_time_zone(text) is
+  'Refuses what is not the name of a time zone, and says which may be meant.';
+--! EndIncluded 44_zone.sql
 --! Included 45_maintain.sql
 -- What has to happen from time to time: the ring turns, the cursor's old positions go, jobs of
 -- runners that died are freed.  The runner calls it every ten seconds; pg_cron may as well.
@@ -2950,7 +3702,7 @@ begin
   execute format(
     'select exists (
        select from %s as e
-        where e.event_id > $1 and not notika._dispatched(e.event_id, e.xid, $2)
+        where e.event_id > $1 and not notika._dispatched(e.event_id, e.xid, e.workflow_id, $2)
      )', v_next)
     into v_waits
     using notika._bound(v_here), v_here;
@@ -3127,6 +3879,7 @@ create table if not exists notika.schedule (
   next_at timestamptz not null,
   last_at timestamptz,
   error text,
+  tried_at timestamptz,
   constraint schedule_pkey primary key (workflow_id),
   constraint schedule_missed_check check (missed in ('skip', 'catch up'))
 ) with (fillfactor = 50);
@@ -3138,9 +3891,12 @@ comment on column notika.schedule.cron is 'Minute, hour, day, month and weekday.
 comment on column notika.schedule.time_zone is 'Whose clock they are read from.';
 comment on column notika.schedule.missed is
   'What becomes of times that nobody was there to keep: skip, catch up.';
-comment on column notika.schedule.next_at is 'When it is due; infinity: never, see error.';
+comment on column notika.schedule.next_at is 'When it is due; infinity: never again.';
 comment on column notika.schedule.last_at is 'The last time that it was kept, as planned.';
-comment on column notika.schedule.error is 'Why its next time could not be computed.';
+comment on column notika.schedule.error is
+  'Why it could not be kept when it was due; it is tried again until it can.';
+comment on column notika.schedule.tried_at is
+  'When that was last tried; null: nothing has gone wrong.';
 
 create or replace view notika.schedules as
 select w.name as workflow,
@@ -3162,7 +3918,8 @@ comment on column notika.schedules.missed is
 comment on column notika.schedules.next_at is
   'When it is due; one that has passed waits for a dispatcher, or for the workflow to be resumed.';
 comment on column notika.schedules.last_at is 'The last time that it was kept, as planned.';
-comment on column notika.schedules.error is 'Why it has no next time.';
+comment on column notika.schedules.error is
+  'Why it could not be kept when it was due; it is tried again, and no time is lost.';
 
 create or replace function notika._check_schedule(workflow text, schedule jsonb)
   returns jsonb
@@ -3233,7 +3990,7 @@ begin
     from jsonb_to_record(_set_schedule.schedule) as g (cron text, "timeZone" text, missed text)
   on conflict on constraint schedule_pkey do update
     set cron = excluded.cron, time_zone = excluded.time_zone, missed = excluded.missed,
-        next_at = excluded.next_at, error = null
+        next_at = excluded.next_at, error = null, tried_at = null
     where (s.cron, s.time_zone, s.missed) is distinct from
           (excluded.cron, excluded.time_zone, excluded.missed)
        or s.error is not null;
@@ -3469,7 +4226,8 @@ declare
   v_next timestamptz;
   v_started integer := 0;
 begin
-  if due.missed = 'skip' and v_at < _keep_time.now - v_grace then
+  -- One that could not be kept was not missed: somebody was there.
+  if due.missed = 'skip' and due.error is null and v_at < _keep_time.now - v_grace then
     v_at := notika._next_time(due.cron, due.time_zone, _keep_time.now - v_grace);
   end if;
   -- Some at a time: the rest is due when the dispatcher comes back.
@@ -3485,14 +4243,18 @@ begin
   end loop;
 
   update notika.schedule as s
-     set next_at = v_at, last_at = due.last_at
+     set next_at = v_at, last_at = due.last_at, error = null, tried_at = null
    where s.workflow_id = due.workflow_id;
   return v_started;
 exception when others then
-  -- One schedule must not hold up the hand-over of everything.
-  update notika.schedule as s
-     set next_at = 'infinity', error = sqlerrm
-   where s.workflow_id = due.workflow_id;
+  -- One schedule must not hold up the hand-over of everything.  It stays due.
+  begin
+    update notika.schedule as s
+       set error = sqlerrm, tried_at = _keep_time.now
+     where s.workflow_id = due.workflow_id;
+  exception when others then
+    null; -- the same may keep this from being written
+  end;
   return 0;
 end;
 $$;
@@ -3515,6 +4277,7 @@ begin
           from notika.schedule as s
           join notika.workflow as w on w.workflow_id = s.workflow_id
          where s.next_at <= clock_timestamp()
+           and (s.tried_at is null or s.tried_at < clock_timestamp() - interval '1 second')
            and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
            for update of s skip locked -- one that is being changed must not stop the others
       ) as d
@@ -3981,6 +4744,8 @@ begin
          join notika.signal as g on g.source_id = s.workflow_id
         where g.event_id <= notika._bound(v_here)
           and pg_visible_in_snapshot(g.xid, v_here.snapshot)
+          and (v_here.aside_snapshot is null
+               or pg_visible_in_snapshot(g.xid, v_here.aside_snapshot))
           and (s.cancels or (s.first_run is null or g.event_id < s.first_run)
                             and (s.first_xid is null or g.xid < s.first_xid))
         limit 100000
@@ -4247,7 +5012,9 @@ declare
   v_now timestamptz := clock_timestamp();
   v_today date;
   v_wake_at timestamptz;
+  v_hint text;
 begin
+  perform notika._check_time_zone(v_zone);
   v_today := (v_now at time zone v_zone)::date;
   case
     when _wake_at.wait ->> 'for' is not null then
@@ -4259,7 +5026,14 @@ begin
       end if;
       return v_wake_at;
     when _wake_at.wait ->> 'at' is not null then
-      -- With an offset it says itself where it is; without one it is local time in the zone.
+      -- With an offset it says itself where it is; without one it is local time in the zone.  Of
+      -- anything else Postgres would overlook a zone that stands in it.
+      if _wake_at.wait ->> 'at' !~* '^\d{4}-\d\d-\d\d([t ]\d\d?:\d\d(:\d\d(\.\d+)?)? ?(z|[+-]\d\d(:?\d\d)?)?)?$' then
+        raise exception 'not a time as ISO 8601 writes it: "%"', _wake_at.wait ->> 'at'
+          using errcode = 'invalid_datetime_format',
+                hint = 'For instance: "2027-07-01 12:00" with { timeZone: "America/New_York" }, or '
+                       '"2027-07-01T12:00:00Z".';
+      end if;
       if _wake_at.wait ->> 'at' ~ '([Zz]|[+-]\d\d(:?\d\d)?)$' and _wake_at.wait ->> 'at' ~ ':' then
         return (_wake_at.wait ->> 'at')::timestamptz;
       end if;
@@ -4268,10 +5042,12 @@ begin
       return timestamptz 'infinity';
   end case;
 exception when data_exception then
+  get stacked diagnostics v_hint = pg_exception_hint;
   raise exception 'step "%": %', _wake_at.wait ->> 'name', sqlerrm
     using errcode = 'invalid_parameter_value',
-          hint = 'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
-                 '{ timeZone: "Europe/Vienna" }).';
+          hint = coalesce(nullif(v_hint, ''),
+                          'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
+                          '{ timeZone: "Europe/Vienna" }).');
 end;
 $$;
 
@@ -4328,6 +5104,10 @@ begin
     v_wake_at := clock_timestamp();
   end if;
 
+  -- Many may sleep until the same time, and are to have places one behind the other then.
+  if v_wake_at > clock_timestamp() and v_wake_at < 'infinity' then
+    v_wake_at := v_wake_at + (v_run_id % 100000) * interval '1 microsecond';
+  end if;
   -- The job that runs loses its key to this one, and ends as if all had been done.
   perform notika_worker.add_job(
     v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
@@ -4480,7 +5260,7 @@ declare
   v_here notika.position := notika._position();
 begin
   -- As in dispatch: nothing new, and nobody who was running has finished.
-  if notika._last_event_id() = v_here.low and not exists (
+  if notika._last_event_id() = v_here.low and v_here.aside_ids = '{}' and not exists (
     select from unnest(v_here.pending_xids) as p (xid)
      where pg_visible_in_snapshot(p.xid, pg_current_snapshot())
   ) then
@@ -4497,7 +5277,7 @@ begin
    ) as p (event)
    where e.event_id > notika._bound(v_here)
      and e.workflow_id = (wait).source_id
-     and not notika._dispatched(e.event_id, e.xid, v_here)
+     and not notika._dispatched(e.event_id, e.xid, e.workflow_id, v_here)
      and notika._is_later(e.event_id, e.xid, (wait).run_id, l.xid, l.snapshot)
      and notika._match_values(p.event, notika._match_keys(w.match)) = (wait).match_values
      and not notika._has_got((wait).run_id, (wait).created_at, e.event_id)
@@ -4668,7 +5448,7 @@ begin
            select s.workflow_id from notika.workflow as s
             where starts_with(s.name, v_workflow.name || ':')
          )
-         and notika._dispatched(e.event_id, e.xid, notika._position())
+         and notika._dispatched(e.event_id, e.xid, e.workflow_id, notika._position())
     ));
   end if;
   perform notika._listen(array[_listen_again.run_id]);
@@ -4692,7 +5472,7 @@ select e.event_id,
        e.old,
        e.truncated,
        e.depth,
-       notika._dispatched(e.event_id, e.xid, p) as dispatched,
+       notika._dispatched(e.event_id, e.xid, e.workflow_id, p) as dispatched,
        e.cause_id
   from notika._event as e
   join notika.workflow as w on w.workflow_id = e.workflow_id
@@ -4784,7 +5564,7 @@ select e.event_id,
  where e.event_id > notika._bound(p)
    -- What a source captures starts no run.  Not by _workflow_of, which is estimated at next to none.
    and w.name not like '%:%'
-   and not notika._dispatched(e.event_id, e.xid, p)
+   and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
    and not exists (
      select from notika.run_log as l where l.run_id = e.event_id and l.retried_at is null
    );
@@ -4860,7 +5640,7 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
                  select from here as h
                    join notika._event as e on e.event_id > h.bound
                   where e.captured_at < pg_catalog.clock_timestamp() - interval '500 milliseconds'
-                    and not notika._dispatched(e.event_id, e.xid, h.position)
+                    and not notika._dispatched(e.event_id, e.xid, e.workflow_id, h.position)
                )) as is_old
         from pg_catalog.pg_stat_activity as a
        where a.pid <> pg_catalog.pg_backend_pid() and a.datname = pg_catalog.current_database()
@@ -4956,7 +5736,7 @@ select waiting.events as events_waiting,
    select count(*) as events, min(e.captured_at) as oldest
      from notika._event as e
     where e.event_id > notika._bound(p)
-      and not notika._dispatched(e.event_id, e.xid, p)
+      and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
  ) as waiting;
 
 comment on view notika.lag is 'How far the hand-over is behind, and what holds it or the ring up.';
@@ -5115,23 +5895,12 @@ create or replace function notika._resume(workflow text)
 as $$
 declare
   v_workflow_id integer := notika._published(_resume.workflow);
-  v_jobs bigint[];
 begin
   update notika.workflow as w
      set paused_at = null
    where w.workflow_id = v_workflow_id;
 
-  select array_agg(j.id) into v_jobs
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
-   where t.identifier = _resume.workflow and j.run_at = 'infinity'
-     and not notika._is_behind(j.key::bigint)
-     and not exists (
-       select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
-     );
-  if v_jobs is not null then
-    perform notika_worker.reschedule_jobs(v_jobs, run_at => now());
-  end if;
+  perform notika._place_held(_resume.workflow);
   perform notika._advance(v_workflow_id);
 end;
 $$;
@@ -5270,6 +6039,12 @@ begin
    where s.run_id = ended.run_id and (s.state <> 'done' or _revive.from_start);
   perform notika_worker.add_job(
     ended.workflow, ended.event, job_key => ended.run_id::text,
+    run_at => clock_timestamp(), -- of many no two have the same place
+    priority => coalesce((
+      select (w.options ->> 'priority')::integer
+        from notika.workflow as w
+       where w.name = ended.workflow
+    ), 0),
     max_attempts => (select s.max_attempts from notika.setting as s),
     flags => array['resumed'] || notika._flags(ended.workflow)
   );
@@ -5406,7 +6181,7 @@ as $$
        join notika_worker._private_tasks as t on t.id = j.task_id
       where t.identifier = any (_next_due.tasks)
         and j.is_available and j.run_at < 'infinity'),
-    (select min(s.next_at)
+    (select min(greatest(s.next_at, s.tried_at + interval '1 second'))
        from notika.schedule as s
        join notika.workflow as w on w.workflow_id = s.workflow_id
       where w.name = any (_next_due.tasks)
@@ -5418,7 +6193,7 @@ as $$
          select q as p from notika.position as q order by q.position_id desc limit 1
        ) as newest
        join notika._event as e on e.event_id > notika._bound(p)
-      where not notika._dispatched(e.event_id, e.xid, p))
+      where not notika._dispatched(e.event_id, e.xid, e.workflow_id, p))
   );
 $$;
 
@@ -8292,6 +9067,31 @@ $$;
 comment on function notika._option_choice(text, text, jsonb, text[], text) is
   'The word that an option says, or an error.';
 
+create or replace function notika._option_priority(workflow text, value jsonb, example text)
+  returns integer
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_priority numeric := case jsonb_typeof(_option_priority.value)
+                          when 'number' then (value #>> '{}')::numeric end;
+begin
+  if v_priority is null or v_priority <> trunc(v_priority)
+     or v_priority not between -1000 and 1000
+  then
+    perform notika._refuse_option(
+      workflow, 'priority', 'is not a whole number from -1000 to 1000', _option_priority.example,
+      detail => format('It is %s. Runs with a smaller number go first; 0 is the default.',
+                       _option_priority.value));
+  end if;
+  return v_priority;
+end;
+$$;
+
+comment on function notika._option_priority(text, jsonb, text) is
+  'The priority that an option says, or an error.';
+
 create or replace function notika._gathering_options(
   workflow text,
   option text,
@@ -8400,7 +9200,8 @@ begin
     select o.key, o.value from jsonb_each(_check_options.options) as o where o.value <> 'null'
   loop
     v_example := jsonb_build_object(
-      v_option, case v_option when 'concurrency' then to_jsonb(5) else to_jsonb(v_known[1]) end);
+      v_option, case v_option when 'concurrency' then to_jsonb(5) when 'priority' then to_jsonb(10)
+                     else to_jsonb(v_known[1]) end);
     v_checked := v_checked || jsonb_build_object(v_option, case
       when v_option in ('key', 'order') then
         notika._option_columns(spec.name, v_option, v_value, v_known, v_example)
@@ -8411,11 +9212,14 @@ begin
       when v_option in ('debounce', 'digest') then
         notika._gathering_options(spec.name, v_option, v_value, v_known)
       when v_option = 'schedule' then notika._check_schedule(spec.name, v_value)
+      when v_option = 'priority' then
+        to_jsonb(notika._option_priority(spec.name, v_value, v_example))
     end);
     if v_checked -> v_option = 'null' then
       raise exception 'workflow "%" has no option "%"', spec.name, v_option
         using errcode = 'invalid_parameter_value',
-              detail = 'The options are key, concurrency, order, debounce, digest, schedule and truncate.',
+              detail = 'The options are key, concurrency, order, debounce, digest, schedule, truncate and '
+                       'priority.',
               hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
                             spec.name);
     end if;
@@ -8474,7 +9278,8 @@ comment on function notika.configure(text, jsonb) is
   'concurrency: how many runs at a time; order: runs of the same value one after the other; '
   'debounce, digest: {by, window, max}, one run for many events; '
   'schedule: {cron, timeZone, missed}, as in notika.schedule; truncate: record, warn or refuse, what '
-  'becomes of a TRUNCATE where deletes wake the workflow. Says changed or unchanged.';
+  'becomes of a TRUNCATE where deletes wake the workflow; priority: a whole number, 0 if it is not '
+  'given: runs with a smaller one go before all others. Says changed or unchanged.';
 
 create or replace function notika._do_configure(caller name, workflow text, options jsonb)
   returns text
@@ -12479,7 +13284,8 @@ begin
       select notika._short(notika._values(json_build_object('new', e.new), $2)) as key
         from notika._event as e
        cross join notika._position() as p
-       where e.event_id > notika._bound(p) and not notika._dispatched(e.event_id, e.xid, p)
+       where e.event_id > notika._bound(p)
+         and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
          and e.workflow_id = $3 and e.operation in ('insert', 'update')
          and not pg_visible_in_snapshot(e.xid, $4)
     ), image as materialized (
@@ -12789,7 +13595,8 @@ begin
      select e.workflow_id, ''replay'', e.new, e.old, e.truncated
        from notika._event as e
       where e.workflow_id = $1 and e.captured_at >= $2 and e.operation <> ''replay''
-        and notika._dispatched(e.event_id, e.xid, notika._position()) -- the others will run
+        -- The others will run.
+        and notika._dispatched(e.event_id, e.xid, e.workflow_id, notika._position())
       order by e.event_id', notika._segment(0))
     using v_workflow_id, _do_replay.since;
   get diagnostics v_count = row_count;
@@ -15605,7 +16412,8 @@ begin
       from notika.workflow as w
      where w.unpublished_at is null and w.broken_reason is not null;
   return query
-    select 'schedule', 'error', s.workflow, format('has no next time: %s', s.error),
+    select 'schedule', 'error', s.workflow,
+           format('could not be kept at %s and is tried again: %s', s.next_at, s.error),
            format('select notika.schedule(%L, %L, %L, %L);', s.workflow, s.cron, s.time_zone,
                   s.missed)
       from notika.schedules as s

@@ -9,6 +9,7 @@ import type { Bench } from "./bench.ts";
 import type { Findings } from "./measure.ts";
 import { capture } from "./parts/capture.ts";
 import { dispatch } from "./parts/dispatch.ts";
+import { fair } from "./parts/fair.ts";
 import { guard } from "./parts/guard.ts";
 import { latency } from "./parts/latency.ts";
 import { run } from "./parts/run.ts";
@@ -25,6 +26,7 @@ const parts: Record<string, (bench: Bench) => Promise<Findings>> = {
   dispatch,
   run,
   latency,
+  fair,
   guard,
   "test-kit": testKit,
 };

@@ -460,8 +460,24 @@ describe("waits", () => {
 
   test.each([
     ["step.sleep", "3 dayz", {}, 'step "odd": invalid input syntax for type interval: "3 dayz"'],
-    ["step.sleepUntil", "tomorrow-ish", {}, 'step "odd": invalid input syntax for type timestamp: "tomorrow-ish"'],
-    ["step.sleepUntil", "09:00", { timeZone: "Mars/Olympus" }, 'step "odd": time zone "Mars/Olympus" not recognized'],
+    ["step.sleepUntil", "tomorrow-ish", {}, 'step "odd": not a time as ISO 8601 writes it: "tomorrow-ish"'],
+    ["step.sleepUntil", "tomorrow", {}, 'step "odd": not a time as ISO 8601 writes it: "tomorrow"'],
+    [
+      "step.sleepUntil",
+      "2027-07-01 12:00 PST",
+      {},
+      'step "odd": not a time as ISO 8601 writes it: "2027-07-01 12:00 PST"',
+    ],
+    ["step.sleepUntil", "2027-07-32", {}, 'step "odd": date/time field value out of range: "2027-07-32"'],
+    ["step.sleepUntil", "09:00", { timeZone: "Mars/Olympus" }, 'step "odd": there is no time zone "Mars/Olympus"'],
+    [
+      "step.sleepUntil",
+      "09:00",
+      { timeZone: "UTC+2" },
+      'step "odd": there is no time zone "UTC+2". Did you mean Etc/GMT-2?',
+    ],
+    ["step.sleepUntil", "2027-07-01 12:00", { timeZone: "Foo3" }, 'step "odd": there is no time zone "Foo3"'],
+    ["step.sleepUntil", "2027-07-01T12:00Z", { timeZone: "IST" }, 'step "odd": there is no time zone "IST"'],
   ])("%s to %j %j ends the run with an error that says so", async (kind, given, options, error) => {
     await deploy(({ step }) =>
       kind === "step.sleep" ? step.sleep("odd", given) : step.sleepUntil("odd", given, options),

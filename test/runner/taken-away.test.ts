@@ -72,6 +72,7 @@ async function attempt(between = async () => {}, after = async () => {}) {
     },
   });
   const run = makeTask(definition, {
+    installation: "",
     database,
     memory: openMemory(database),
     begin: openBegin(database),

@@ -297,7 +297,9 @@ describe("a straggler", () => {
     expect(await db.value("select count(distinct key)::int from notika_worker._private_jobs")).toBe(meanwhile + 2);
   });
 
-  test("of 100,000 rows comes in chunks, and all of them together read each row once", async ({ db }) => {
+  test("of 100,000 rows comes in chunks, and all of them together read each row three times at most", async ({
+    db,
+  }) => {
     const [straggler, other] = [await db.connect(), await db.connect()];
     await begin(straggler, "select pg_current_xact_id()");
     for (let i = 0; i < 10; i++) {
@@ -310,7 +312,8 @@ describe("a straggler", () => {
     const { result, rows } = await rowsRead(db, () => drain(db, 5000));
 
     expect(result).toEqual(Array(20).fill(5000));
-    expect(rows).toBeLessThan(155_000);
+    // Once to see whose they are, once for each of the two cursors.
+    expect(rows).toBeLessThan(3 * 155_000);
     expect(await db.value("select count(*)::int from notika_worker._private_jobs")).toBe(150_000);
     expect((await jobs(db)).slice(-100_000)).toEqual(Array.from({ length: 100_000 }, (_, i) => i + 1));
   });
@@ -390,9 +393,10 @@ describe("a hand-over", () => {
     for (let i = 0; i < 8; i++) await session.query("select notika.dispatch(100)");
 
     const plans = notices.filter((plan) => plan.includes("CTE target"));
-    expect(plans).toHaveLength(8);
+    expect(plans.length).toBeGreaterThanOrEqual(8); // two where a burst was set aside
     for (const plan of plans) {
-      const [chunk = ""] = plan.split("CTE target");
+      // The chunk itself is sorted by workflow, to count the events of each.
+      const [, chunk = ""] = (plan.split("CTE target")[0] ?? "").split(/\bLimit\b/);
       expect(chunk).toMatch(/Merge Append/);
       for (const segment of [0, 1, 2]) expect(chunk).toContain(`event_log_${segment}_event_id_idx`);
       expect(chunk).not.toMatch(/Seq Scan|Sort {2}\(|Bitmap/);

@@ -69,8 +69,10 @@ describe("a copy in another cluster", () => {
       await db.database.script(`
         update notika.event_log_0 set xid = '${xid}';
         insert into notika.position
-          (system_identifier, snapshot, high, low, window_snapshot, window_low, window_high, window_at, horizon)
-        select ${system}, '3:3:', 0, low, '${xid + 1}:${xid + 1}:', window_low, window_high, window_at, horizon
+          (system_identifier, snapshot, high, low, window_snapshot, window_low, window_high, window_at, horizon,
+           flow_ids, flow_priorities, flow_places)
+        select ${system}, '3:3:', 0, low, '${xid + 1}:${xid + 1}:', window_low, window_high, window_at, horizon,
+               flow_ids, flow_priorities, flow_places
           from notika._position()`);
       await db.query("insert into item values (7)");
 
@@ -91,8 +93,10 @@ describe("a copy in another cluster", () => {
     await drain(db);
     await db.database.script(`
       update notika.event_log_0 set xid = '4000000';
-      insert into notika.position (system_identifier, snapshot, high, low, horizon)
-      select system_identifier + 1, '4000001:4000001:', high, low, horizon from notika._position()`);
+      insert into notika.position
+        (system_identifier, snapshot, high, low, horizon, flow_ids, flow_priorities, flow_places)
+      select system_identifier + 1, '4000001:4000001:', high, low, horizon, flow_ids, flow_priorities, flow_places
+        from notika._position()`);
 
     await db.query("insert into item values (7)"); // an xid that the old snapshot takes for a finished one
 

@@ -11,7 +11,7 @@ const jobs = `
    order by j.priority, j.run_at`;
 
 describe("hand-over", () => {
-  test("puts runs with and without options into the order of their events", async ({ db }) => {
+  test("puts the runs of each workflow, with options or without, into the order of their events", async ({ db }) => {
     await db.script(`
       ${published}
       select notika.publish('once', 'public.items');
@@ -26,7 +26,10 @@ describe("hand-over", () => {
     expect(await db.query("select run_id::int as run, error from notika.runs where state = 'cancelled'")).toEqual([
       { run: 6, error: "run 4 has the same key" },
     ]);
-    expect(await db.query(jobs)).toEqual(events);
+    const of = (rows: object[], workflow: string) =>
+      rows.filter((row) => "workflow" in row && row.workflow === workflow);
+    const waiting = await db.query(jobs);
+    for (const workflow of ["work", "once"]) expect(of(waiting, workflow)).toEqual(of(events, workflow));
   });
 
   test("leaves a job alone that has the id of a run, and makes those of the others", async ({ db }) => {

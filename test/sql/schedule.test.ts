@@ -267,7 +267,7 @@ describe("a schedule that cannot be", () => {
     expect(await refusal("notika.schedule('report', '@daily', 'Europe/Belrin')")).toMatchObject({
       code: "22023",
       message: 'there is no time zone "Europe/Belrin"',
-      hint: "Their names: select name from pg_timezone_names;",
+      hint: "Did you mean Europe/Berlin?",
     });
     expect(await refusal("notika.schedule('report', '@daily', 'America/New York')")).toMatchObject({
       message: 'there is no time zone "America/New York"',
@@ -487,7 +487,7 @@ describe("a workflow that is scheduled", () => {
     expect(await isLate()).toBe(false);
   });
 
-  test("never holds up the hand-over of others, and says what is wrong", async ({ db }) => {
+  test("never holds up the hand-over of others, says what is wrong, and stays due", async ({ db }) => {
     await db.script(`
       create table public.items (id int); select notika.publish('work', 'public.items');
       select notika.schedule('report', '@daily', 'Europe/Berlin');
@@ -497,22 +497,63 @@ describe("a workflow that is scheduled", () => {
     expect(await dispatch(db)).toBe(1);
 
     expect(await db.query("select next_at::text, error from notika.schedules")).toEqual([
-      { next_at: "infinity", error: 'time zone "Atlantis/Capital" not recognized' },
+      { next_at: "2026-01-01 00:00:00+00", error: 'time zone "Atlantis/Capital" not recognized' },
     ]);
     expect(await db.query("select finding, severity, workflow, detail, remedy from notika.check()")).toEqual([
       {
         finding: "schedule",
         severity: "error",
         workflow: "report",
-        detail: 'has no next time: time zone "Atlantis/Capital" not recognized',
+        detail:
+          'could not be kept at 2026-01-01 00:00:00+00 and is tried again: time zone "Atlantis/Capital" not recognized',
         remedy: "select notika.schedule('report', '@daily', 'Atlantis/Capital', 'skip');",
       },
     ]);
+    // Each try costs something, so that it is not part of every hand-over.
+    const tried = "select tried_at::text as at from notika.schedule";
+    const [first] = await db.query(tried);
+    await dispatch(db);
+    expect(await db.query(tried)).toEqual([first]);
+    expect(
+      await db.query("select notika._next_due('{report}') > clock_timestamp() - interval '1 second' as later"),
+    ).toEqual([{ later: true }]);
     await db.query("select notika.schedule('report', '@daily', 'Europe/Berlin')");
     expect(await db.query("select next_at < 'infinity' as planned, error from notika.schedules")).toEqual([
       { planned: true, error: null },
     ]);
   });
+
+  for (const missed of ["skip", "catch up"]) {
+    test(`loses no time to an error that passes: ${missed}`, async ({ db }) => {
+      await db.script(`
+        select notika.schedule('report', '0 * * * *', missed => '${missed}');
+        update notika.schedule set next_at = date_trunc('hour', clock_timestamp()) - interval '5 hours';
+        update notika.setting set missed_after = '7 hours';
+        create function public.no_space() returns trigger language plpgsql as
+          $$ begin raise exception 'no space left on device' using errcode = '53100'; end $$;
+        create trigger full_disk before insert on notika.event_log_0 for each row execute function public.no_space()`);
+      for (let turn = 0; turn < 2; turn++) {
+        expect(await dispatch(db)).toBe(0);
+        await db.query("update notika.schedule set tried_at = tried_at - interval '2 seconds'");
+      }
+      expect(await db.query("select error, last_at from notika.schedules")).toEqual([
+        { error: "no space left on device", last_at: null },
+      ]);
+
+      // Long after it would have been skipped, had nobody been there.
+      await db.script("drop trigger full_disk on notika.event_log_0; update notika.setting set missed_after = '0'");
+      await dispatch(db);
+
+      const hours = await db.query(
+        `select (extract(epoch from date_trunc('hour', clock_timestamp()) - (new ->> 'planned_at')::timestamptz) / 3600)::int as ago
+           from notika.event_log order by event_id`,
+      );
+      expect(hours).toEqual((missed === "skip" ? [0] : [5, 4, 3, 2, 1, 0]).map((ago) => ({ ago })));
+      expect(await db.query("select error, next_at > clock_timestamp() as planned from notika.schedules")).toEqual([
+        { error: null, planned: true },
+      ]);
+    });
+  }
 
   test("keeps its other options, and an option says the same", async ({ db }) => {
     await db.script(`create table public.items (id int);
