@@ -1,0 +1,113 @@
+import { readScript, type Statement } from "../../pglite/psql_script.ts";
+
+/** A file with a migration, as `check_ddl` takes it, and what stays of it when one of its statements is refused. */
+export interface Migration {
+  file: string;
+  /** Its lines are those of the file. */
+  sql: string;
+  statements: Statement[];
+  /** Where it is committed by its own text, or why each statement is committed; empty: it may be one transaction. */
+  commits: { line: number; reason: string }[];
+  /** Whether its own text makes it one transaction. */
+  isWhole: boolean;
+}
+
+export function readMigration(file: string, text: string): Migration {
+  const { statements, sql } = readScript(onlyUp(text));
+  const work = statements.filter(({ bare }) => isWork(bare));
+  const [first, last] = [statements[0], statements.at(-1)];
+  const commits: Migration["commits"] = [];
+  let isInBlock = false;
+  const alone = markerOf(text) ?? outsideOfBlocks(statements).find(({ bare }) => cannotBeInTransaction.test(bare));
+  if (work.length > 1 && alone) {
+    commits.push({ line: alone.line, reason: "reason" in alone ? alone.reason : reasonOf(alone.bare) });
+  }
+  for (const [index, { line, bare }] of statements.entries()) {
+    if (begins.test(bare)) {
+      // Whatever stood before it is committed by whoever runs the file.
+      if (!isInBlock && work.some((other) => other.line < line && statements.indexOf(other) < index)) {
+        commits.push({ line, reason: "BEGIN" });
+      }
+      isInBlock = true;
+    } else if (ends.test(bare)) {
+      isInBlock = false;
+      if (statements.slice(index + 1).some((next) => isWork(next.bare))) commits.push({ line, reason: "COMMIT" });
+    }
+  }
+  const isWhole =
+    work.length < 2 || (commits.length === 0 && begins.test(first?.bare ?? "") && ends.test(last?.bare ?? ""));
+  return { file, sql: alone && work.length > 1 ? committingEach(text) : sql, statements: work, commits, isWhole };
+}
+
+const begins = /^(begin|start transaction)\b/i;
+const ends = /^(commit|end|rollback|abort)\b(?!.* to )/i;
+const cannotBeInTransaction =
+  /\bconcurrently\b|^(vacuum|alter system|reindex (\([^)]*\) )?(database|system)|(create|drop|alter) (database|tablespace|subscription))\b/i;
+
+function isControl(bare: string): boolean {
+  return begins.test(bare) || ends.test(bare);
+}
+
+/** What changes nothing for others leaves nothing behind. */
+function isWork(bare: string): boolean {
+  return !isControl(bare) && !/^(set|reset|show|select (pg_catalog\.)?set_config)\b/i.test(bare);
+}
+
+function reasonOf(bare: string): string {
+  return /\bconcurrently\b/i.test(bare) ? "CONCURRENTLY" : bare.split(" ").slice(0, 2).join(" ").toUpperCase();
+}
+
+function outsideOfBlocks(statements: Statement[]): Statement[] {
+  let isInBlock = false;
+  return statements.filter(({ bare }) => {
+    if (isControl(bare)) isInBlock = begins.test(bare);
+    return !isInBlock && !isControl(bare);
+  });
+}
+
+/** What tells a tool to commit each statement. */
+function markerOf(text: string): { line: number; reason: string } | undefined {
+  const found =
+    /^\s*--+\s*(\+goose no transaction|migrate:up\b.*\btransaction:false|!\s*no-transaction|no-transaction|atlas:txmode none|disable-transaction|\+migrate up\b.*\bnotransaction)\b.*$/im.exec(
+      text,
+    );
+  return found ? { line: text.slice(0, found.index).split("\n").length, reason: found[0].trim() } : undefined;
+}
+
+function committingEach(text: string): string {
+  return readScript(onlyUp(text), { commitsEach: true }).sql;
+}
+
+/** Some tools keep in one file what a migration does and what takes it back. */
+function onlyUp(text: string): string {
+  if (!/^--\s*(migrate:|\+(goose|migrate) )/im.test(text)) return text;
+  let isUp = true;
+  return text
+    .split("\n")
+    .map((line) => {
+      const mark = /^--\s*(?:migrate:|\+(?:goose|migrate) )(up|down)\b/i.exec(line)?.[1];
+      if (mark) isUp = /^up$/i.test(mark);
+      return isUp ? line : "";
+    })
+    .join("\n");
+}
+
+/** What a refusal in a line would leave of the file, in words; undefined where nothing stays. */
+export function whatStays({ file, statements, commits, isWhole }: Migration, line: number): string | undefined {
+  const before = statements.filter((statement) => statement.line < line);
+  const [first, last] = [before[0], before.at(-1)];
+  if (isWhole || !first || !last) return undefined;
+  const start =
+    "Begin maintenance before the migration, not after a refusal: select notika.begin_maintenance('<reason>'); " +
+    "and after it: select * from notika.end_maintenance();";
+
+  const each = commits.find(({ reason }) => reason !== "COMMIT" && reason !== "BEGIN");
+  const inner = commits.findLast((commit) => commit.line <= line);
+  if (!each && commits.length > 0 && !inner) return undefined;
+  const until = each || !inner ? last : statements.findLast((statement) => statement.line <= inner.line);
+  if (!until) return undefined;
+  const lines = first.line === until.line ? `line ${first.line}` : `lines ${first.line} to ${until.line}`;
+  return commits.length > 0
+    ? `${file} is not one transaction (${(each ?? inner)?.reason} in line ${(each ?? inner)?.line}): ${lines} would stay, and a second try begins with them. ${start}`
+    : `Unless ${file} is run in one transaction, ${lines} would stay, and a second try begins with them. For a tool that commits each statement: ${start}`;
+}
