@@ -338,7 +338,7 @@ begin
     v_text := emit.payload::text;
     v_size := octet_length(v_text);
     -- What was given may have been shorter.
-    if v_size > v_limit and v_size <= 16 * v_limit::bigint then
+    if v_size > v_limit and v_size <= 32 * v_limit::bigint then
       v_size := notika._short_size(v_text);
     end if;
   end if;
@@ -355,7 +355,7 @@ $$;
 comment on function notika.emit(text, jsonb) is
   'Adds an event by hand, in the current transaction, with payload as its new, and returns its id. The '
   'payload may have as many bytes as payload_bytes in notika.setting says, when it is written without '
-  'spaces between its parts and its numbers are written as shortly as can be, and sixteen times as '
+  'spaces between its parts and its numbers are written as shortly as can be, and 32 times as '
   'many with its numbers written out.';
 
 create or replace function notika._published(workflow text)

@@ -237,7 +237,7 @@ begin
         end;
         if not v_is_over then
           v_seen := v_seen || (
-            select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object)), '[]')
+            select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object, f.verdict)), '[]')
               from notika._foresee(false) as f
           );
           continue;
@@ -255,7 +255,13 @@ begin
                            then format(': %s instead of %s', f.actual, f.expected) else '' end),
                case when f.verdict = 'blocked' then format(
                  'Publish %1$s anew in the same transaction, or select notika.allow_breaking_change(%1$L, ''<reason>'');',
-                 f.workflow) end
+                 f.workflow)
+                    when f.verdict = 'healed' and exists (
+                      select from unnest(v_seen) as s (seen)
+                       where s.seen @> jsonb_build_array(jsonb_build_array(f.workflow, f.object, 'blocked'))
+                    ) then
+                 'Run it in one transaction: a tool that commits each statement is refused in the middle.'
+               end
           from jsonb_to_recordset(v_found) as f (
                  workflow text, kind text, object text, verdict text, expected text, actual text)
          cross join lateral (

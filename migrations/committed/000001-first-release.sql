@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:05f7f1eefcf84d6abeb86c49aa48577b8549b68d
+--! Hash: sha1:3a1a8fee956a200aef0bca6f77f3aea11de9aea3
 --! Message: first release
 
 --! split: 1-current.sql
@@ -4914,7 +4914,7 @@ begin
     v_text := emit.payload::text;
     v_size := octet_length(v_text);
     -- What was given may have been shorter.
-    if v_size > v_limit and v_size <= 16 * v_limit::bigint then
+    if v_size > v_limit and v_size <= 32 * v_limit::bigint then
       v_size := notika._short_size(v_text);
     end if;
   end if;
@@ -4931,7 +4931,7 @@ $$;
 comment on function notika.emit(text, jsonb) is
   'Adds an event by hand, in the current transaction, with payload as its new, and returns its id. The '
   'payload may have as many bytes as payload_bytes in notika.setting says, when it is written without '
-  'spaces between its parts and its numbers are written as shortly as can be, and sixteen times as '
+  'spaces between its parts and its numbers are written as shortly as can be, and 32 times as '
   'many with its numbers written out.';
 
 create or replace function notika._published(workflow text)
@@ -15405,7 +15405,7 @@ begin
         end;
         if not v_is_over then
           v_seen := v_seen || (
-            select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object)), '[]')
+            select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object, f.verdict)), '[]')
               from notika._foresee(false) as f
           );
           continue;
@@ -15423,7 +15423,13 @@ begin
                            then format(': %s instead of %s', f.actual, f.expected) else '' end),
                case when f.verdict = 'blocked' then format(
                  'Publish %1$s anew in the same transaction, or select notika.allow_breaking_change(%1$L, ''<reason>'');',
-                 f.workflow) end
+                 f.workflow)
+                    when f.verdict = 'healed' and exists (
+                      select from unnest(v_seen) as s (seen)
+                       where s.seen @> jsonb_build_array(jsonb_build_array(f.workflow, f.object, 'blocked'))
+                    ) then
+                 'Run it in one transaction: a tool that commits each statement is refused in the middle.'
+               end
           from jsonb_to_recordset(v_found) as f (
                  workflow text, kind text, object text, verdict text, expected text, actual text)
          cross join lateral (

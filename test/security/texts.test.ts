@@ -126,8 +126,8 @@ test("what the limit of an event by hand counts is what was given", async ({ db 
     await db.query("select notika.emit('w', $1::text::jsonb)", [some(item)]);
   }
   for (const payload of [
-    `[${Array(500).fill("1e100")}]`,
-    "[1e40000]", // whatever it took to say it, this is more than anybody can take
+    `[${Array(700).fill("1e100")}]`,
+    "[1e70000]", // whatever it took to say it, this is more than anybody can take
     JSON.stringify(["0".repeat(2100)]),
     JSON.stringify([", ".repeat(1050)]),
     JSON.stringify(['\\"000, '.repeat(300)]),

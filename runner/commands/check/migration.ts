@@ -97,17 +97,18 @@ export function whatStays({ file, statements, commits, isWhole }: Migration, lin
   const before = statements.filter((statement) => statement.line < line);
   const [first, last] = [before[0], before.at(-1)];
   if (isWhole || !first || !last) return undefined;
-  const start =
-    "Begin maintenance before the migration, not after a refusal: select notika.begin_maintenance('<reason>'); " +
-    "and after it: select * from notika.end_maintenance();";
-
   const each = commits.find(({ reason }) => reason !== "COMMIT" && reason !== "BEGIN");
   const inner = commits.findLast((commit) => commit.line <= line);
   if (!each && commits.length > 0 && !inner) return undefined;
   const until = each || !inner ? last : statements.findLast((statement) => statement.line <= inner.line);
   if (!until) return undefined;
   const lines = first.line === until.line ? `line ${first.line}` : `lines ${first.line} to ${until.line}`;
-  return commits.length > 0
-    ? `${file} is not one transaction (${(each ?? inner)?.reason} in line ${(each ?? inner)?.line}): ${lines} would stay, and a second try begins with them. ${start}`
-    : `Unless ${file} is run in one transaction, ${lines} would stay, and a second try begins with them. For a tool that commits each statement: ${start}`;
+  const stays = `what stands in ${lines} stays after the refusal, and a second try begins with it.`;
+  const maintenance =
+    "begin maintenance before the migration: select notika.begin_maintenance('<reason>'); " +
+    "and end it afterwards: select * from notika.end_maintenance();";
+  const commit = each ?? inner;
+  return commit
+    ? `${file} is not one transaction (${commit.reason} in line ${commit.line}): ${stays} Make it one, or ${maintenance}`
+    : `Unless ${file} is run in one transaction, ${stays} For a tool that commits each statement, ${maintenance}`;
 }
