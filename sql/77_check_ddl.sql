@@ -53,7 +53,7 @@ begin
   end if;
 
   return case
-    when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
+    when statement ~* '\mconcurrently\M' and statement !~* '^refresh\M' then 'CONCURRENTLY cannot run in a transaction'
     when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
       'tablespace|subscription)|alter\s+(system|database))\M'
       then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))

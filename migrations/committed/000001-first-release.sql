@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:3a1a8fee956a200aef0bca6f77f3aea11de9aea3
+--! Hash: sha1:bca25f9b8a1b013f9df5e3300729af339906b501
 --! Message: first release
 
 --! split: 1-current.sql
@@ -15221,7 +15221,7 @@ begin
   end if;
 
   return case
-    when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
+    when statement ~* '\mconcurrently\M' and statement !~* '^refresh\M' then 'CONCURRENTLY cannot run in a transaction'
     when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
       'tablespace|subscription)|alter\s+(system|database))\M'
       then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))

@@ -1,10 +1,13 @@
 import sql from "sql-template-tag";
 import type { Database } from "../database.ts";
 import { UsageError } from "../errors.ts";
+import { printableScript } from "../printable.ts";
 import { loadTasks } from "../tasks.ts";
 import { judgeInProcess } from "./check/in_process.ts";
+import { type Migration, notWhole, readMigration } from "./check/migration.ts";
+import { readSql } from "./check/read.ts";
 import { checkSteps } from "./check/steps.ts";
-import { judge, readMigrations, report } from "./check/verdicts.ts";
+import { judge, report } from "./check/verdicts.ts";
 import { type Command, defineCommand, jsonOption, output, tasksOption, urlOption } from "./support/command.ts";
 import { table } from "./support/table.ts";
 
@@ -22,16 +25,22 @@ export const command: Command = defineCommand({
   async run(context) {
     const { values, arguments: files } = context;
     if (values.schema === undefined) {
-      if (files.length > 0) return report(await judge(context.database, await readMigrations(files)), values);
+      if (files.length > 0) return report(await judge(context.database, await readFiles(files)), values);
       if (values.tasks !== undefined) return checkSteps(context.database, values.tasks, values.json);
       return checkState(context.database, values.json);
     }
     if (files.length === 0) throw new UsageError("--schema is for checking migrations", { hint: "Name their files." });
 
     const tasks = await loadTasks(values.tasks ?? tasksOption.tasks.default);
-    return report(await judgeInProcess(values.schema, tasks, await readMigrations(files)), values);
+    return report(await judgeInProcess(values.schema, tasks, await readFiles(files)), values);
   },
 });
+
+async function readFiles(files: string[]): Promise<Migration[]> {
+  const migrations = await Promise.all(files.map(async (file) => readMigration(file, await readSql(file))));
+  process.stderr.write(printableScript(notWhole(migrations)));
+  return migrations;
+}
 
 /** Whether the published workflows still have what they were published with. */
 async function checkState(database: Database, json: boolean): Promise<number> {

@@ -68,7 +68,7 @@ export async function loadSchema({ db, database }: Embedded, script: Script): Pr
   }
 
   await settle(database, script);
-  return { standIns, leftOut };
+  return { standIns, leftOut: leftOut.sort((a, b) => a.line - b.line) };
 }
 
 /** So many statements are given at once: a round trip for each would take most of the time. */

@@ -67,6 +67,11 @@ function missed(schema: string, { leftOut }: LoadedSchema): Verdict[] {
     }));
 }
 
+/** Whether something is not what it would be on a server. */
+function lacks({ standIns, leftOut }: Pick<LoadedSchema, "standIns" | "leftOut">): boolean {
+  return standIns.names.length > 0 || leftOut.some(({ isPart }) => !isPart);
+}
+
 /** A workflow on what could not be made here is not known to break. */
 async function publishAll(schema: string, { database }: Embedded, tasks: Tasks, loaded: LoadedSchema) {
   const unknown: Verdict[] = [];
@@ -74,9 +79,10 @@ async function publishAll(schema: string, { database }: Embedded, tasks: Tasks, 
     try {
       await publish(database.execute, publication);
     } catch (error) {
-      const table = publication.on?.table.split(".").at(-1) ?? "";
-      const part = loaded.leftOut.find(({ statement }) => table !== "" && statement.includes(table));
-      if (loaded.standIns.names.length === 0 && !loaded.leftOut.some(({ isPart }) => !isPart)) throw error;
+      const name = publication.on?.table.split(".").at(-1)?.replaceAll('"', "") ?? "";
+      const part = loaded.leftOut.find(({ statement, isPart }) => !isPart && name !== "" && statement.includes(name));
+      const isGone = /^table .* does not exist$/.test((error as Error).message);
+      if (isGone ? !part : !lacks(loaded)) throw error;
       unknown.push({
         file: schema,
         line: part?.line ?? 1,
@@ -111,11 +117,12 @@ async function judgeWithStandIns(embedded: Embedded, migrations: Migration[], lo
   }
 }
 
-function isExplained({ problem }: Verdict, { standIns, leftOut }: LoadedSchema): boolean {
+function isExplained({ problem }: Verdict, loaded: LoadedSchema): boolean {
   if (/not supported|could not access file|could not open extension/.test(problem)) return true;
-  if (standIns.names.length === 0 && !leftOut.some(({ isPart }) => !isPart)) return false;
+  if (!lacks(loaded)) return false;
   const [, kind, name] = /^(\w+) "([^"]+)".* does not exist/.exec(problem) ?? [];
-  if (kind === "relation") return leftOut.some(({ statement }) => statement.includes(name?.split(".").at(-1) ?? ""));
+  if (kind === "relation")
+    return loaded.leftOut.some(({ statement }) => statement.includes(name?.split(".").at(-1) ?? ""));
   if (kind === "column" || kind === "table") return false;
   return /does not exist|no default operator class|cannot be cast|is not defined/.test(problem);
 }

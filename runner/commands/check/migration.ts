@@ -15,34 +15,50 @@ export interface Migration {
 export function readMigration(file: string, text: string): Migration {
   const { statements, sql } = readScript(onlyUp(text));
   const work = statements.filter(({ bare }) => isWork(bare));
-  const [first, last] = [statements[0], statements.at(-1)];
+  const { commits, outside } = blocksOf(statements);
+  const alone = markerOf(text) ?? outside.map(whyAlone).find((reason) => reason !== undefined);
+  const commitsEach = alone !== undefined && work.length > 1;
+  return {
+    file,
+    sql: commitsEach ? readScript(onlyUp(text), { commitsEach }).sql : sql,
+    statements: work,
+    commits: commitsEach ? [alone, ...commits] : commits,
+    isWhole: work.length < 2 || (commits.length === 0 && outside.length === 0),
+  };
+}
+
+/** Where a text is committed by what it says, and what of it stands in no transaction of its own. */
+function blocksOf(statements: Statement[]): { commits: Migration["commits"]; outside: Statement[] } {
   const commits: Migration["commits"] = [];
+  const outside: Statement[] = [];
   let isInBlock = false;
-  const alone = markerOf(text) ?? outsideOfBlocks(statements).find(({ bare }) => cannotBeInTransaction.test(bare));
-  if (work.length > 1 && alone) {
-    commits.push({ line: alone.line, reason: "reason" in alone ? alone.reason : reasonOf(alone.bare) });
-  }
+  let isOpen = false; // something has been done since the last commit
   for (const [index, { line, bare }] of statements.entries()) {
+    const commit = (reason: Reason) => {
+      const goesOn = statements.slice(index).some((next) => isWork(next.bare));
+      if (isOpen && goesOn) commits.push({ line, reason });
+      isOpen = false;
+    };
     if (begins.test(bare)) {
-      // Whatever stood before it is committed by whoever runs the file.
-      if (!isInBlock && work.some((other) => other.line < line && statements.indexOf(other) < index)) {
-        commits.push({ line, reason: "BEGIN" });
-      }
+      if (!isInBlock) commit("BEGIN");
       isInBlock = true;
     } else if (ends.test(bare)) {
+      commit("COMMIT");
       isInBlock = false;
-      if (statements.slice(index + 1).some((next) => isWork(next.bare))) commits.push({ line, reason: "COMMIT" });
+    } else if (isWork(bare)) {
+      isOpen = true;
+      if (!isInBlock) outside.push(statements[index] as Statement);
     }
   }
-  const isWhole =
-    work.length < 2 || (commits.length === 0 && begins.test(first?.bare ?? "") && ends.test(last?.bare ?? ""));
-  return { file, sql: alone && work.length > 1 ? committingEach(text) : sql, statements: work, commits, isWhole };
+  return { commits, outside };
 }
+
+type Reason = "BEGIN" | "COMMIT";
 
 const begins = /^(begin|start transaction)\b/i;
 const ends = /^(commit|end|rollback|abort)\b(?!.* to )/i;
 const cannotBeInTransaction =
-  /\bconcurrently\b|^(vacuum|alter system|reindex (\([^)]*\) )?(database|system)|(create|drop|alter) (database|tablespace|subscription))\b/i;
+  /^(create|drop|reindex|alter)\b.*\bconcurrently\b|^(vacuum|alter system|reindex (\([^)]*\) )?(database|system)|(create|drop|alter) (database|tablespace|subscription))\b/i;
 
 function isControl(bare: string): boolean {
   return begins.test(bare) || ends.test(bare);
@@ -53,16 +69,11 @@ function isWork(bare: string): boolean {
   return !isControl(bare) && !/^(set|reset|show|select (pg_catalog\.)?set_config)\b/i.test(bare);
 }
 
-function reasonOf(bare: string): string {
-  return /\bconcurrently\b/i.test(bare) ? "CONCURRENTLY" : bare.split(" ").slice(0, 2).join(" ").toUpperCase();
-}
-
-function outsideOfBlocks(statements: Statement[]): Statement[] {
-  let isInBlock = false;
-  return statements.filter(({ bare }) => {
-    if (isControl(bare)) isInBlock = begins.test(bare);
-    return !isInBlock && !isControl(bare);
-  });
+/** Why a statement cannot be in a transaction, if it cannot. */
+function whyAlone({ line, bare }: Statement): { line: number; reason: string } | undefined {
+  if (!cannotBeInTransaction.test(bare)) return undefined;
+  const first = bare.split(" ").slice(0, 2).join(" ").toUpperCase();
+  return { line, reason: /\bconcurrently\b/i.test(bare) ? "CONCURRENTLY" : first };
 }
 
 /** What tells a tool to commit each statement. */
@@ -72,10 +83,6 @@ function markerOf(text: string): { line: number; reason: string } | undefined {
       text,
     );
   return found ? { line: text.slice(0, found.index).split("\n").length, reason: found[0].trim() } : undefined;
-}
-
-function committingEach(text: string): string {
-  return readScript(onlyUp(text), { commitsEach: true }).sql;
 }
 
 /** Some tools keep in one file what a migration does and what takes it back. */
@@ -90,6 +97,14 @@ function onlyUp(text: string): string {
       return isUp ? line : "";
     })
     .join("\n");
+}
+
+/** Names the files that are committed in the middle, in words. */
+export function notWhole(migrations: Migration[]): string {
+  return migrations
+    .filter(({ commits }) => commits.length > 0)
+    .map(({ file, commits: [first] }) => `${file} is not one transaction (${first?.reason} in line ${first?.line})\n`)
+    .join("");
 }
 
 /** What a refusal in a line would leave of the file, in words; undefined where nothing stays. */

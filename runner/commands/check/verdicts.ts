@@ -2,8 +2,7 @@ import sql from "sql-template-tag";
 import type { Database } from "../../database.ts";
 import { indented, printable } from "../../printable.ts";
 import { output } from "../support/command.ts";
-import { type Migration, readMigration, whatStays } from "./migration.ts";
-import { readSql } from "./read.ts";
+import { type Migration, whatStays } from "./migration.ts";
 
 export interface Verdict {
   file: string;
@@ -13,10 +12,6 @@ export interface Verdict {
   verdict: string;
   problem: string;
   remedy: string | null;
-}
-
-export async function readMigrations(files: string[]): Promise<Migration[]> {
-  return Promise.all(files.map(async (file) => readMigration(file, await readSql(file))));
 }
 
 /** What migrations would do, each committed after those before it, to the workflows that are published. */
