@@ -37,7 +37,7 @@ export async function loadSchema({ db, database }: Embedded, script: Script): Pr
         return await database.script(text);
       } catch (caught) {
         const error = caught as Error & { code?: string; position?: string };
-        if (tries < 100 && (await standIns.supply(error.message, statement.bare, { isSchema: true }))) continue;
+        if (tries < 100 && (await standIns.supply(error.message, text, { isSchema: true }))) continue;
         if (isThereAlready(error, statement)) return;
         const plainer = plainerText(text, error);
         note(statement, error.message, plainer !== undefined);

@@ -21,6 +21,7 @@ const typesOf: Record<string, string[]> = {
 export function openStandIns(db: PGlite, database: Database): StandIns {
   const names = new Set<string>();
   const extensions = new Map<string, Set<string>>();
+  const supplied = new Set<string>();
 
   async function supply(message: string, statement: string, isSchema: boolean): Promise<boolean> {
     const found = kinds.map(([kind, pattern]) => [kind, pattern.exec(message)?.[1]] as const).find(([, name]) => name);
@@ -38,9 +39,10 @@ export function openStandIns(db: PGlite, database: Database): StandIns {
       if ((kind === "type" || kind === "schema") && !isSchema && extensions.size === 0) return false;
       if (kind === "access method" && !/^(create table|create foreign|alter table|set|select)\b/i.test(statement))
         return false;
-      const statements = kind === "type" ? [typeSql(name, statement)] : sqlOf[kind](name).split("; ");
-      for (const one of statements) await database.script(one);
+      if (kind === "tablespace") await database.script("set allow_in_place_tablespaces = on");
+      await database.script(kind === "type" ? typeSql(name, statement) : sqlOf[kind](name));
     }
+    supplied.add(message);
     if (kind !== "role") names.add(`${kind} ${name}`);
     return true;
   }
@@ -73,6 +75,7 @@ export function openStandIns(db: PGlite, database: Database): StandIns {
 
   return {
     supply: async (message, statement, { isSchema = false } = {}) => {
+      if (supplied.has(message)) return false; // it did not help
       try {
         return await supply(message, statement, isSchema);
       } catch {
@@ -106,7 +109,7 @@ const sqlOf = {
     `create collation ${name.includes(".") ? quoted(name) : `pg_catalog.${ident(name)}`} from pg_catalog."C"`,
   // Its functions can be made and not called.
   language: (name: string) => `create trusted language ${ident(name)} handler pg_catalog.plpgsql_call_handler`,
-  tablespace: (name: string) => `set allow_in_place_tablespaces = on; create tablespace ${ident(name)} location ''`,
+  tablespace: (name: string) => `create tablespace ${ident(name)} location ''`,
   "access method": (name: string) =>
     `create access method ${ident(name)} type table handler pg_catalog.heap_tableam_handler`,
   "foreign-data wrapper": (name: string) => `create foreign data wrapper ${ident(name)}`,

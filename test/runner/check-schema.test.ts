@@ -75,8 +75,8 @@ describe("a dump of pg_dump", () => {
     const { stdout, stderr } = await said(
       path.join(schemas, "extensions.sql"),
       {
-        places: { table: "public.places", columns: ["id", "geom", "embedding", "slug", "area"] },
-        hyper: { table: "public.hyper" },
+        places: { table: "public.places", columns: ["id", "embedding", "slug", "area"] },
+        geometry: { table: "public.places", columns: ["id", "geom"], guard: "warn" },
         near: { table: "public.places", condition: "public.st_within(new.geom, 'x')" },
       },
       `create extension if not exists h3 with schema public version '4.1';
@@ -87,6 +87,7 @@ update public.places set slug = public.slugify(name);
 alter extension postgis update to '3.5.0';
 alter table public.places add column note text;
 select cron.schedule('x', '* * * * *', 'select 1');`,
+      "drop extension postgis cascade;",
       "alter table public.places alter column embedding type public.vector(768);",
     );
 
@@ -100,7 +101,8 @@ select cron.schedule('x', '* * * * *', 'select 1');`,
         /^1\.sql:5: unknown: cannot be tried here: function public\.slugify\(text\) does not exist/,
       ),
       expect.stringMatching(/^1\.sql:8: unknown: cannot be tried here: function cron\.schedule/),
-      "2.sql:1: breaks places: type changed public.places.embedding: public.vector(768) instead of public.vector(1536)",
+      "2.sql:1: warns geometry: column dropped public.places.geom",
+      "3.sql:1: breaks places: type changed public.places.embedding: public.vector(768) instead of public.vector(1536)",
     ]);
     expect(stderr).toContain(
       "stood in for, because the Postgres in this process does not have it: access method columnar, " +
