@@ -5,7 +5,7 @@ import type { Script, Statement } from "./psql_script.ts";
 import { isOfNotika, isOfNoUse, isOnlyRows } from "./schema_kinds.ts";
 import { openStandIns, type StandIns } from "./stand_ins.ts";
 
-export interface LeftOut {
+interface LeftOut {
   line: number;
   statement: string;
   reason: string;
@@ -37,6 +37,7 @@ export async function loadSchema({ db, database }: Embedded, script: Script): Pr
         return await database.script(text);
       } catch (caught) {
         const error = caught as Error & { code?: string; position?: string };
+        if (isGoneAlready(error, statement)) return;
         if (tries < 100 && (await standIns.supply(error.message, text, { isSchema: true }))) continue;
         if (isThereAlready(error, statement)) return;
         const plainer = plainerText(text, error);
@@ -78,7 +79,7 @@ const chunk = 100;
 async function settle(database: Embedded["database"], script: Script) {
   const [row] = (await database.pool.query("select pg_catalog.current_setting('search_path') as path")).rows;
   const paths = script.statements.flatMap(({ text, bare }) => {
-    const set = /^alter (?:database|role) .* (set search_path\b.*)$/i.test(bare);
+    const set = /^alter database .* (set search_path\b.*)$/i.test(bare);
     return set ? [text.replace(/^[\s\S]*?\b(set\s+search_path\b)/i, "$1")] : [];
   });
   await database.script("reset all");
@@ -105,6 +106,11 @@ function isThereAlready({ code }: { code?: string }, { bare }: Statement): boole
   return (
     (code === "42P06" || code === "42710") && /^create (schema|role|user|group|extension|type|language)\b/i.test(bare)
   );
+}
+
+/** What pg_dump --clean begins with. */
+function isGoneAlready({ code = "" }: { code?: string }, { bare }: Statement): boolean {
+  return /^(42P01|42704|42883|42703|3F000)$/.test(code) && /^(drop|alter .* drop)\b/i.test(bare);
 }
 
 /** The same without what fails in it, where the rest is worth having. */
