@@ -121,7 +121,7 @@ describe("a schema that was written by hand", () => {
       "schema.sql",
       `\\set ON_ERROR_STOP on
 \\set app 'my app'
-SET statement_timeout = 0;
+SET statement_timeout = 0; ALTER TABLE ONLY app.gone DROP CONSTRAINT x; DROP TABLE app.gone; DROP SCHEMA app;
 -- Notika's, of a dump with its schemas and of one without
 CREATE SCHEMA notika;
 ALTER SCHEMA notika OWNER TO notika;
@@ -230,4 +230,32 @@ test("several databases in one file are told apart, and refused", async () => {
     message: "the schema has tables of several databases: one, two",
     hint: "Dump the one that is meant: pg_dump --schema-only two > schema.sql",
   });
+});
+
+// Takes its time, so it is not for every day: NOTIKA_TEST_SHAPES=all
+test.runIf(process.env.NOTIKA_TEST_SHAPES)("a dump of 200 tables takes less than five seconds", async () => {
+  const tables = Array.from({ length: 200 }, (_, n) => {
+    const columns = Array.from(
+      { length: 15 },
+      (_, c) => `column_${c} ${["bigint", "text", "timestamptz", "jsonb"][c % 4]}`,
+    );
+    return `CREATE TABLE public.t${n} (id bigint NOT NULL, ref bigint, ${columns.join(", ")});
+ALTER TABLE public.t${n} OWNER TO shop;
+CREATE SEQUENCE public.t${n}_id_seq;
+ALTER TABLE ONLY public.t${n} ALTER COLUMN id SET DEFAULT nextval('public.t${n}_id_seq'::regclass);
+ALTER TABLE ONLY public.t${n} ADD CONSTRAINT t${n}_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.t${n} ADD CONSTRAINT fk${n} FOREIGN KEY (ref) REFERENCES public.t${Math.max(n - 1, 0)}(id);
+${[0, 1, 2, 5].map((c) => `CREATE INDEX t${n}_${c} ON public.t${n} USING btree (column_${c}, id);`).join("\n")}
+GRANT SELECT ON TABLE public.t${n} TO reader;`;
+  });
+  const schema = await file("large.sql", tables.join("\n"));
+  const on = { w: { table: "public.t7", columns: ["id", "column_1"] } };
+  await said(await file("empty.sql", "select 1"), {}, "select 1"); // the snapshot is there
+
+  const start = process.cpuUsage(); // which does not depend on what else the machine does
+  const { stdout } = await said(schema, on, "alter table public.t7 drop column column_1;");
+
+  expect(stdout).toEqual(["1.sql:1: breaks w: column dropped public.t7.column_1"]);
+  const { user, system } = process.cpuUsage(start);
+  expect((user + system) / 1000).toBeLessThan(5000);
 });
