@@ -1,5 +1,6 @@
 import { expect } from "vitest";
 import { test } from "../../support/database.ts";
+import { asRole } from "../support.ts";
 
 const scene = `
   create schema app;
@@ -77,5 +78,36 @@ test("what Postgres refuses for the sake of others is an error", async ({ db }) 
   // Made by Notika: without event triggers its functions and triggers refuse.
   expect(await said("drop function notika.payload_1(app.users)")).toEqual([
     { verdict: "breaks", problem: expect.stringContaining("notika") },
+  ]);
+});
+
+test("check_ddl judges at each commit where only pins protect", async ({ db }) => {
+  await db.script(`${scene}
+    drop event trigger notika_guard_start; drop event trigger notika_guard_drop; drop event trigger notika_guard_end;`);
+  const said = (sql: string) => db.query("select line, verdict, problem from notika.check_ddl($1)", [sql]);
+
+  expect(await said(`alter table app.users add x int;\ncommit;\n${drop}\ncommit;\n${add}`)).toEqual([
+    { line: 3, verdict: "breaks", problem: "column dropped app.users.email" },
+  ]);
+  expect(await said(`${rename}\ncommit;\nalter table app.users drop column mail;`)).toMatchObject([
+    { line: 1, verdict: "followed" },
+    { line: 3, verdict: "breaks", problem: "column dropped app.users.mail" },
+  ]);
+});
+
+test("a publisher may ask what its own migration does, commit by commit", async ({ db }) => {
+  await db.script(`${scene}
+    create role pat; grant usage on schema app to pat; alter table app.users owner to pat;
+    select notika.grant_publisher('pat');`);
+
+  expect(
+    await asRole(
+      db,
+      "pat",
+      `select line, verdict, problem from notika.check_ddl($$${rename}\ncommit;\nalter table app.users drop mail;$$)`,
+    ),
+  ).toMatchObject([
+    { line: 1, verdict: "followed" },
+    { line: 3, verdict: "breaks", problem: "column dropped app.users.mail" },
   ]);
 });
