@@ -111,3 +111,13 @@ test("a publisher may ask what its own migration does, commit by commit", async 
     { line: 3, verdict: "breaks", problem: "column dropped app.users.mail" },
   ]);
 });
+
+test("a rule with several commands is one statement", async ({ db }) => {
+  await db.script(scene);
+
+  expect(
+    await db.query("select line, statement, verdict from notika.check_ddl($1)", [
+      `create rule r as on insert to app.other do also (delete from app.other; select (1);\n);\n${drop}`,
+    ]),
+  ).toEqual([{ line: 3, statement: "alter table app.users drop column email", verdict: "breaks" }]);
+});
