@@ -28,8 +28,8 @@ Set up a database
   notika check --tasks        which steps runs remember that the code of their tasks no longer has
   notika check FILE…|-        what migrations would do to them; runs the text in the database,
                               with the rights of its login, and undoes it: --github for annotations;
-                              --schema schema.sql needs no database, and takes the tasks': for text
-                              that is not trusted, such as a pull request
+                              --schema schema.sql, also of pg_dump, needs no database, and takes the
+                              tasks': for text that is not trusted, such as a pull request
   notika unpublish WORKFLOW…  take their triggers away; what was captured still runs
   notika upgrade              bring Notika in the database up to this version
   notika uninstall            take Notika away: --dry-run says what it would do;

@@ -299,6 +299,26 @@ comment on column notika.run_counts.state is
   'ready, running, waiting, retrying, held, done, failed, cancelled or expired.';
 comment on column notika.run_counts.runs is 'How many runs are in it and remembered.';
 
+create or replace function notika._short_size(document text)
+  returns bigint
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $body$
+declare
+  v_rest text := regexp_replace(_short_size.document, $re$"(?:[^"\\]|\\.)*"$re$, '', 'g');
+begin
+  return octet_length(_short_size.document) - octet_length(v_rest) -- the strings
+    -- 1e100 is written with a hundred zeros in it, and 1e-100 with as many before it.
+    + octet_length(regexp_replace(replace(v_rest, ' ', ''), $re$0\.0+|0{3,}$re$, 'e9', 'g'));
+end;
+$body$;
+
+comment on function notika._short_size(text) is
+  'How many bytes the text of a jsonb can have been at the least, before jsonb put spaces into it and '
+  'wrote its numbers out.';
+
 create or replace function notika.emit(workflow text, payload jsonb default '{}')
   returns bigint
   language plpgsql
@@ -310,11 +330,17 @@ declare
   v_limit constant integer := (select s.payload_bytes from notika.setting as s);
   v_workflow_id integer := notika._published(emit.workflow);
   v_size bigint;
+  v_text text;
 begin
-  -- The size of what is kept first, which is known without reading it.
+  -- As it is kept inside, which is known without reading it, a number takes up to six times its text.
   v_size := pg_column_size(emit.payload);
-  if v_size <= v_limit then
-    v_size := octet_length(emit.payload::text);
+  if v_size <= 6 * v_limit::bigint then
+    v_text := emit.payload::text;
+    v_size := octet_length(v_text);
+    -- What was given may have been shorter.
+    if v_size > v_limit and v_size <= 32 * v_limit::bigint then
+      v_size := notika._short_size(v_text);
+    end if;
   end if;
   if v_size > v_limit then
     raise exception 'the payload for workflow "%" is too big: % bytes, and at most % are allowed',
@@ -327,7 +353,10 @@ end;
 $$;
 
 comment on function notika.emit(text, jsonb) is
-  'Adds an event by hand, in the current transaction, with payload as its new, and returns its id.';
+  'Adds an event by hand, in the current transaction, with payload as its new, and returns its id. The '
+  'payload may have as many bytes as payload_bytes in notika.setting says, when it is written without '
+  'spaces between its parts and its numbers are written as shortly as can be, and 32 times as '
+  'many with its numbers written out.';
 
 create or replace function notika._published(workflow text)
   returns integer

@@ -19,6 +19,7 @@ declare
   v_is_continued boolean := false; -- whether a quote would go on with the string before it
   v_word text := '';
   v_body integer := 0; -- how many BEGIN ATOMIC and CASE are open
+  v_open integer := 0; -- how many parentheses
   v_line integer := 1;
   v_whole text[] := array[]::text[];
   v_bare text[] := array[]::text[];
@@ -32,7 +33,7 @@ begin
     union all
     select null -- the end of it, also in the middle of a string
   loop
-    if v_token is null or v_end is null and v_token = ';' and v_body = 0 then
+    if v_token is null or v_end is null and v_token = ';' and v_body = 0 and v_open = 0 then
       bare := btrim(array_to_string(v_bare, ''), E' \t\r\n');
       statement := rtrim(array_to_string(v_whole, ''), E' \t\r\n');
       if v_token is null and v_end <> E'\n' and statement = '' then
@@ -47,6 +48,7 @@ begin
       v_bare := array[]::text[];
       v_word := '';
       v_body := 0;
+      v_open := 0;
       v_is_continued := false;
       continue;
     end if;
@@ -81,6 +83,8 @@ begin
         elsif v_word <> '' and v_token ~ '\S' then
           v_word := '';
         end if;
+        -- Nor one between those of a rule with several commands.
+        v_open := greatest(0, v_open + length(replace(v_token, ')', '')) - length(replace(v_token, '(', '')));
         v_bare := v_bare || v_token;
         v_is_continued := v_is_continued and v_token !~ '\S';
       end if;

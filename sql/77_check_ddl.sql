@@ -53,7 +53,7 @@ begin
   end if;
 
   return case
-    when statement ~* '\mconcurrently\M' then 'CONCURRENTLY cannot run in a transaction'
+    when statement ~* '\mconcurrently\M' and statement !~* '^refresh\M' then 'CONCURRENTLY cannot run in a transaction'
     when statement ~* '^(vacuum|cluster|reindex\s+(database|system)|(create|drop)\s+(database|'
       'tablespace|subscription)|alter\s+(system|database))\M'
       then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))
@@ -183,80 +183,120 @@ declare
   v_seen jsonb[] := array[]::jsonb[]; -- what was found after each statement
   v_lines integer[] := array[]::integer[];
   v_texts text[] := array[]::text[];
-  v_last jsonb;
+  v_said jsonb := '[]'; -- what is returned already
+  v_found jsonb;
+  v_is_over boolean := false;
 begin
   perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   begin
     perform notika._foresee_pinned(sql, path);
-    for v_statement in select s.line, s.statement from notika._split(_try_ddl.sql) as s loop
-      continue when v_statement.statement
-        ~* '^(begin|start[[:space:]]+transaction|commit|end)[[:space:]]*(work|transaction)?$';
-      v_lines := v_lines || v_statement.line;
-      v_texts := v_texts || v_statement.statement;
-      v_reason := notika._undoable(v_statement.statement);
-      if v_reason is not null then
-        statement_number := cardinality(v_texts);
-        line := v_statement.line;
-        statement := v_statement.statement;
-        verdict := 'unknown';
-        problem := format('cannot be tried: %s', v_reason);
-        remedy := 'Check the rest without it.';
-        return next;
-        v_seen := v_seen || coalesce(v_seen[cardinality(v_seen)], '[]');
-        continue;
+    for v_statement in
+      select s.line, s.statement,
+             s.statement ~* '^(begin|start[[:space:]]+transaction)[[:space:]]*(work|transaction)?$' as begins,
+             s.statement ~* '^(commit|end)[[:space:]]*(work|transaction)?$' as commits
+        from notika._split(_try_ddl.sql) as s
+      union all
+      select null, null, false, true -- the end of the text
+    loop
+      continue when v_statement.begins;
+      if not v_statement.commits then
+        v_lines := v_lines || v_statement.line;
+        v_texts := v_texts || v_statement.statement;
+        v_reason := notika._undoable(v_statement.statement);
+        if v_reason is not null then
+          statement_number := cardinality(v_texts);
+          line := v_statement.line;
+          statement := v_statement.statement;
+          verdict := 'unknown';
+          problem := format('cannot be tried: %s', v_reason);
+          remedy := 'Check the rest without it.';
+          return next;
+          v_seen := v_seen || coalesce(v_seen[cardinality(v_seen)], '[]');
+          continue;
+        end if;
+
+        begin
+          perform set_config('search_path', path, true);
+          execute v_statement.statement;
+          -- Until the next line names may mean anything: they are written in full, without operators.
+          path := pg_catalog.current_setting('search_path');
+          perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        exception when others then
+          get stacked diagnostics
+            v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+          statement_number := cardinality(v_texts);
+          line := v_statement.line;
+          statement := v_statement.statement;
+          -- What a view or an extension refuses has nothing to do with a workflow.
+          verdict := case when sqlstate = 'NK001' or sqlstate in ('2BP01', '0A000')
+                            and concat(v_message, v_detail) ~ '\mnotika[._]'
+                          then 'breaks' else 'error' end;
+          problem := concat_ws(E'\n', v_message, nullif(v_detail, ''));
+          remedy := nullif(v_hint, '');
+          return next;
+          v_is_over := true; -- what follows would be judged on a state that will not be
+        end;
+        if not v_is_over then
+          v_seen := v_seen || (
+            select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object, f.verdict)), '[]')
+              from notika._foresee(false) as f
+          );
+          continue;
+        end if;
       end if;
 
-      begin
-        perform set_config('search_path', path, true);
-        execute v_statement.statement;
-        -- Until the next line names may mean anything: they are written in full, without operators.
-        path := pg_catalog.current_setting('search_path');
-        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-      exception when others then
-        get stacked diagnostics
-          v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
-        statement_number := cardinality(v_texts);
-        line := v_statement.line;
-        statement := v_statement.statement;
-        verdict := case when sqlstate in ('NK001', '2BP01', '0A000') then 'breaks' else 'error' end;
-        problem := concat_ws(E'\n', v_message, nullif(v_detail, ''));
-        remedy := nullif(v_hint, '');
+      -- A transaction ends here, and the guard judges what it leaves.
+      select coalesce(jsonb_agg(to_jsonb(f)), '[]') into v_found from notika._foresee(true) as f;
+      for statement_number, workflow, verdict, problem, remedy in
+        select b.number, f.workflow,
+               case f.verdict when 'blocked' then 'breaks' when 'warned' then 'warns'
+                              when 'ignored' then 'breaks unguarded' else f.verdict end,
+               format('%s %s%s', replace(f.kind, '_', ' '), f.object,
+                      case when f.actual is not null
+                           then format(': %s instead of %s', f.actual, f.expected) else '' end),
+               case when f.verdict = 'blocked' then format(
+                 'Publish %1$s anew in the same transaction, or select notika.allow_breaking_change(%1$L, ''<reason>'');',
+                 f.workflow)
+                    when f.verdict = 'healed' and exists (
+                      select from unnest(v_seen) as s (seen)
+                       where s.seen @> jsonb_build_array(jsonb_build_array(f.workflow, f.object, 'blocked'))
+                    ) then
+                 'Run it in one transaction: a tool that commits each statement is refused in the middle.'
+               end
+          from jsonb_to_recordset(v_found) as f (
+                 workflow text, kind text, object text, verdict text, expected text, actual text)
+         cross join lateral (
+           -- The first statement after which it was so until now.
+           select coalesce(max(s.place) filter (
+                    where not s.seen @> jsonb_build_array(jsonb_build_array(f.workflow, f.kind, f.object))
+                  ), 0)::integer + 1 as number
+             from unnest(v_seen) with ordinality as s (seen, place)
+         ) as n
+         cross join lateral (select least(n.number, cardinality(v_texts)) as number) as b
+         where not v_said @> jsonb_build_array(jsonb_build_array(f.workflow, f.kind, f.object, f.verdict))
+         order by 1, 2, 4
+      loop
+        line := v_lines[statement_number];
+        statement := v_texts[statement_number];
         return next;
-        exit; -- what follows would be judged on a state that will not be
-      end;
-      v_seen := v_seen || (
-        select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object)), '[]')
-          from notika._foresee(false) as f
+      end loop;
+      v_said := v_said || (
+        select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object, f.verdict)), '[]')
+          from jsonb_to_recordset(v_found) as f (workflow text, kind text, object text, verdict text)
       );
+      exit when v_is_over or v_statement.line is null or exists (
+        select from jsonb_to_recordset(v_found) as f (verdict text) where f.verdict = 'blocked'
+      );
+      -- It is committed, and the next one begins.
+      set constraints notika.guard_at_commit immediate;
+      set constraints notika.guard_at_commit deferred;
+      perform notika._foresee_pinned(sql, path);
     end loop;
-    select coalesce(jsonb_agg(to_jsonb(f)), '[]') into v_last from notika._foresee(true) as f;
     raise exception 'undo' using errcode = 'NKUND';
   exception when sqlstate 'NKUND' then
     null;
   end;
   perform set_config('lock_timeout', v_before, true);
-
-  return query
-    select b.number, v_lines[b.number], v_texts[b.number], f.workflow,
-           case f.verdict when 'blocked' then 'breaks' when 'warned' then 'warns'
-                          when 'ignored' then 'breaks unguarded' else f.verdict end,
-           format('%s %s%s', replace(f.kind, '_', ' '), f.object,
-                  case when f.actual is not null
-                       then format(': %s instead of %s', f.actual, f.expected) else '' end),
-           case when f.verdict = 'blocked' then format(
-             'Publish %1$s anew in the same transaction, or select notika.allow_breaking_change(%1$L, ''<reason>'');',
-             f.workflow) end
-      from jsonb_to_recordset(v_last) as f (
-             workflow text, kind text, object text, verdict text, expected text, actual text)
-     cross join lateral (
-       -- The first statement after which it was so until the end.
-       select coalesce(max(s.place) filter (
-                where not s.seen @> jsonb_build_array(jsonb_build_array(f.workflow, f.kind, f.object))
-              ), 0)::integer + 1 as number
-         from unnest(v_seen) with ordinality as s (seen, place)
-     ) as n
-     cross join lateral (select least(n.number, cardinality(v_texts)) as number) as b
-     order by 1, 4, 6;
 end;
 $$;
 

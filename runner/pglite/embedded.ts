@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { chmod, mkdir, rename, rm } from "node:fs/promises";
 import path from "node:path";
-import { PGlite } from "@electric-sql/pglite";
+import { type Extensions, PGlite } from "@electric-sql/pglite";
 import { type Database, openDatabase } from "../database.ts";
 import { snapshot } from "./snapshot.ts";
 import { PgliteWire } from "./wire.ts";
@@ -23,10 +23,18 @@ export interface EmbeddedOptions {
   dataDir?: string;
   /** The folder of the snapshots that new databases start from. */
   cache?: string;
+  /** What CREATE EXTENSION shall find. */
+  extensions?: Extensions;
 }
 
 /** Opens a Postgres in this process.  `prepare` runs once a version; later starts read what it made. */
-export async function openEmbedded({ prepare, version, dataDir, cache }: EmbeddedOptions): Promise<Embedded> {
+export async function openEmbedded({
+  prepare,
+  version,
+  dataDir,
+  cache,
+  extensions = {},
+}: EmbeddedOptions): Promise<Embedded> {
   const newData = () =>
     snapshot({
       version,
@@ -36,7 +44,9 @@ export async function openEmbedded({ prepare, version, dataDir, cache }: Embedde
         await prepare(database).finally(end);
       },
     });
-  const db = await (dataDir ? openFolder(dataDir, newData) : PGlite.create({ loadDataDir: await newData() }));
+  const db = await (dataDir
+    ? openFolder(dataDir, newData)
+    : PGlite.create({ loadDataDir: await newData(), extensions }));
 
   const { wire, database, end } = connect(db);
   return {

@@ -28,6 +28,10 @@ beforeAll(async () => {
       "-- two statements\nalter table app.users rename column email to mail;\n\nalter table app.users drop column mail;\n",
     "3.sql": "create index concurrently on app.users (name);\nalter table app.users rename column name to full_name;\n",
     "4.sql": "alter table app.users drop column nothing_like_it;",
+    "5.sql": "alter table app.users drop column email;",
+    "6.sql": "\\ufeffalter table app.users add column email text;\r\n",
+    "7.sql":
+      "alter table app.users add phone text;\ncommit;\nalter table app.users drop email;\ncommit;\nalter table app.users add email text;",
   };
   for (const [file, text] of Object.entries(files)) await writeFile(path.join(folder, file), text);
 
@@ -53,6 +57,7 @@ describe("notika check", () => {
       code: 1,
       stdout: `2.sql:4: breaks welcome_email: column dropped app.users.email
   Publish welcome_email anew in the same transaction, or select notika.allow_breaking_change('welcome_email', '<reason>');
+  Unless 2.sql is run in one transaction, what stands in line 2 stays after the refusal, and a second try begins with it. For a tool that commits each statement, begin maintenance before the migration: select notika.begin_maintenance('<reason>'); and end it afterwards: select * from notika.end_maintenance();
 `,
     });
   });
@@ -71,6 +76,7 @@ describe("notika check", () => {
       code: 0,
       stdout:
         "3.sql:1: unknown: cannot be tried: CONCURRENTLY cannot run in a transaction\n  Check the rest without it.\n",
+      stderr: "3.sql is not one transaction (CONCURRENTLY in line 1)\n",
     });
   });
 
@@ -78,6 +84,23 @@ describe("notika check", () => {
     expect(await check("4.sql")).toEqual({
       code: 1,
       stdout: '4.sql:1: error: column "nothing_like_it" of relation "users" does not exist\n',
+    });
+  });
+
+  test("judges each file, and each transaction in it, by itself", async () => {
+    expect(await check("5.sql", "6.sql")).toEqual({
+      code: 1,
+      stdout: `5.sql:1: breaks welcome_email: column dropped app.users.email
+  Publish welcome_email anew in the same transaction, or select notika.allow_breaking_change('welcome_email', '<reason>');
+`,
+    });
+    expect(await check("7.sql")).toEqual({
+      code: 1,
+      stdout: `7.sql:3: breaks welcome_email: column dropped app.users.email
+  Publish welcome_email anew in the same transaction, or select notika.allow_breaking_change('welcome_email', '<reason>');
+  7.sql is not one transaction (COMMIT in line 2): what stands in line 1 stays after the refusal, and a second try begins with it. Make it one, or begin maintenance before the migration: select notika.begin_maintenance('<reason>'); and end it afterwards: select * from notika.end_maintenance();
+`,
+      stderr: "7.sql is not one transaction (COMMIT in line 2)\n",
     });
   });
 
@@ -114,9 +137,10 @@ function url() {
 
 function run(args: string[], env: Record<string, string>, input = "") {
   const [file = "", ...rest] = [...notikaCommand, ...args];
-  return new Promise<{ code: number; stdout: string }>((resolve) => {
-    const child = execFile(file, rest, { cwd: folder, env: { PATH: process.env.PATH, ...env } }, (error, stdout) =>
-      resolve({ code: Number(error?.code ?? 0), stdout }),
+  return new Promise<{ code: number; stdout: string; stderr?: string }>((resolve) => {
+    const options = { cwd: folder, env: { PATH: process.env.PATH, ...env } };
+    const child = execFile(file, rest, options, (error, stdout, stderr) =>
+      resolve({ code: Number(error?.code ?? 0), stdout, ...(stderr && { stderr }) }),
     );
     child.stdin?.end(input);
   });

@@ -43,7 +43,7 @@ const settings: Record<string, Setting> = {
     files: {
       "schema.sql": "create schema app; create table app.users (id int primary key, email text);",
       "migrations/0042.sql": "alter table app.users add column name text;",
-      "tasks/welcome_email.mjs": `export default { on: { table: "app.users", columns: ["id", "email"] }, run() {} };`,
+      "trusted/tasks/welcome_email.mjs": `export default { on: { table: "app.users", columns: ["id", "email"] }, run() {} };`,
     },
     said: "no workflow would notice\n",
   },

@@ -107,6 +107,37 @@ test("an event by hand is no bigger than a row's may be", async ({ db }) => {
   }
 });
 
+test("what the limit of an event by hand counts is what was given", async ({ db }) => {
+  await db.script(`${table} update notika.setting set payload_bytes = 2000`);
+  const some = (item: string) => `[${Array(Math.floor(1990 / (item.length + 1))).fill(item)}]`;
+
+  for (const item of [
+    "1",
+    "1e100",
+    "1e-3",
+    "1e-9",
+    "-12.5e40",
+    "true",
+    '""',
+    "{}",
+    '{"a":1e50,"b":[0.01]}',
+    '"1000, 000: 000"',
+  ]) {
+    await db.query("select notika.emit('w', $1::text::jsonb)", [some(item)]);
+  }
+  for (const payload of [
+    `[${Array(700).fill("1e100")}]`,
+    "[1e70000]", // whatever it took to say it, this is more than anybody can take
+    JSON.stringify(["0".repeat(2100)]),
+    JSON.stringify([", ".repeat(1050)]),
+    JSON.stringify(['\\"000, '.repeat(300)]),
+  ]) {
+    await expect(db.query("select notika.emit('w', $1::text::jsonb)", [payload])).rejects.toMatchObject({
+      code: "54000",
+    });
+  }
+});
+
 describe("check_ddl", () => {
   const lasting = [
     "copy (select 1) to program 'touch x'",
