@@ -188,7 +188,7 @@ describe.skipIf(typeof found === "string")("a restored copy", () => {
     const replace = (table: string) =>
       tools.restore(db.file, db.url, "--clean", "--schema=shop", `--table=${table}`, "--exit-on-error");
 
-    expect(() => replace("kept")).toThrow(/because workflow "kept" uses it/);
+    expect(() => replace("kept")).toThrow(/because Notika's workflow "kept" uses it/);
     await db.query("insert into shop.free values (2)");
     replace("free");
 

@@ -82,7 +82,7 @@ describe("a table that takes the place of a published one", () => {
 
     await expect(replaced).rejects.toMatchObject({
       code: "NK001",
-      message: 'cannot drop column "id" of table public.orders because workflow "w" uses it',
+      message: `cannot drop column "id" of table public.orders because Notika's workflow "w" uses it`,
     });
   });
 });
@@ -115,7 +115,7 @@ describe("an enum that is replaced by another of its name", () => {
       code: "NK001",
       message:
         'cannot change the type of column "stage" of table public.orders from {new,paid} to {new,sent} ' +
-        'because workflow "w" uses it',
+        `because Notika's workflow "w" uses it`,
     });
   });
 });

@@ -21,7 +21,7 @@ describe("a refusal", () => {
 
     await expect(db.query(drop)).rejects.toMatchObject({
       code: "NK001",
-      message: 'cannot drop column "email" of table app.users because workflow "w" uses it',
+      message: `cannot drop column "email" of table app.users because Notika's workflow "w" uses it`,
       detail: `Workflow "w" is published on app.users for insert with the columns id, email.\nStatement: ${drop}`,
       hint:
         "In the same transaction publish it anew, or run notika.unpublish('w'), or " +
