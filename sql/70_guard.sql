@@ -541,7 +541,8 @@ begin
                    else
                      d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
                      -- It may read no column at all.
-                     or (spec.watch is null or o.name <> 'update') and not notika._reads(spec.condition)
+                     or spec.condition is not null and not notika._reads(spec.condition)
+                        and (spec.watch is null or o.name <> 'update')
                  end
         );
 
@@ -1134,8 +1135,9 @@ begin
                                    then notika._shape(v_after.relation) end)
   then
     perform notika._bring_into_form(before, v_after);
-  elsif (v_after.column_names, v_after.watch, v_after.condition)
-        is distinct from (before.column_names, before.watch, before.condition)
+  elsif not before.is_pinned
+        or (v_after.column_names, v_after.watch, v_after.condition)
+           is distinct from (before.column_names, before.watch, before.condition)
   then
     -- Postgres has renamed in them what was renamed, but for what is parsed again in each session.
     v_after.is_pinned := before.is_pinned;

@@ -470,6 +470,8 @@ create or replace function notika._note_command(
 as $$
 declare
   v_found text[];
+  v_new text[];
+  v_culprit text;
 begin
   -- What was dropped by name was meant.
   if not exists (
@@ -486,8 +488,19 @@ begin
   end if;
 
   v_found := notika._would_refuse(_note_command.workflow_id);
+  v_new := array(
+    select f from unnest(v_found) as f
+    except
+    select f from notika.guard_pending as p cross join unnest(p.found) as f
+     where p.workflow_id = _note_command.workflow_id
+  );
+  v_culprit := case when v_new = '{}' then _note_command.statement
+                    else notika._culprit(_note_command.tag, _note_command.objects, v_new) end;
   update notika.guard_pending as p
-     set found = v_found
+     set found = v_found,
+         -- What was dropped says more than what it was dropped from.
+         statement = case v_culprit when concat_ws(' ', _note_command.tag, _note_command.objects[1])
+                                    then p.statement else v_culprit end
    where p.workflow_id = _note_command.workflow_id and p.found is null;
   if found then
     -- What was dropped made no difference.
@@ -500,14 +513,7 @@ begin
      );
     return;
   end if;
-  perform notika._summon(
-    array[_note_command.workflow_id], _note_command.tag,
-    notika._culprit(_note_command.tag, _note_command.objects, array(
-      select f from unnest(v_found) as f
-      except
-      select f from notika.guard_pending as p cross join unnest(p.found) as f
-       where p.workflow_id = _note_command.workflow_id
-    )), null, v_found);
+  perform notika._summon(array[_note_command.workflow_id], _note_command.tag, v_culprit, null, v_found);
 end;
 $$;
 
@@ -865,8 +871,8 @@ begin
          else format('Role "%s" may not call Notika: let a member of "%s" run: '
                      'select notika.grant_publisher(%L); After that, in the same transaction,',
                      v_caller, v_owner, quote_ident(v_caller)) end,
-    format('publish the workflow again with the columns that remain, or run: select notika.unpublish(%1$L); '
-           'or: select notika.allow_breaking_change(%1$L, ''<reason>'');', spec.name),
+    format('publish the workflow again, or run: select notika.unpublish(%1$L); or: '
+           'select notika.allow_breaking_change(%1$L, ''<reason>'');', spec.name),
     'A tool that commits each statement has committed those before this one: undo them, and before the '
     'next try',
     case when not v_is_member then format('let a member of "%s"', v_owner) end,
@@ -968,11 +974,12 @@ begin
     end if;
   end if;
   if kind = 'not_judged' then
-    raise warning 'Notika could not check % for workflow "%": %',
+    raise warning 'notika could not check % for workflow "%": %',
         coalesce(doing, 'the contract'), spec.name, actual
       using detail = 'Its other workflows were checked.',
-            hint = concat(case when doing is not null then 'The command goes on. ' end,
-                          'See what it left: select * from notika.check();');
+            hint = case
+              when doing is not null then 'The command goes on. See what it left: select * from notika.check();'
+              else format('See: select * from notika.health where workflow = %L;', spec.name) end;
   end if;
 
   if notika._is_breaking(kind) or notika._is_rename(kind) and verdict <> 'followed' then

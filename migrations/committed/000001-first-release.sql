@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:0d5336a25c2c2faee0029df05ca618172ed00c3d
+--! Hash: sha1:3fdd6cdbaad71b8bedc506367cd4fec5bbf1c70a
 --! Message: first release
 
 --! split: 1-current.sql
@@ -12865,7 +12865,8 @@ begin
                    else
                      d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
                      -- It may read no column at all.
-                     or (spec.watch is null or o.name <> 'update') and not notika._reads(spec.condition)
+                     or spec.condition is not null and not notika._reads(spec.condition)
+                        and (spec.watch is null or o.name <> 'update')
                  end
         );
 
@@ -13458,8 +13459,9 @@ begin
                                    then notika._shape(v_after.relation) end)
   then
     perform notika._bring_into_form(before, v_after);
-  elsif (v_after.column_names, v_after.watch, v_after.condition)
-        is distinct from (before.column_names, before.watch, before.condition)
+  elsif not before.is_pinned
+        or (v_after.column_names, v_after.watch, v_after.condition)
+           is distinct from (before.column_names, before.watch, before.condition)
   then
     -- Postgres has renamed in them what was renamed, but for what is parsed again in each session.
     v_after.is_pinned := before.is_pinned;
@@ -14849,6 +14851,8 @@ create or replace function notika._note_command(
 as $$
 declare
   v_found text[];
+  v_new text[];
+  v_culprit text;
 begin
   -- What was dropped by name was meant.
   if not exists (
@@ -14865,8 +14869,19 @@ begin
   end if;
 
   v_found := notika._would_refuse(_note_command.workflow_id);
+  v_new := array(
+    select f from unnest(v_found) as f
+    except
+    select f from notika.guard_pending as p cross join unnest(p.found) as f
+     where p.workflow_id = _note_command.workflow_id
+  );
+  v_culprit := case when v_new = '{}' then _note_command.statement
+                    else notika._culprit(_note_command.tag, _note_command.objects, v_new) end;
   update notika.guard_pending as p
-     set found = v_found
+     set found = v_found,
+         -- What was dropped says more than what it was dropped from.
+         statement = case v_culprit when concat_ws(' ', _note_command.tag, _note_command.objects[1])
+                                    then p.statement else v_culprit end
    where p.workflow_id = _note_command.workflow_id and p.found is null;
   if found then
     -- What was dropped made no difference.
@@ -14879,14 +14894,7 @@ begin
      );
     return;
   end if;
-  perform notika._summon(
-    array[_note_command.workflow_id], _note_command.tag,
-    notika._culprit(_note_command.tag, _note_command.objects, array(
-      select f from unnest(v_found) as f
-      except
-      select f from notika.guard_pending as p cross join unnest(p.found) as f
-       where p.workflow_id = _note_command.workflow_id
-    )), null, v_found);
+  perform notika._summon(array[_note_command.workflow_id], _note_command.tag, v_culprit, null, v_found);
 end;
 $$;
 
@@ -15244,8 +15252,8 @@ begin
          else format('Role "%s" may not call Notika: let a member of "%s" run: '
                      'select notika.grant_publisher(%L); After that, in the same transaction,',
                      v_caller, v_owner, quote_ident(v_caller)) end,
-    format('publish the workflow again with the columns that remain, or run: select notika.unpublish(%1$L); '
-           'or: select notika.allow_breaking_change(%1$L, ''<reason>'');', spec.name),
+    format('publish the workflow again, or run: select notika.unpublish(%1$L); or: '
+           'select notika.allow_breaking_change(%1$L, ''<reason>'');', spec.name),
     'A tool that commits each statement has committed those before this one: undo them, and before the '
     'next try',
     case when not v_is_member then format('let a member of "%s"', v_owner) end,
@@ -15347,11 +15355,12 @@ begin
     end if;
   end if;
   if kind = 'not_judged' then
-    raise warning 'Notika could not check % for workflow "%": %',
+    raise warning 'notika could not check % for workflow "%": %',
         coalesce(doing, 'the contract'), spec.name, actual
       using detail = 'Its other workflows were checked.',
-            hint = concat(case when doing is not null then 'The command goes on. ' end,
-                          'See what it left: select * from notika.check();');
+            hint = case
+              when doing is not null then 'The command goes on. See what it left: select * from notika.check();'
+              else format('See: select * from notika.health where workflow = %L;', spec.name) end;
   end if;
 
   if notika._is_breaking(kind) or notika._is_rename(kind) and verdict <> 'followed' then

@@ -151,7 +151,9 @@ const stories: Record<string, Story> = {
       Migration20240601111544: [
         `cannot change the type of column "rank" of table public.product_category from numeric to integer because Notika's workflow "category_ranked" uses it`,
       ],
-      Migration20241122120331: [`cannot drop table public.product_images because Notika's workflow "image_linked" uses it`],
+      Migration20241122120331: [
+        `cannot drop table public.product_images because Notika's workflow "image_linked" uses it`,
+      ],
       Migration20241125090957: [
         `cannot change the type of column "weight" of table public.product_variant from numeric to integer because Notika's workflow "variant_weighed" uses it`,
       ],

@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { install } from "../../runner/install.ts";
-import { test } from "../support/database.ts";
+import { testBeside as test } from "../support/database.ts";
 import { inTransaction } from "./support.ts";
 
 const scene = `
