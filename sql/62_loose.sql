@@ -129,12 +129,13 @@ create or replace function notika._columns_hold_code(spec notika.workflow)
 as $$
 begin
   -- In the catalog alone: the writer has no right on Notika.  In a restored copy all numbers are others.
+  -- The types because a session would go on with its plan, and fail.
   return (
     select format(E'\n     and (not exists (select from pg_class as c where c.oid = %s and c.relname = ''workflow'')\n'
                   '          or %s = (select count(*) from pg_attribute as a where a.attrelid = %s\n'
-                  '                   and (a.attnum, a.attname) in (%s)))',
+                  '                   and (a.attnum, a.attname, a.atttypid) in (%s)))',
                   'notika.workflow'::regclass::oid, count(*), spec.relation::oid,
-                  string_agg(format('(%s, %L)', a.attnum, a.attname), ', ' order by a.attnum))
+                  string_agg(format('(%s, %L, %s)', a.attnum, a.attname, a.atttypid), ', ' order by a.attnum))
       from pg_attribute as a
      where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
        and notika._reads(spec.condition_sql, a.attname)
@@ -144,8 +145,8 @@ end;
 $$;
 
 comment on function notika._columns_hold_code(notika.workflow) is
-  'SQL that is true while the columns that a condition reads have the names that they have now; null: it '
-  'reads none.';
+  'SQL that is true while the columns that a condition reads have the names and types that they have '
+  'now; null: it reads none.';
 
 create or replace function notika._passes_definition(spec notika.workflow)
   returns text

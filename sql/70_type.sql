@@ -17,10 +17,24 @@ as $$
     ('text', 'varchar', 'any', true),
     ('varbit', 'varbit', 'any', null),
     ('bit', 'varbit', 'any', false),
+    ('bit', 'text', 'any', false),
+    ('bit', 'varchar', 'any', false),
+    ('varbit', 'text', 'any', false),
+    ('varbit', 'varchar', 'any', false),
     ('uuid', 'text', 'any', false),
     ('uuid', 'varchar', 'any', false),
     ('anyenum', 'text', 'any', false),
     ('anyenum', 'varchar', 'any', false),
+    ('int8', 'text', 'any', false), -- strings in an event anyway
+    ('int8', 'varchar', 'any', false),
+    ('numeric', 'text', 'any', false),
+    ('numeric', 'varchar', 'any', false),
+    ('date', 'text', 'any', false),
+    ('date', 'varchar', 'any', false),
+    ('time', 'text', 'any', false),
+    ('time', 'varchar', 'any', false),
+    ('cidr', 'text', 'any', false),
+    ('cidr', 'varchar', 'any', false),
     ('jsonb', 'json', 'any', false),
     ('int2', 'int4', 'any', false),
     ('int4', 'int2', 'any', true),
@@ -123,8 +137,11 @@ begin
        select 'anyenum'::regtype::oid from pg_type as t where t.oid = v_old.type and t.typtype = 'e'
      ));
   if not found
-     or v_change.rule = 'scale' and notika._scale(v_new.type, v_new.typmod)
-                                    <> coalesce(notika._scale(v_old.type, v_old.typmod), -9999)
+     or v_change.rule = 'scale' and notika._scale(v_new.type, v_new.typmod) is not null
+        and notika._scale(v_new.type, v_new.typmod) is distinct from notika._scale(v_old.type, v_old.typmod)
+        -- Of a negative one there are no digits to see.
+        and not coalesce(notika._scale(v_new.type, v_new.typmod) = 0
+                         and notika._scale(v_old.type, v_old.typmod) < 0, false)
      or v_change.rule = 'precision' and v_new.typmod <> -1 and not (
        v_old.typmod <> -1
        -- Of an interval the fields, which are in it too, must be the same.

@@ -381,8 +381,8 @@ begin
            select from notika.contract as c
              left join pg_attribute as a on a.attrelid = w.relation and a.attnum = c.attnum
             where c.workflow_id = w.workflow_id
-              and (strpos(lower(v_command), lower(c.column_name)) > 0
-                   or strpos(lower(v_command), lower(a.attname)) > 0)
+              and (strpos(lower(v_command), lower(replace(c.column_name, '"', '""'))) > 0
+                   or strpos(lower(v_command), lower(replace(a.attname, '"', '""'))) > 0)
          )
        order by w.workflow_id
     loop

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:3fdd6cdbaad71b8bedc506367cd4fec5bbf1c70a
+--! Hash: sha1:ce5ae63a5bf0c75bc5c908dc93103c67f40d3eef
 --! Message: first release
 
 --! split: 1-current.sql
@@ -7429,12 +7429,13 @@ create or replace function notika._columns_hold_code(spec notika.workflow)
 as $$
 begin
   -- In the catalog alone: the writer has no right on Notika.  In a restored copy all numbers are others.
+  -- The types because a session would go on with its plan, and fail.
   return (
     select format(E'\n     and (not exists (select from pg_class as c where c.oid = %s and c.relname = ''workflow'')\n'
                   '          or %s = (select count(*) from pg_attribute as a where a.attrelid = %s\n'
-                  '                   and (a.attnum, a.attname) in (%s)))',
+                  '                   and (a.attnum, a.attname, a.atttypid) in (%s)))',
                   'notika.workflow'::regclass::oid, count(*), spec.relation::oid,
-                  string_agg(format('(%s, %L)', a.attnum, a.attname), ', ' order by a.attnum))
+                  string_agg(format('(%s, %L, %s)', a.attnum, a.attname, a.atttypid), ', ' order by a.attnum))
       from pg_attribute as a
      where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
        and notika._reads(spec.condition_sql, a.attname)
@@ -7444,8 +7445,8 @@ end;
 $$;
 
 comment on function notika._columns_hold_code(notika.workflow) is
-  'SQL that is true while the columns that a condition reads have the names that they have now; null: it '
-  'reads none.';
+  'SQL that is true while the columns that a condition reads have the names and types that they have '
+  'now; null: it reads none.';
 
 create or replace function notika._passes_definition(spec notika.workflow)
   returns text
@@ -13885,10 +13886,24 @@ as $$
     ('text', 'varchar', 'any', true),
     ('varbit', 'varbit', 'any', null),
     ('bit', 'varbit', 'any', false),
+    ('bit', 'text', 'any', false),
+    ('bit', 'varchar', 'any', false),
+    ('varbit', 'text', 'any', false),
+    ('varbit', 'varchar', 'any', false),
     ('uuid', 'text', 'any', false),
     ('uuid', 'varchar', 'any', false),
     ('anyenum', 'text', 'any', false),
     ('anyenum', 'varchar', 'any', false),
+    ('int8', 'text', 'any', false), -- strings in an event anyway
+    ('int8', 'varchar', 'any', false),
+    ('numeric', 'text', 'any', false),
+    ('numeric', 'varchar', 'any', false),
+    ('date', 'text', 'any', false),
+    ('date', 'varchar', 'any', false),
+    ('time', 'text', 'any', false),
+    ('time', 'varchar', 'any', false),
+    ('cidr', 'text', 'any', false),
+    ('cidr', 'varchar', 'any', false),
     ('jsonb', 'json', 'any', false),
     ('int2', 'int4', 'any', false),
     ('int4', 'int2', 'any', true),
@@ -13991,8 +14006,11 @@ begin
        select 'anyenum'::regtype::oid from pg_type as t where t.oid = v_old.type and t.typtype = 'e'
      ));
   if not found
-     or v_change.rule = 'scale' and notika._scale(v_new.type, v_new.typmod)
-                                    <> coalesce(notika._scale(v_old.type, v_old.typmod), -9999)
+     or v_change.rule = 'scale' and notika._scale(v_new.type, v_new.typmod) is not null
+        and notika._scale(v_new.type, v_new.typmod) is distinct from notika._scale(v_old.type, v_old.typmod)
+        -- Of a negative one there are no digits to see.
+        and not coalesce(notika._scale(v_new.type, v_new.typmod) = 0
+                         and notika._scale(v_old.type, v_old.typmod) < 0, false)
      or v_change.rule = 'precision' and v_new.typmod <> -1 and not (
        v_old.typmod <> -1
        -- Of an interval the fields, which are in it too, must be the same.
@@ -14762,8 +14780,8 @@ begin
            select from notika.contract as c
              left join pg_attribute as a on a.attrelid = w.relation and a.attnum = c.attnum
             where c.workflow_id = w.workflow_id
-              and (strpos(lower(v_command), lower(c.column_name)) > 0
-                   or strpos(lower(v_command), lower(a.attname)) > 0)
+              and (strpos(lower(v_command), lower(replace(c.column_name, '"', '""'))) > 0
+                   or strpos(lower(v_command), lower(replace(a.attname, '"', '""'))) > 0)
          )
        order by w.workflow_id
     loop

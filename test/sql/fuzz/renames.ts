@@ -136,7 +136,8 @@ export function isRefused({ contract: { items, condition, isRenameRefused } }: M
   return items.some(
     (item) =>
       !item.column ||
-      look(item.column.type) !== look(item.type) ||
+      (look(item.column.type) !== look(item.type) &&
+        !(look(item.type) === "string of digits" && look(item.column.type) === "string")) ||
       (item === condition && base(item.column.type) !== base(item.type)) ||
       (isRenameRefused && item.column.name !== item.name),
   );
