@@ -529,7 +529,7 @@ begin
         -- A trigger that somebody else made is told by when it fires, and by what its WHEN reads.
         or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
                                        spec, o.name)
-        or t.tgqual is not null and not exists (
+        or t.tgqual is not null and exists (
           select from pg_depend as d
            where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
              and case
@@ -538,12 +538,12 @@ begin
                    when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then
                      d.refclassid = 'pg_proc'::regclass
                      and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
-                   else
-                     d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
-                     -- It may read no column at all.
-                     or spec.condition is not null and not notika._reads(spec.condition)
-                        and (spec.watch is null or o.name <> 'update')
+                   else d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
                  end
+        ) <> (
+          -- It may read no column at all.
+          not spec.is_pinned or pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%'
+          or notika._reads(spec.condition) or o.name = 'update' and spec.watch is not null
         );
 
   return query

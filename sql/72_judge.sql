@@ -798,7 +798,10 @@ begin
                              v_finding.actual, v_statement);
     end if;
     perform notika._note(v_spec, v_verdict, v_finding.kind, v_finding.object,
-                         v_finding.expected, v_finding.actual, v_statement);
+                         v_finding.expected, v_finding.actual, v_statement, (
+                           select min(p.tag) from notika.guard_pending as p
+                            where p.workflow_id = v_spec.workflow_id
+                         ));
   end loop;
   perform notika._note_judged(v_spec, statement);
 end;

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:ce5ae63a5bf0c75bc5c908dc93103c67f40d3eef
+--! Hash: sha1:0b86a813dbc595a91dfd95e6f3f313f64b6e81d3
 --! Message: first release
 
 --! split: 1-current.sql
@@ -12854,7 +12854,7 @@ begin
         -- A trigger that somebody else made is told by when it fires, and by what its WHEN reads.
         or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
                                        spec, o.name)
-        or t.tgqual is not null and not exists (
+        or t.tgqual is not null and exists (
           select from pg_depend as d
            where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
              and case
@@ -12863,12 +12863,12 @@ begin
                    when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then
                      d.refclassid = 'pg_proc'::regclass
                      and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
-                   else
-                     d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
-                     -- It may read no column at all.
-                     or spec.condition is not null and not notika._reads(spec.condition)
-                        and (spec.watch is null or o.name <> 'update')
+                   else d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
                  end
+        ) <> (
+          -- It may read no column at all.
+          not spec.is_pinned or pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%'
+          or notika._reads(spec.condition) or o.name = 'update' and spec.watch is not null
         );
 
   return query
@@ -15197,7 +15197,10 @@ begin
                              v_finding.actual, v_statement);
     end if;
     perform notika._note(v_spec, v_verdict, v_finding.kind, v_finding.object,
-                         v_finding.expected, v_finding.actual, v_statement);
+                         v_finding.expected, v_finding.actual, v_statement, (
+                           select min(p.tag) from notika.guard_pending as p
+                            where p.workflow_id = v_spec.workflow_id
+                         ));
   end loop;
   perform notika._note_judged(v_spec, statement);
 end;
