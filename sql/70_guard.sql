@@ -529,22 +529,25 @@ begin
         -- A trigger that somebody else made is told by when it fires, and by what its WHEN reads.
         or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
                                        spec, o.name)
-        or t.tgqual is not null and exists (
-          select from pg_depend as d
-           where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
-             and case
-                   when not spec.is_pinned then
-                     d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
-                   when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then
-                     d.refclassid = 'pg_proc'::regclass
-                     and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
-                   else d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
-                 end
-        ) <> (
-          -- It may read no column at all.
-          not spec.is_pinned or pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%'
-          or notika._reads(spec.condition) or o.name = 'update' and spec.watch is not null
-        );
+        or t.tgqual is not null and case
+          when not spec.is_pinned then not exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
+          )
+          when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then not exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_proc'::regclass
+               and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
+          )
+          -- A condition may read no column at all.
+          else spec.condition is null and (spec.watch is null or o.name <> 'update') or exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
+          ) <> (notika._reads(spec.condition) or o.name = 'update' and spec.watch is not null)
+        end;
 
   return query
     select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',

@@ -692,18 +692,15 @@ begin
       begin
         perform notika._reconcile(new.workflow_id, new.statement, true);
       exception
-        when serialization_failure or deadlock_detected or lock_not_available then
-          raise;
         when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
           null; -- what it needs went along, or may not be had: that is judged
-        when others then
-          perform notika._report_failure(new.workflow_id, new.tag, new.statement, sqlerrm, sqlstate);
       end;
     end if;
     perform notika._judge(new.workflow_id, new.statement, 'commit');
   exception
     when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
       raise;
+    -- Without knowing what has taken the place of what, nothing is refused.
     when others then
       perform notika._report_failure(new.workflow_id, new.tag, new.statement, sqlerrm, sqlstate);
   end;

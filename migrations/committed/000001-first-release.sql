@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:0b86a813dbc595a91dfd95e6f3f313f64b6e81d3
+--! Hash: sha1:09932cafb8921fe2d20309da6ed0b90f900c4f41
 --! Message: first release
 
 --! split: 1-current.sql
@@ -12854,22 +12854,25 @@ begin
         -- A trigger that somebody else made is told by when it fires, and by what its WHEN reads.
         or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
                                        spec, o.name)
-        or t.tgqual is not null and exists (
-          select from pg_depend as d
-           where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
-             and case
-                   when not spec.is_pinned then
-                     d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
-                   when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then
-                     d.refclassid = 'pg_proc'::regclass
-                     and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
-                   else d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
-                 end
-        ) <> (
-          -- It may read no column at all.
-          not spec.is_pinned or pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%'
-          or notika._reads(spec.condition) or o.name = 'update' and spec.watch is not null
-        );
+        or t.tgqual is not null and case
+          when not spec.is_pinned then not exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
+          )
+          when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then not exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_proc'::regclass
+               and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
+          )
+          -- A condition may read no column at all.
+          else spec.condition is null and (spec.watch is null or o.name <> 'update') or exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
+          ) <> (notika._reads(spec.condition) or o.name = 'update' and spec.watch is not null)
+        end;
 
   return query
     select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',
@@ -15091,18 +15094,15 @@ begin
       begin
         perform notika._reconcile(new.workflow_id, new.statement, true);
       exception
-        when serialization_failure or deadlock_detected or lock_not_available then
-          raise;
         when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
           null; -- what it needs went along, or may not be had: that is judged
-        when others then
-          perform notika._report_failure(new.workflow_id, new.tag, new.statement, sqlerrm, sqlstate);
       end;
     end if;
     perform notika._judge(new.workflow_id, new.statement, 'commit');
   exception
     when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
       raise;
+    -- Without knowing what has taken the place of what, nothing is refused.
     when others then
       perform notika._report_failure(new.workflow_id, new.tag, new.statement, sqlerrm, sqlstate);
   end;
