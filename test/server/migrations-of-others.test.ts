@@ -48,25 +48,29 @@ const stories: Record<string, Story> = {
     },
     verdicts: {
       "000011": [
-        `cannot change the type of column "attempts" of table worker.jobs from integer to smallint because Notika's workflow "job_retried" uses it`,
         `cannot drop column "job_count" of table worker.job_queues because Notika's workflow "queue_grew" uses it`,
         "job_added: healed table replaced worker.jobs",
+        "job_retried: followed type narrowed worker.jobs.attempts: smallint instead of integer",
+        "job_retried: healed table replaced worker.jobs",
         "queue_named: healed table replaced worker.job_queues",
       ],
       "000016": [
         `cannot rename table worker.known_crontabs to worker._private_known_crontabs because Notika's workflow "cron_pinned" uses it`,
         "cron_known: followed table renamed worker.known_crontabs: worker._private_known_crontabs instead of worker.known_crontabs",
         "job_added: followed table renamed worker.jobs: worker._private_jobs instead of worker.jobs",
+        "job_retried: followed table renamed worker.jobs: worker._private_jobs instead of worker.jobs",
         "queue_named: followed table renamed worker.job_queues: worker._private_job_queues instead of worker.job_queues",
       ],
     },
     alone: {
       "000011": [
-        `cannot change the type of column "attempts" of table worker.jobs from integer to smallint because Notika's workflow "job_retried" uses it`,
+        "job_retried: followed type narrowed worker.jobs.attempts: smallint instead of integer",
         "job_added: followed table renamed worker.jobs: worker.jobs_legacy instead of worker.jobs",
+        "job_retried: followed table renamed worker.jobs: worker.jobs_legacy instead of worker.jobs",
         "queue_grew: followed table renamed worker.job_queues: worker.job_queues_legacy instead of worker.job_queues",
         "queue_named: followed table renamed worker.job_queues: worker.job_queues_legacy instead of worker.job_queues",
         `cannot drop table worker.jobs_legacy because Notika's workflow "job_added" uses it`,
+        `cannot drop table worker.jobs_legacy because Notika's workflow "job_retried" uses it`,
         `cannot drop table worker.job_queues_legacy because Notika's workflow "queue_grew" uses it`,
         `cannot drop table worker.job_queues_legacy because Notika's workflow "queue_named" uses it`,
       ],
@@ -79,6 +83,10 @@ const stories: Record<string, Story> = {
       job_added: [
         `select worker.add_job('greet', '{"to": "ada"}')`,
         { id: expect.stringMatching(/^\d+$/), payload: { to: "ada" } },
+      ],
+      job_retried: [
+        "update worker._private_jobs set attempts = 1",
+        { id: expect.stringMatching(/^\d+$/), attempts: 1 },
       ],
       queue_named: [`select worker.add_job('greet', queue_name => 'mail')`, { queue_name: "mail" }],
       cron_known: [
