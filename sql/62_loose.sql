@@ -3,6 +3,23 @@
 -- Slower than the pinned form, and never the reason why a write fails: a column is found by its
 -- name or else by its number, and one that is gone is left out.
 
+create or replace function notika._is_copy()
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select from notika.guard_state as s
+     where s.workflow_table <> 'notika.workflow'::regclass::oid
+  );
+end;
+$$;
+
+comment on function notika._is_copy() is
+  'Whether this is a restored copy whose workflows have not been bound to its tables yet.';
+
 create or replace function notika._present_columns(workflow_id integer, names text[], part regclass)
   returns table (place bigint, name text, type oid, attnum smallint)
   language plpgsql
@@ -10,19 +27,26 @@ create or replace function notika._present_columns(workflow_id integer, names te
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Numbers are those of the published table, a part of it may have others.
+  -- A column is told by its number, and where it is gone by its name, unless that has gone to another
+  -- column of the workflow.  Numbers are those of the published table, a part of it may have others; and
+  -- in a restored copy they are nothing before the copy is bound.
   return query
     select k.place, a.attname::text, a.atttypid, a.attnum
       from unnest(_present_columns.names) with ordinality as k (name, place)
       join notika.workflow as w on w.workflow_id = _present_columns.workflow_id
-      left join notika.contract as c on c.workflow_id = w.workflow_id and c.column_name = k.name
-      left join pg_attribute as n
-        on n.attrelid = w.relation and n.attname = k.name and n.attnum > 0 and not n.attisdropped
+      left join notika.contract as c
+        on c.workflow_id = w.workflow_id and c.column_name = k.name and not (select notika._is_copy())
       left join pg_attribute as r
         on r.attrelid = w.relation and r.attnum = c.attnum and not r.attisdropped
+      left join pg_attribute as n
+        on n.attrelid = w.relation and n.attname = k.name and n.attnum > 0 and not n.attisdropped
+       and r.attnum is null and not exists (
+         select from notika.contract as o
+          where o.workflow_id = w.workflow_id and o.attnum = n.attnum and not (select notika._is_copy())
+       )
       join pg_attribute as a
         on a.attrelid = _present_columns.part
-       and a.attname = coalesce(n.attname, r.attname) and a.attnum > 0 and not a.attisdropped;
+       and a.attname = coalesce(r.attname, n.attname) and a.attnum > 0 and not a.attisdropped;
 end;
 $$;
 
@@ -96,6 +120,34 @@ $$;
 comment on function notika._is_watched_change(anyelement, anyelement, regclass, integer) is
   'Whether an update changed one of the watched columns that are still there.';
 
+create or replace function notika._columns_hold_code(spec notika.workflow)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+begin
+  -- In the catalog alone: the writer has no right on Notika.  In a restored copy all numbers are others.
+  -- The types because a session would go on with its plan, and fail.
+  return (
+    select format(E'\n     and (not exists (select from pg_class as c where c.oid = %s and c.relname = ''workflow'')\n'
+                  '          or %s = (select count(*) from pg_attribute as a where a.attrelid = %s\n'
+                  '                   and (a.attnum, a.attname, a.atttypid) in (%s)))',
+                  'notika.workflow'::regclass::oid, count(*), spec.relation::oid,
+                  string_agg(format('(%s, %L, %s)', a.attnum, a.attname, a.atttypid), ', ' order by a.attnum))
+      from pg_attribute as a
+     where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+       and notika._reads(spec.condition_sql, a.attname)
+    having count(*) > 0
+  );
+end;
+$$;
+
+comment on function notika._columns_hold_code(notika.workflow) is
+  'SQL that is true while the columns that a condition reads have the names and types that they have '
+  'now; null: it reads none.';
+
 create or replace function notika._passes_definition(spec notika.workflow)
   returns text
   language plpgsql
@@ -123,7 +175,8 @@ exception when others then
   return true; -- what it reads is not there any more: rather an event too many than one too few
 end;
 $passes$, case when notika._lost_meaning((spec).condition_uses) is null
-               then notika._names_hold_code((spec).condition_uses) else 'false' end,
+               then concat(notika._names_hold_code((spec).condition_uses), notika._columns_hold_code(spec))
+               else 'false' end,
          notika._condition_code(spec)), 'passes'));
 end;
 $body$;

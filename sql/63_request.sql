@@ -153,6 +153,7 @@ create or replace function notika._carry_out()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_function regprocedure := (select v.function from notika._verbs() as v where v.verb = new.verb);

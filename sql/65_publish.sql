@@ -822,6 +822,25 @@ $$;
 comment on function notika._compared(notika.workflow) is
   'The columns that every event of a workflow or source has to carry, because waits compare them.';
 
+create or replace function notika._locked(relation regclass)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The trigger of a partitioned table is made on each of its partitions, too.
+  return concat_ws(', ', notika._quoted(_locked.relation), (
+    select string_agg(notika._quoted(p.relid), ', ' order by p.level, notika._quoted(p.relid))
+      from pg_partition_tree(_locked.relation) as p
+     where p.level > 0
+  ));
+end;
+$$;
+
+comment on function notika._locked(regclass) is
+  'The tables that are locked by who makes or drops a trigger on this one: its partitions, too.';
+
 create or replace function notika._statements(spec notika.workflow)
   returns table (statement text, lock text)
   language plpgsql
@@ -895,7 +914,7 @@ begin
         union all
         select 8, f.name || o.name,
                notika._trigger_definition(spec, f.relation, o.name),
-               'share row exclusive on ' || f.name
+               'share row exclusive on ' || notika._locked(f.relation)
           from family as f
          cross join unnest((spec).operations) as o (name)
         union all
@@ -1049,7 +1068,7 @@ begin
      order by notika._quoted(t.typrelid)
   loop
     statement := format('drop function %s cascade', v_function);
-    lock := 'access exclusive on ' || notika._quoted(v_table);
+    lock := 'access exclusive on ' || notika._locked(v_table);
     return next;
     v_left := v_left || v_table;
   end loop;
@@ -1076,7 +1095,7 @@ begin
       return query
         select format('drop function %s cascade', g.function),
                'access exclusive on ' || (
-                 select string_agg(distinct notika._quoted(t.relation), ', ')
+                 select string_agg(distinct notika._locked(t.relation), ', ')
                    from notika._triggers(after.workflow_id) as t
                )
           from notika._generated(after.workflow_id) as g (function)
@@ -1087,7 +1106,7 @@ begin
     statement := format('drop trigger %s%I on %s',
                         case when v_trigger.relation = any (v_left) then 'if exists ' end,
                         v_trigger.name, notika._quoted(v_trigger.relation));
-    lock := 'access exclusive on ' || notika._quoted(v_trigger.relation);
+    lock := 'access exclusive on ' || notika._locked(v_trigger.relation);
     return next;
   end loop;
 

@@ -915,13 +915,15 @@ begin
      cross join lateral notika._meaning(u.kind, u.oid) as m
      where u.kind = 'type' and m.name <> u.name
   loop
-    select string_agg(case when t.token[1] like '''%' then t.token[1] else regexp_replace(
-             t.token[1],
-             '::' || regexp_replace(v_use.old_name, '([^\w\s])', '\\\1', 'g') || '(?![\w$."])',
-             '::' || replace(v_use.new_name, '\', '\\'), 'g') end, '' order by t.place)
+    -- A cast to it is a token of its own; in a string or in a name it is none.
+    select string_agg(case t.token[1] when '::' || v_use.old_name then '::' || v_use.new_name
+                                      else t.token[1] end, '' order by t.place)
       into v_spec.condition_sql
-      from regexp_matches(v_spec.condition_sql, '''(?:[^'']|'''')*''|[^'']+', 'g')
-             with ordinality as t (token, place);
+      from regexp_matches(
+             v_spec.condition_sql,
+             '::' || regexp_replace(v_use.old_name, '([^\w\s])', '\\\1', 'g') || '(?![\w$."])'
+             || $re$|'(?:[^']|'')*'|"(?:[^"]|"")*"|[^'":]+|.$re$,
+             'g') with ordinality as t (token, place);
     select jsonb_agg(case when (u.use ->> 'oid')::oid = v_use.oid and u.use ->> 'kind' = 'type'
                           then u.use || jsonb_build_object('name', v_use.new_name)
                           else u.use end order by u.place)

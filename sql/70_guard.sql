@@ -85,6 +85,8 @@ create table if not exists notika.guard_log (
 );
 create index if not exists guard_log_xid_idx on notika.guard_log (xid);
 create index if not exists guard_log_workflow_idx on notika.guard_log (workflow, at);
+create index if not exists guard_log_not_judged_idx on notika.guard_log (workflow, at)
+  where kind = 'not_judged';
 
 comment on table notika.guard_log is
   'What the guard saw and did, and who let what through. A refusal leaves no trace: it rolls back.';
@@ -129,17 +131,22 @@ create table if not exists notika.guard_pending (
   tag text not null,
   statement text not null,
   dropped text,
+  found text[],
   constraint guard_pending_pkey primary key (pending_id)
 );
+create index if not exists guard_pending_workflow_idx on notika.guard_pending (workflow_id);
 
 comment on table notika.guard_pending is
-  'Workflows that are to be judged when the transaction commits; empty between transactions.';
+  'Workflows that are to be judged when the transaction commits, with the commands that changed what '
+  'would be found; empty between transactions.';
 comment on column notika.guard_pending.pending_id is 'Its order.';
 comment on column notika.guard_pending.workflow_id is 'The workflow.';
 comment on column notika.guard_pending.tag is 'The command.';
 comment on column notika.guard_pending.statement is 'The command, with empty strings.';
 comment on column notika.guard_pending.dropped is
   'A trigger or function of the workflow that was dropped by name.';
+comment on column notika.guard_pending.found is
+  'What would have been refused after this command: each kind and object; null: it still runs.';
 
 create table if not exists notika.guard_state (
   only_row boolean not null default true,
@@ -203,6 +210,21 @@ end;
 $$;
 
 comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
+
+create or replace function notika._has_labels(labels text[], now text[])
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Labels are only ever added.  Where there are as many as before and others, they were renamed, and
+  -- may have swapped their names.
+  select _has_labels.now is not null and labels <@ now
+     and (cardinality(labels) <> cardinality(now) or labels = now);
+$$;
+
+comment on function notika._has_labels(text[], text[]) is
+  'Whether the labels of an enum are what they were, but for those that were added.';
 
 create or replace function notika._part_types(type oid)
   returns setof oid
@@ -325,8 +347,7 @@ begin
    where a.attrelid = v_spec.relation and a.attnum > 0 and not a.attisdropped
      and (
        a.attname = any (v_spec.column_names || v_spec.watch)
-       or not v_spec.is_pinned
-          and notika._rename_in(v_spec.condition, a.attname, a.attname || ' ') <> v_spec.condition
+       or not v_spec.is_pinned and notika._reads(v_spec.condition, a.attname)
        -- What the condition reads, Postgres has written down.
        or exists (
          select from pg_depend as d
@@ -344,113 +365,6 @@ $$;
 
 comment on function notika._bind(integer) is
   'Writes down what a workflow depends on, as the catalog says it now.';
-
-create or replace function notika._rename_in(condition text, old_name text, new_name text)
-  returns text
-  language sql
-  immutable
-  set search_path = pg_catalog, pg_temp
-  set standard_conforming_strings = on
-  set quote_all_identifiers = off
-as $$
-  -- Strings stay as they are; new.name and old.name do not, quoted or not.
-  select string_agg(
-           case when t.token[1] like '''%' then t.token[1]
-                else regexp_replace(
-                  t.token[1],
-                  '\m(new|old)(\s*\)?\s*\.\s*)('
-                    || regexp_replace(quote_ident(old_name), '([^\w\s])', '\\\1', 'g') || '|"'
-                    || regexp_replace(old_name, '([^\w\s])', '\\\1', 'g') || '")(?![\w$])',
-                  '\1\2' || replace(quote_ident(new_name), '\', '\\'), 'gi')
-           end, '' order by t.place)
-    from regexp_matches(condition, '''(?:[^'']|'''')*''|[^'']+', 'g')
-         with ordinality as t (token, place);
-$$;
-
-comment on function notika._rename_in(text, text, text) is
-  'A condition with a column under its new name.';
-
-create or replace function notika._relabel(
-  spec notika.workflow,
-  type oid,
-  old_label text,
-  new_label text
-)
-  returns notika.workflow
-  language plpgsql
-  stable
-  set search_path = pg_catalog, pg_temp
-  set standard_conforming_strings = on
-  set quote_all_identifiers = off
-as $$
-declare
-  v_spec notika.workflow := _relabel.spec;
-  v_pattern constant text := '''(?:[^'']|'''')*''|[^'']+';
-  v_old constant text := quote_literal(old_label);
-  v_new constant text := quote_literal(new_label);
-  v_before text[]; -- the strings, as Postgres prints them
-  v_given text[]; -- the same and what is between, as they were given
-  v_is_label boolean[];
-  v_string integer := 0;
-begin
-  -- In the condition as Postgres prints it, each string says which type it is of.
-  select array_agg(t.token[1] order by t.place) filter (where t.token[1] like '''%'),
-         array_agg(t.token[1] = v_old and t.follows ~ (
-           '^(::text\))?::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
-           || '(?![\w$."])') order by t.place) filter (where t.token[1] like '''%'),
-         string_agg(case when t.token[1] = v_old and t.follows ~ (
-           '^(::text\))?::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
-           || '(?![\w$."])') then v_new else t.token[1] end, '' order by t.place)
-    into v_before, v_is_label, v_spec.condition_sql
-    from (
-      select m.token, m.place, lead(m.token[1]) over (order by m.place) as follows
-        from regexp_matches(v_spec.condition_sql, v_pattern, 'g') with ordinality as m (token, place)
-    ) as t;
-
-  -- The same word may be no label elsewhere: where both have the same strings it is told by its place.
-  v_given := array(select m[1] from regexp_matches(v_spec.condition, v_pattern, 'g') as m);
-  if v_before is distinct from array(select t from unnest(v_given) as t where t like '''%') then
-    v_is_label := null;
-  end if;
-  for v_place in 1 .. coalesce(cardinality(v_given), 0) loop
-    continue when v_given[v_place] not like '''%';
-    v_string := v_string + 1;
-    if v_given[v_place] = v_old and coalesce(v_is_label[v_string], true) then
-      v_given[v_place] := v_new;
-    end if;
-  end loop;
-  v_spec.condition := array_to_string(v_given, '');
-  return v_spec;
-end;
-$$;
-
-comment on function notika._relabel(notika.workflow, oid, text, text) is
-  'A workflow whose condition has a label of an enum under its new name.';
-
-create or replace function notika._holds_as_much(
-  type oid,
-  typmod integer,
-  old_type oid,
-  old_typmod integer
-)
-  returns boolean
-  language sql
-  immutable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select case
-           when type = old_type then typmod = -1 or old_typmod <> -1 and typmod >= old_typmod
-           -- Only where events look the same: an int8 is a string in json.
-           else typmod = -1 and (old_type, type) in (
-             ('varchar'::regtype, 'text'::regtype),
-             ('int2'::regtype, 'int4'::regtype),
-             ('float4'::regtype, 'float8'::regtype)
-           )
-         end;
-$$;
-
-comment on function notika._holds_as_much(oid, integer, oid, integer) is
-  'Whether a type holds whatever another one holds, and looks the same in an event.';
 
 create or replace function notika._is_as_published(
   type smallint,
@@ -480,6 +394,37 @@ comment on function
   'Whether a trigger fires when that of a workflow for this operation does: after each row or '
   'statement, for any column, with a WHEN or without.';
 
+create or replace function notika._column_change(
+  spec notika.workflow,
+  contract notika.contract,
+  "column" pg_attribute
+)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_change text := notika._type_change("column".atttypid, "column".atttypmod, contract.type, contract.typmod);
+  v_strings constant oid[] := '{text,varchar}'::regtype[];
+begin
+  -- What a condition does with a column depends on its type.
+  if v_change <> 'type_changed'
+     and notika._base_type("column".atttypid) <> notika._base_type(contract.type)
+     and not (notika._base_type("column".atttypid) = any (v_strings)
+              and notika._base_type(contract.type) = any (v_strings))
+     and (notika._reads(spec.condition, contract.column_name)
+          or notika._reads(spec.condition, "column".attname))
+  then
+    return 'type_changed';
+  end if;
+  return v_change;
+end;
+$$;
+
+comment on function notika._column_change(notika.workflow, notika.contract, pg_attribute) is
+  'What a change of the type of a column is to a workflow: see _type_change.';
+
 create or replace function notika._is_outdated(spec notika.workflow)
   returns boolean
   language sql
@@ -503,6 +448,7 @@ create or replace function notika._findings(spec notika.workflow)
   stable
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
+  set quote_all_identifiers = off
   -- To plan these queries takes longer than to run them.
   set plan_cache_mode = force_generic_plan
 as $$
@@ -527,44 +473,37 @@ begin
   end if;
 
   return query
-    select k.kind,
-           format('%s.%I', spec.table_name, c.column_name),
-           case k.kind when 'column_renamed' then c.column_name
-                       when 'label_renamed' then c.labels::text
-                       when 'type_changed' then coalesce(k.attributes, k.labels, c.type_name)
-                       else c.type_name end,
-           case k.kind when 'column_renamed' then a.attname::text
-                       when 'label_renamed' then notika._labels(a.atttypid)::text
-                       when 'column_dropped' then null
-                       when 'type_changed' then coalesce(
-                         case when k.attributes is not null
-                              then notika._attributes(a.atttypid)::text end,
-                         case when k.labels is not null
-                              then notika._labels(a.atttypid)::text end,
-                         format_type(a.atttypid, a.atttypmod))
-                       else format_type(a.atttypid, a.atttypmod) end
+    select k.kind, format('%s.%I', spec.table_name, c.column_name), k.expected, k.actual
       from notika.contract as c
       left join pg_attribute as a
         on a.attrelid = spec.relation and a.attnum = c.attnum and not a.attisdropped
      cross join lateral (
-       select case
-                when a.attnum is null then 'column_dropped'
-                when a.atttypid <> c.type or a.atttypmod <> c.typmod then
-                  case when notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
-                       then 'type_widened' else 'type_changed' end
-                when case when c.attributes is not null
-                          then not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}') end
-                  then 'type_changed'
-                when a.attname <> c.column_name then 'column_renamed'
-                when case when c.labels is not null
-                          then not c.labels <@ coalesce(notika._labels(a.atttypid), '{}') end
-                  then 'label_renamed'
-              end,
-              case when a.atttypid = c.type and a.atttypmod = c.typmod then c.attributes::text end,
-              -- Another type of the same name is told by its labels.
-              case when format_type(a.atttypid, a.atttypmod) = c.type_name then c.labels::text end
-     ) as k (kind, attributes, labels)
-     where c.workflow_id = spec.workflow_id and k.kind is not null;
+       -- Each by itself: a column may have been renamed and retyped.
+       select 'column_dropped', c.type_name, null
+        where a.attnum is null
+       union all
+       select 'column_renamed', c.column_name, a.attname::text
+        where a.attname <> c.column_name
+       union all
+       -- Another type of the same name is told by its labels.
+       select notika._column_change(spec, c, a),
+              case when format_type(a.atttypid, a.atttypmod) = c.type_name and c.labels is not null
+                   then c.labels::text
+                   else c.type_name end,
+              case when format_type(a.atttypid, a.atttypmod) = c.type_name and c.labels is not null
+                   then notika._labels(a.atttypid)::text
+                   else format_type(a.atttypid, a.atttypmod) end
+        where a.atttypid <> c.type or a.atttypmod <> c.typmod
+       union all
+       select 'type_changed', c.attributes::text, notika._attributes(a.atttypid)::text
+        where a.atttypid = c.type and a.atttypmod = c.typmod and c.attributes is not null
+          and not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}')
+       union all
+       select 'label_renamed', c.labels::text, notika._labels(a.atttypid)::text
+        where a.atttypid = c.type and a.atttypmod = c.typmod and c.labels is not null
+          and not notika._has_labels(c.labels, notika._labels(a.atttypid))
+     ) as k (kind, expected, actual)
+     where c.workflow_id = spec.workflow_id;
 
   return query
     select case
@@ -590,22 +529,25 @@ begin
         -- A trigger that somebody else made is told by when it fires, and by what its WHEN reads.
         or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
                                        spec, o.name)
-        or t.tgqual is not null and not exists (
-          select from pg_depend as d
-           where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
-             and case
-                   when not spec.is_pinned then
-                     d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
-                   when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then
-                     d.refclassid = 'pg_proc'::regclass
-                     and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
-                   else
-                     d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
-                     -- It may read no column at all.
-                     or spec.watch is null
-                        and spec.condition !~* $re$\m(new|old)\s*\)?\s*\.\s*[^*[:space:]]$re$
-                 end
-        );
+        or t.tgqual is not null and case
+          when not spec.is_pinned then not exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
+          )
+          when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then not exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_proc'::regclass
+               and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
+          )
+          -- A condition may read no column at all.
+          else spec.condition is null and (spec.watch is null or o.name <> 'update') or exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
+          ) <> (notika._reads(spec.condition) or o.name = 'update' and spec.watch is not null)
+        end;
 
   return query
     select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',
@@ -665,6 +607,46 @@ $$;
 
 comment on function notika._findings(notika.workflow) is
   'How the catalog differs from what a workflow was published with.';
+
+create or replace function notika._not_judged(spec notika.workflow)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select l.actual
+    from notika.guard_log as l
+   where l.workflow = (spec).name and l.at > (spec).published_at and l.kind = 'not_judged'
+     and not exists (
+       select from notika.guard_log as o
+        where o.workflow = l.workflow and o.at >= l.at and o.kind = l.kind and o.verdict = 'repaired'
+     )
+   order by l.at desc
+   limit 1;
+$$;
+
+comment on function notika._not_judged(notika.workflow) is
+  'Why the guard could not judge a workflow since it was published, nor since then; null: it could.';
+
+create or replace function notika._try_findings(spec notika.workflow)
+  returns table (kind text, object text, expected text, actual text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select f.* from notika._findings(spec) as f;
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    return query select 'not_judged', spec.table_name, 'a comparison with the catalog',
+                        format('%s (%s)', sqlerrm, sqlstate);
+end;
+$$;
+
+comment on function notika._try_findings(notika.workflow) is
+  'What _findings gives; an error of it is a finding too, so that it hides no other workflow.';
 
 create or replace function notika._suspects()
   returns setof integer
@@ -759,6 +741,12 @@ as $$
     join pg_class as k on k.oid = c.relation and k.relkind = 'p'
     join published as w on w.workflow_id = c.workflow_id
    where exists (select from notika._capture_grants(w.workflow_id, w.relation))
+  union
+  -- What could not be judged: perhaps it can be by now.
+  select w.workflow_id
+    from notika.guard_log as l
+    join published as w on (w.spec).name = l.workflow
+   where l.kind = 'not_judged' and notika._not_judged(w.spec) is not null
   union
   -- A part that is new.
   select c.workflow_id
@@ -861,7 +849,7 @@ begin
           where c.workflow_id = (spec).workflow_id
             and (a.attnum is null
                  or (a.atttypid <> c.type or a.atttypmod <> c.typmod)
-                    and not notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
+                    and notika._column_change(spec, c, a) = 'type_changed'
                  or case when c.attributes is not null
                          then not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}') end)
        )
@@ -945,19 +933,231 @@ declare
 begin
   select w.* into v_before from notika.workflow as w where w.workflow_id = _loosen.workflow_id;
   if notika._quoted(v_before.relation) is null
-     or not v_before.is_pinned and notika._is_complete(v_before)
      or exists (select from notika._missing_to_make(v_before)) -- which is judged
   then
     return;
   end if;
-  v_after := v_before;
+  v_after := notika._with_columns(v_before);
   v_after.is_pinned := false;
-  perform notika._bring_into_form(v_before, v_after);
+  if not v_before.is_pinned and notika._is_complete(v_before) then
+    perform notika._renew_capture(v_before, v_after);
+  else
+    perform notika._bring_into_form(v_before, v_after);
+  end if;
 end;
 $$;
 
 comment on function notika._loosen(integer) is
   'Takes the pins of a workflow away; it captures on, as far as what it reads is there.';
+
+create or replace function notika._rebind(spec notika.workflow, relation regclass, statement text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_is_other boolean := _rebind.relation is distinct from spec.relation;
+  v_column text;
+begin
+  -- Another table has nothing but names; 0: it does not have the column.  In the same table a column is
+  -- told by its number, and its name tells what has taken its place once it is dropped; not what another
+  -- column of the contract has become.
+  for v_column in
+    update notika.contract as c
+       set attnum = coalesce(b.attnum, 0),
+           -- Another enum of that name will do if it has all labels.
+           type = case when b.type_name = c.type_name
+                        and (c.labels is null or c.labels <@ notika._labels(b.type))
+                       then b.type else c.type end
+      from notika.contract as o
+      left join lateral (
+        select a.attnum, a.atttypid as type, a.atttypmod as typmod,
+               format_type(a.atttypid, a.atttypmod) as type_name
+          from pg_attribute as a
+         where a.attrelid = _rebind.relation and not a.attisdropped
+           and case
+                 when not v_is_other and exists (
+                   select from pg_attribute as p
+                    where p.attrelid = _rebind.relation and p.attnum = o.attnum and not p.attisdropped
+                 ) then a.attnum = o.attnum
+                 else a.attname = o.column_name and a.attnum > 0 and (v_is_other or not exists (
+                   select from notika.contract as k
+                    where k.workflow_id = o.workflow_id and k.attnum = a.attnum
+                 ))
+               end
+      ) as b on true
+     where c.workflow_id = spec.workflow_id
+       and o.workflow_id = c.workflow_id and o.column_name = c.column_name
+       and (v_is_other or b.attnum <> o.attnum or b.type <> o.type and b.type_name = o.type_name)
+    returning case when not v_is_other and (b.type_name = o.type_name
+                                            or (b.type, b.typmod) = (o.type, o.typmod))
+                   then c.column_name end
+  loop
+    continue when v_column is null;
+    perform notika._record(spec, 'healed', 'column_replaced',
+                           format('%s.%I', spec.table_name, v_column), statement);
+  end loop;
+end;
+$$;
+
+comment on function notika._rebind(notika.workflow, regclass, text) is
+  'Binds the contract of a workflow to what has taken the place of columns that are gone.';
+
+create or replace function notika._follow_columns(before notika.workflow, after notika.workflow, statement text)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column record;
+begin
+  -- A column that took the name of one that is gone stays under its own until that is decided.
+  if exists (
+    select from notika.contract as c
+      left join notika._renamed_columns(after) as r on r.old_name = c.column_name
+     where c.workflow_id = after.workflow_id
+     group by coalesce(r.new_name, c.column_name)
+    having count(*) > 1
+  ) then
+    return false;
+  end if;
+  for v_column in select r.old_name, r.new_name from notika._renamed_columns(after) as r loop
+    perform notika._record(before, 'followed', 'column_renamed',
+                           format('%s.%I', before.table_name, v_column.old_name),
+                           notika._statement_of(before.workflow_id, 'column_renamed',
+                                                format('%s.%I', before.table_name, v_column.old_name),
+                                                statement),
+                           v_column.old_name, v_column.new_name);
+  end loop;
+  if found then
+    -- In two steps, because names may have gone from one column to another.
+    update notika.contract as c
+       set column_name = repeat(' ', 64) || c.attnum -- longer than any name
+     where c.workflow_id = after.workflow_id
+       and c.column_name in (select r.old_name from notika._renamed_columns(after) as r);
+    update notika.contract as c
+       set column_name = a.attname
+      from pg_attribute as a
+     where c.workflow_id = after.workflow_id and a.attrelid = after.relation and a.attnum = c.attnum
+       and c.column_name = repeat(' ', 64) || c.attnum;
+  end if;
+  return true;
+end;
+$$;
+
+comment on function notika._follow_columns(notika.workflow, notika.workflow, text) is
+  'Follows the renames of columns in the contract of a workflow; false: not yet, because two would have '
+  'the same name.';
+
+create or replace function notika._follow_labels(before notika.workflow, after notika.workflow, statement text)
+  returns notika.workflow
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_after notika.workflow := _follow_labels.after;
+  v_column record;
+  v_type oid;
+begin
+  update notika.contract as c
+     set type_name = format_type(c.type, c.typmod) -- it may have been renamed
+   where c.workflow_id = after.workflow_id
+     and c.type >= 16384 and c.type_name <> format_type(c.type, c.typmod)
+     and exists (select from pg_type as t where t.oid = c.type);
+
+  for v_column in
+    select c.column_name, c.type, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
+      from notika.contract as c
+      join pg_attribute as a
+        on a.attrelid = after.relation and a.attnum = c.attnum and a.atttypid = c.type
+     where c.workflow_id = after.workflow_id
+       and case when c.labels is not null then c.labels <> notika._labels(a.atttypid) end
+  loop
+    update notika.contract as c
+       set labels = v_column.new_labels
+     where c.workflow_id = after.workflow_id and c.column_name = v_column.column_name;
+    continue when notika._has_labels(v_column.old_labels, v_column.new_labels);
+    perform notika._record(before, 'followed', 'label_renamed',
+                           format('%s.%I', before.table_name, v_column.column_name),
+                           notika._statement_of(before.workflow_id, 'label_renamed',
+                                                format('%s.%I', before.table_name, v_column.column_name),
+                                                statement),
+                           v_column.old_labels::text, v_column.new_labels::text);
+    -- A renamed label keeps its place.
+    continue when cardinality(v_column.old_labels) <> cardinality(v_column.new_labels);
+    for v_type in
+      select l.type
+        from notika._leaf_types(v_column.type) as l (type)
+        join pg_type as t on t.oid = l.type and t.typtype = 'e'
+    loop
+      v_after := notika._relabel(v_after, v_type, r.old_labels, r.new_labels)
+         from (
+           select array_agg(l.old_label) as old_labels, array_agg(l.new_label) as new_labels
+             from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
+             join pg_enum as e on e.enumtypid = v_type and e.enumlabel = l.new_label
+            where l.old_label <> l.new_label
+         ) as r;
+    end loop;
+  end loop;
+  return v_after;
+end;
+$$;
+
+comment on function notika._follow_labels(notika.workflow, notika.workflow, text) is
+  'Follows the new names of types and of the labels of enums, in the contract of a workflow and in its '
+  'condition.';
+
+create or replace function notika._put_back(before notika.workflow, after notika.workflow, may_alter boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_after notika.workflow := _put_back.after;
+begin
+  if not notika._has_all_it_needs(v_after) then
+    if may_alter and not exists (select from notika._missing_to_make(v_after)) then
+      perform notika._loosen(before.workflow_id);
+    end if;
+    return;
+  end if;
+
+  v_after.is_pinned := case when may_alter then notika._wants_pins(before.guard)
+                            else before.is_pinned end;
+  -- Only what is missing: a trigger that somebody disabled stays disabled.  What Notika may not make,
+  -- or must not parse, is judged.
+  if may_alter and notika._may_make(v_after)
+     and (not notika._is_complete(v_after) or v_after.is_pinned <> before.is_pinned
+          or notika._form(v_after) <> before.capture
+          or notika._listed_shape(before.definition)
+             is distinct from case when notika._lists_columns(v_after)
+                                   then notika._shape(v_after.relation) end)
+  then
+    perform notika._bring_into_form(before, v_after);
+  elsif not before.is_pinned
+        or (v_after.column_names, v_after.watch, v_after.condition)
+           is distinct from (before.column_names, before.watch, before.condition)
+  then
+    -- Postgres has renamed in them what was renamed, but for what is parsed again in each session.
+    v_after.is_pinned := before.is_pinned;
+    perform notika._renew_capture(before, v_after);
+    if v_after.is_pinned then
+      update notika.workflow as w
+         set definition = notika._definition(v_after)
+       where w.workflow_id = before.workflow_id;
+    end if;
+  end if;
+  perform notika._follow_key(v_after);
+end;
+$$;
+
+comment on function notika._put_back(notika.workflow, notika.workflow, boolean) is
+  'Makes the functions and triggers of a workflow that are missing, if what they need is there; '
+  'otherwise they capture what is left.';
 
 create or replace function notika._reconcile(
   workflow_id integer,
@@ -969,26 +1169,26 @@ create or replace function notika._reconcile(
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_spec notika.workflow;
   v_before notika.workflow;
   v_after notika.workflow;
   v_table regclass;
-  v_column record;
-  v_label record;
 begin
   select w.* into v_spec
     from notika.workflow as w
-   where w.workflow_id = _reconcile.workflow_id and w.unpublished_at is null;
+   where w.workflow_id = _reconcile.workflow_id
+     and w.unpublished_at is null and w.table_name is not null; -- without a table DDL is nothing to it
   if not found then
     return;
   end if;
   v_spec := notika._with_names(v_spec);
   v_after := v_spec;
 
-  -- By name first: what has taken the place of a table or column that was dropped or renamed away
-  -- is what the workflow is published on from now on.
+  -- Of tables the name comes first: what has taken the place of one that was dropped or renamed away is
+  -- what the workflow is published on from now on.
   v_table := notika._table(v_spec.table_name);
   if v_table is not null and v_table is distinct from v_spec.relation and may_alter
      and (settled or notika._quoted(v_spec.relation) is null)
@@ -1002,137 +1202,27 @@ begin
     insert into notika.contract_table (workflow_id, relation)
     select v_spec.workflow_id, t from notika._tables(v_table) as t;
   end if;
-  for v_column in
-    update notika.contract as c
-       set attnum = coalesce(a.attnum, 0), -- 0: another table, which does not have it
-           -- Another enum of that name will do if it has all labels.
-           type = case when format_type(a.atttypid, a.atttypmod) = c.type_name
-                        and (c.labels is null or c.labels <@ notika._labels(a.atttypid))
-                       then a.atttypid else c.type end
-      from notika.contract as o
-      left join pg_attribute as a
-        on a.attrelid = v_after.relation and a.attname = o.column_name and not a.attisdropped
-     where c.workflow_id = v_spec.workflow_id
-       and o.workflow_id = c.workflow_id and o.column_name = c.column_name
-       and (
-         v_after.relation is distinct from v_spec.relation or a.attnum <> c.attnum
-         or a.atttypid <> c.type and format_type(a.atttypid, a.atttypmod) = c.type_name
-       )
-       and (settled or v_after.relation is distinct from v_spec.relation or a.attnum = c.attnum
-            or not exists (
-         select from pg_attribute as p
-          where p.attrelid = v_after.relation and p.attnum = c.attnum and not p.attisdropped
-       ))
-    returning c.column_name,
-              (a.atttypid, a.atttypmod) = (o.type, o.typmod)
-              or format_type(a.atttypid, a.atttypmod) = c.type_name as is_same_type
-  loop
-    continue when v_after.relation is distinct from v_spec.relation or not v_column.is_same_type;
-    perform notika._record(v_spec, 'healed', 'column_replaced',
-                           format('%s.%I', v_spec.table_name, v_column.column_name), statement);
-  end loop;
-
-  -- Then by number: what is left under another name was renamed.  All at once, because names may
-  -- have gone from one column to another.
-  for v_column in
-    select c.column_name as old_name, a.attname::text as new_name
-      from notika.contract as c
-      join pg_attribute as a on a.attrelid = v_after.relation and a.attnum = c.attnum
-     where c.workflow_id = v_spec.workflow_id and not a.attisdropped
-       and a.attname <> c.column_name
-       and v_after.relation = v_spec.relation
-  loop
-    v_after.column_names :=
-      array_replace(v_after.column_names, v_column.old_name, v_column.new_name);
-    v_after.watch := array_replace(v_after.watch, v_column.old_name, v_column.new_name);
-    v_after.condition :=
-      notika._rename_in(v_after.condition, v_column.old_name, v_column.new_name);
-    v_after.condition_sql :=
-      notika._rename_in(v_after.condition_sql, v_column.old_name, v_column.new_name);
-    continue when not settled or v_spec.on_rename <> 'follow';
-
-    update notika.contract as c
-       set column_name = v_column.new_name
-     where c.workflow_id = v_spec.workflow_id and c.column_name = v_column.old_name;
-    perform notika._record(v_spec, 'followed', 'column_renamed',
-                           format('%s.%I', v_spec.table_name, v_column.old_name), statement,
-                           v_column.old_name, v_column.new_name);
-  end loop;
-
-  -- Put back what was taken away to let the command through, if what it needs is there.
-  if notika._has_all_it_needs(v_after) then
-    v_after.is_pinned := case when may_alter then notika._wants_pins(v_spec.guard)
-                              else v_spec.is_pinned end;
-    -- Only what is missing: a trigger that somebody disabled stays disabled.  What Notika may not make,
-    -- or must not parse, is judged.
-    if may_alter and notika._may_make(v_after)
-       and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
-            or notika._form(v_after) <> v_spec.capture
-            or notika._listed_shape(v_spec.definition)
-               is distinct from case when notika._lists_columns(v_after)
-                                     then notika._shape(v_after.relation) end)
-    then
-      perform notika._bring_into_form(v_spec, v_after);
-    elsif v_after.is_pinned and (v_after.column_names, v_after.watch, v_after.condition)
-          is distinct from (v_spec.column_names, v_spec.watch, v_spec.condition)
-    then
-      -- Postgres has renamed in them what was renamed, but for what is parsed again in each session.
-      perform notika._renew_capture(v_spec, v_after);
-      update notika.workflow as w
-         set definition = notika._definition(v_after)
-       where w.workflow_id = v_spec.workflow_id;
-    end if;
-    perform notika._follow_key(v_after);
-  elsif may_alter and not exists (select from notika._missing_to_make(v_after)) then
-    perform notika._loosen(v_spec.workflow_id);
-  end if;
+  perform notika._rebind(v_spec, v_after.relation, statement);
+  v_after := notika._with_columns(v_after);
+  perform notika._put_back(v_spec, v_after, may_alter);
   perform notika._settle_capture_rights(v_spec.workflow_id, v_after.relation);
   if not settled or v_spec.on_rename <> 'follow' then
     return;
   end if;
 
-  update notika.contract as c
-     set type_name = format_type(c.type, c.typmod) -- it may have been renamed
-   where c.workflow_id = v_spec.workflow_id
-     and c.type >= 16384 and c.type_name <> format_type(c.type, c.typmod)
-     and exists (select from pg_type as t where t.oid = c.type);
-  for v_column in
-    select c.column_name, c.type, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
-      from notika.contract as c
-      join pg_attribute as a
-        on a.attrelid = v_after.relation and a.attnum = c.attnum and a.atttypid = c.type
-     where c.workflow_id = v_spec.workflow_id
-       and case when c.labels is not null then c.labels <> notika._labels(a.atttypid) end
-  loop
-    update notika.contract as c
-       set labels = v_column.new_labels
-     where c.workflow_id = v_spec.workflow_id and c.column_name = v_column.column_name;
-    continue when v_column.old_labels <@ v_column.new_labels;
-    perform notika._record(v_spec, 'followed', 'label_renamed',
-                           format('%s.%I', v_spec.table_name, v_column.column_name), statement,
-                           v_column.old_labels::text, v_column.new_labels::text);
-    -- A renamed label keeps its place.
-    continue when cardinality(v_column.old_labels) <> cardinality(v_column.new_labels);
-    for v_label in
-      select l.old_label, l.new_label
-        from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
-       where l.old_label <> l.new_label
-    loop
-      select r.condition, r.condition_sql into v_after.condition, v_after.condition_sql
-        from (
-          select (notika._relabel(v_after, l.type, v_label.old_label, v_label.new_label)).*
-            from notika._leaf_types(v_column.type) as l (type)
-            join pg_enum as e on e.enumtypid = l.type and e.enumlabel = v_label.new_label
-           limit 1
-        ) as r;
-    end loop;
-  end loop;
-
+  if not notika._follow_columns(v_spec, v_after, statement) then
+    v_after.column_names := v_spec.column_names;
+    v_after.watch := v_spec.watch;
+    v_after.condition := v_spec.condition;
+    v_after.condition_sql := v_spec.condition_sql;
+  end if;
+  v_after := notika._follow_labels(v_spec, v_after, statement);
   -- In a trigger a string whose type is named is no constant, which would have followed.
   if v_after.condition is distinct from v_spec.condition and notika._names_others(v_after.condition)
      and may_alter and notika._has_all_it_needs(v_after) and notika._may_make(v_after)
   then
     select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+    v_after.is_pinned := notika._wants_pins(v_spec.guard);
     perform notika._bring_into_form(v_before, v_after);
   end if;
 
@@ -1141,7 +1231,9 @@ begin
     v_after.table_name := coalesce(notika._quoted(v_after.relation), v_spec.table_name);
   end if;
   if v_after.table_name <> v_spec.table_name then
-    perform notika._record(v_spec, 'followed', 'table_renamed', v_spec.table_name, statement,
+    perform notika._record(v_spec, 'followed', 'table_renamed', v_spec.table_name,
+                           notika._statement_of(v_spec.workflow_id, 'table_renamed', v_spec.table_name,
+                                                statement),
                            v_spec.table_name, v_after.table_name);
   end if;
   update notika.workflow as w

@@ -199,7 +199,7 @@ $body$;
 comment on function notika._current_command(text, text) is
   'The command that is about to be run, bare; null: it cannot be told, or neither drops nor retypes.';
 
-create or replace function notika._culprit(tag text, objects text[])
+create or replace function notika._culprit(tag text, objects text[], findings text[] default '{}')
   returns text
   language plpgsql
   stable
@@ -209,6 +209,17 @@ as $body$
 declare
   v_words constant text[] := string_to_array(lower(tag), ' ');
   v_pattern constant text := format('(?i)^%s\M.*\m%s\M', v_words[1], v_words[cardinality(v_words)]);
+  v_hints text[] := array(
+    select w
+      from unnest(findings) as f (finding)
+     cross join lateral regexp_split_to_table(lower(f.finding), '[^\w$]+') as w
+    union
+    select h.word
+      from unnest(findings) as f (finding)
+      join (values ('column_dropped', 'drop'), ('table_dropped', 'drop'), ('type_changed', 'type'),
+                   ('column_renamed', 'rename'), ('table_renamed', 'rename'), ('label_renamed', 'rename'))
+             as h (kind, word) on h.kind = split_part(f.finding, ' ', 1)
+  );
   v_found text[];
 begin
   -- What the client sent may hold other statements, and secrets.  Of a long text it would take too
@@ -217,13 +228,22 @@ begin
   if length(current_query()) <= 4000 and strpos(current_query(), $$\'$$) = 0 then
     v_found := array(
       select s.bare
-        from notika._split(current_query()) as s
-       where s.bare ~ v_pattern
-         and exists (
-           select from unnest(objects) as o (identity)
-            cross join lateral regexp_split_to_table(lower(o.identity), '[^\w$]+') as w
-            where w not in ('', 'on') and strpos(lower(s.bare), w) > 0
-         )
+        from (
+          select c.bare, rank() over (order by (
+                   -- How much of what was found is mentioned in it.
+                   select count(distinct w)
+                     from regexp_split_to_table(lower(c.bare), '[^\w$]+') as w
+                    where w = any (v_hints)
+                 ) desc) as place
+            from notika._split(current_query()) as c
+           where c.bare ~ v_pattern
+             and exists (
+               select from unnest(objects) as o (identity)
+                cross join lateral regexp_split_to_table(lower(o.identity), '[^\w$]+') as w
+                where w not in ('', 'on') and strpos(lower(c.bare), w) > 0
+             )
+        ) as s
+       where s.place = 1
        limit 2
     );
   end if;
@@ -232,9 +252,10 @@ begin
 end;
 $body$;
 
-comment on function notika._culprit(text, text[]) is
+comment on function notika._culprit(text, text[], text[]) is
   'The command with this tag and about these objects, bare: without comments and with empty strings; '
-  'or where it cannot be told, its tag and the first object.';
+  'of several the one that mentions what was found; or where it cannot be told, its tag and the first '
+  'object.';
 
 create or replace function notika._named_tables(command text, path text)
   returns setof regclass

@@ -41,25 +41,117 @@ create or replace function notika._summon(
   workflow_ids integer[],
   tag text,
   statement text,
-  dropped text default null
+  dropped text default null,
+  found text[] default null
 )
   returns void
   language sql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
-  insert into notika.guard_pending (workflow_id, tag, statement, dropped)
-  select s.workflow_id, _summon.tag, coalesce(left(_summon.statement, 400), ''), _summon.dropped
+  insert into notika.guard_pending (workflow_id, tag, statement, dropped, found)
+  select s.workflow_id, _summon.tag, coalesce(left(_summon.statement, 400), ''), _summon.dropped,
+         _summon.found
     from unnest(_summon.workflow_ids) as s (workflow_id)
-   where not exists (
-     select from notika.guard_pending as p
-      where p.workflow_id = s.workflow_id
-        and (p.dropped = _summon.dropped or _summon.dropped is null)
-   );
+   where case
+           when _summon.dropped is not null then not exists (
+             select from notika.guard_pending as p
+              where p.workflow_id = s.workflow_id and p.dropped = _summon.dropped
+           )
+           -- Again only where something else would be refused than after the last command.
+           else coalesce((
+             select p.found is not null and p.found is distinct from _summon.found
+               from notika.guard_pending as p
+              where p.workflow_id = s.workflow_id
+              order by p.pending_id desc
+              limit 1
+           ), true)
+         end;
 $$;
 
-comment on function notika._summon(integer[], text, text, text) is
+comment on function notika._summon(integer[], text, text, text, text[]) is
   'Has workflows judged when the transaction commits.';
+
+create or replace function notika._statement_of(workflow_id integer, kind text, object text, otherwise text)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The first command after which it was so until the end; what it is about may have another name by then.
+  return coalesce((
+    select p.statement
+      from unnest(array[concat_ws(' ', _statement_of.kind, _statement_of.object), _statement_of.kind || ' %'])
+             with ordinality as l (pattern, place)
+     cross join lateral (
+       select o.statement, o.pending_id
+         from notika.guard_pending as o
+        where o.workflow_id = _statement_of.workflow_id
+          and o.pending_id > coalesce((
+            select max(k.pending_id)
+              from notika.guard_pending as k
+             where k.workflow_id = o.workflow_id and k.found is not null and not exists (
+               select from unnest(k.found) as f (finding)
+                where case l.place when 1 then f.finding = l.pattern else f.finding like l.pattern end
+             )
+          ), 0)
+        order by o.pending_id
+        limit 1
+     ) as p
+     order by l.place
+     limit 1
+  ), _statement_of.otherwise);
+end;
+$$;
+
+comment on function notika._statement_of(integer, text, text, text) is
+  'The command in this transaction that led to a finding about a workflow.';
+
+create or replace function notika._would_refuse(workflow_id integer)
+  returns text[]
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select concat_ws(' ', f.kind, f.object)
+      from notika.workflow as w
+     cross join lateral notika._try_findings(w) as f
+     where w.workflow_id = _would_refuse.workflow_id
+       and (notika._is_breaking(f.kind) or notika._is_rename(f.kind))
+     order by 1
+  );
+end;
+$$;
+
+comment on function notika._would_refuse(integer) is
+  'What the guard would find now that may be a reason to refuse, or to follow: each kind and object.';
+
+create or replace function notika._report_failure(
+  workflow_id integer,
+  doing text,
+  statement text,
+  message text,
+  state text
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+begin
+  select w.* into v_spec from notika.workflow as w where w.workflow_id = _report_failure.workflow_id;
+  perform notika._note(v_spec, 'warned', 'not_judged', v_spec.table_name, 'a comparison with the catalog',
+                       format('%s (%s)', message, state), statement, doing);
+end;
+$$;
+
+comment on function notika._report_failure(integer, text, text, text, text) is
+  'Says and writes down that the guard failed at a workflow, which is no reason to fail at the others.';
 
 create or replace function notika._see_clearly()
   returns void
@@ -129,9 +221,10 @@ begin
   -- Afterwards there is nobody left to judge.
   select array_agg(w.name order by w.workflow_id) into v_names
     from notika.workflow as w
-   where w.unpublished_at is null and notika._verdict(w, 'table_dropped') = 'blocked';
+   where w.unpublished_at is null and w.table_name is not null
+     and notika._verdict(w, 'table_dropped') = 'blocked';
   if v_names is not null then
-    raise exception 'cannot drop schema notika because workflow "%" is published', v_names[1]
+    raise exception 'cannot drop schema notika because Notika''s workflow "%" is published', v_names[1]
       using errcode = 'NK001',
             detail = format('Published are %s.', array_to_string(v_names, ', ')),
             hint = 'Run: select * from notika.uninstall();';
@@ -142,12 +235,53 @@ $$;
 comment on function notika._keep_itself(text) is
   'Refuses a DROP SCHEMA or DROP OWNED that would take Notika away with what is published.';
 
+create or replace function notika._unpin_for(
+  workflow_id integer,
+  relation regclass,
+  tag text,
+  command text
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
+  -- Who may not ask for it gets it by dropping the triggers, which are made again below.
+  begin
+    if relation is not null then
+      execute format('lock table %s in access exclusive mode', notika._quoted(relation));
+    end if;
+  exception when insufficient_privilege then
+    if not exists (
+      select from notika.workflow as w cross join lateral notika._missing_to_make(w)
+       where w.workflow_id = _unpin_for.workflow_id
+    ) then
+      perform notika._set_busy(true);
+      execute format('drop function if exists notika._capture_%s() cascade', _unpin_for.workflow_id);
+      perform notika._set_busy(false);
+    end if;
+  end;
+  perform notika._loosen(_unpin_for.workflow_id);
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    perform notika._report_failure(_unpin_for.workflow_id, tag, command, sqlerrm, sqlstate);
+end;
+$$;
+
+comment on function notika._unpin_for(integer, regclass, text, text) is
+  'Takes away the pins of a workflow that would refuse a command about this table; null: about none.';
+
 create or replace function notika._let_through(tag text, context text, path text)
   returns void
   language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
   set standard_conforming_strings = on
   set client_min_messages = warning -- what is dropped along is not what the caller did
 as $$
@@ -190,7 +324,7 @@ begin
        )
        order by 1
     loop
-      perform notika._loosen(v_workflow_id);
+      perform notika._unpin_for(v_workflow_id, null, tag, v_command);
     end loop;
     return;
   end if;
@@ -214,15 +348,22 @@ begin
       select from notika.contract_table as t where t.relation = any (v_parts)
     );
     if tag <> 'ALTER TABLE' then
-      for v_function in
-        select notika._payload_function(t.workflow_id, t.relation)
+      for v_workflow_id, v_function in
+        select t.workflow_id, notika._payload_function(t.workflow_id, t.relation)
           from notika.contract_table as t
          where t.relation = any (v_parts)
       loop
         continue when v_function is null;
-        perform notika._set_busy(true);
-        execute format('drop function %s cascade', v_function);
-        perform notika._set_busy(false);
+        begin
+          perform notika._set_busy(true);
+          execute format('drop function %s cascade', v_function);
+          perform notika._set_busy(false);
+        exception
+          when serialization_failure or deadlock_detected or lock_not_available then
+            raise;
+          when others then
+            perform notika._report_failure(v_workflow_id, tag, v_command, sqlerrm, sqlstate);
+        end;
       end loop;
       continue;
     end if;
@@ -240,26 +381,12 @@ begin
            select from notika.contract as c
              left join pg_attribute as a on a.attrelid = w.relation and a.attnum = c.attnum
             where c.workflow_id = w.workflow_id
-              and (strpos(lower(v_command), lower(c.column_name)) > 0
-                   or strpos(lower(v_command), lower(a.attname)) > 0)
+              and (strpos(lower(v_command), lower(replace(c.column_name, '"', '""'))) > 0
+                   or strpos(lower(v_command), lower(replace(a.attname, '"', '""'))) > 0)
          )
        order by w.workflow_id
     loop
-      -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
-      -- Who may not ask for it gets it by dropping the triggers, which are made again below.
-      begin
-        execute format('lock table %s in access exclusive mode', notika._quoted(v_table));
-      exception when insufficient_privilege then
-        if not exists (
-          select from notika.workflow as w cross join lateral notika._missing_to_make(w)
-           where w.workflow_id = v_workflow_id
-        ) then
-          perform notika._set_busy(true);
-          execute format('drop function if exists notika._capture_%s() cascade', v_workflow_id);
-          perform notika._set_busy(false);
-        end if;
-      end;
-      perform notika._loosen(v_workflow_id);
+      perform notika._unpin_for(v_workflow_id, v_table, tag, v_command);
     end loop;
   end loop;
 end;
@@ -275,6 +402,7 @@ create or replace function notika._note_dropped(tag text)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_touched record;
@@ -328,12 +456,78 @@ comment on function notika._note_dropped(text) is
   'Called by an event trigger: notes the workflows whose tables, columns, triggers or functions were '
   'dropped.';
 
+create or replace function notika._note_command(
+  workflow_id integer,
+  tag text,
+  objects text[],
+  statement text,
+  replaced text
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_found text[];
+  v_new text[];
+  v_culprit text;
+begin
+  -- What was dropped by name was meant.
+  if not exists (
+    select from notika.guard_pending as p
+     where p.workflow_id = _note_command.workflow_id and p.dropped is not null
+  ) then
+    perform notika._reconcile(_note_command.workflow_id, _note_command.statement, false);
+  end if;
+  if replaced is not null then
+    perform notika._note(w, 'warned', 'trigger_replaced', _note_command.replaced, 'as published',
+                         'created by hand', _note_command.statement)
+       from notika.workflow as w
+      where w.workflow_id = _note_command.workflow_id;
+  end if;
+
+  v_found := notika._would_refuse(_note_command.workflow_id);
+  v_new := array(
+    select f from unnest(v_found) as f
+    except
+    select f from notika.guard_pending as p cross join unnest(p.found) as f
+     where p.workflow_id = _note_command.workflow_id
+  );
+  v_culprit := case when v_new = '{}' then _note_command.statement
+                    else notika._culprit(_note_command.tag, _note_command.objects, v_new) end;
+  update notika.guard_pending as p
+     set found = v_found,
+         -- What was dropped says more than what it was dropped from.
+         statement = case v_culprit when concat_ws(' ', _note_command.tag, _note_command.objects[1])
+                                    then p.statement else v_culprit end
+   where p.workflow_id = _note_command.workflow_id and p.found is null;
+  if found then
+    -- What was dropped made no difference.
+    delete from notika.guard_pending as p
+     where p.workflow_id = _note_command.workflow_id and p.dropped is null and v_found = (
+       select o.found from notika.guard_pending as o
+        where o.workflow_id = p.workflow_id and o.pending_id < p.pending_id
+        order by o.pending_id desc
+        limit 1
+     );
+    return;
+  end if;
+  perform notika._summon(array[_note_command.workflow_id], _note_command.tag, v_culprit, null, v_found);
+end;
+$$;
+
+comment on function notika._note_command(integer, text, text[], text, text) is
+  'Keeps a workflow working that a command has touched, as far as it goes, and notes what would be '
+  'refused now.';
+
 create or replace function notika._note_commands(tag text)
   returns void
   language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_relations oid[];
@@ -345,7 +539,7 @@ declare
   v_names text[];
   v_ids integer[];
   v_touched record;
-  v_is_dropped boolean;
+  v_objects text[];
   v_statement text;
 begin
   if exists (select from notika.guard_busy) then
@@ -367,7 +561,7 @@ begin
     select p.workflow_id from notika.guard_pending as p
     union all
     select w.workflow_id from notika.workflow as w
-     where not w.is_pinned and w.broken_reason is null
+     where not w.is_pinned and w.broken_reason is null and w.table_name is not null
   );
   if v_triggers is not null then
     v_relations := v_relations || array(
@@ -440,12 +634,13 @@ begin
   if v_ids = '{}' then
     return;
   end if;
-  v_statement := notika._culprit(tag, coalesce(nullif(array(
+  v_objects := coalesce(nullif(array(
     select d.object_identity from pg_event_trigger_ddl_commands() as d where d.object_identity is not null
   ), '{}'), array(
     -- What was dropped is not listed there.
     select k.table_name from notika.workflow as k where k.workflow_id = any (v_ids)
-  )));
+  ));
+  v_statement := notika._culprit(tag, v_objects);
 
   for v_touched in
     select w.workflow_id, (
@@ -455,23 +650,20 @@ begin
                 and t.tgname ~ format('^notika_%s_(insert|update|delete)$', w.workflow_id)
            ) as replaced
       from notika.workflow as w
-     where w.workflow_id = any (v_ids) and w.unpublished_at is null
+     where w.workflow_id = any (v_ids) and w.unpublished_at is null and w.table_name is not null
      order by w.workflow_id
   loop
-    select coalesce(bool_or(p.dropped is not null), false) into v_is_dropped
-      from notika.guard_pending as p
-     where p.workflow_id = v_touched.workflow_id;
-    -- What was dropped by name was meant.
-    if not v_is_dropped then
-      perform notika._reconcile(v_touched.workflow_id, v_statement, false);
-    end if;
-    if v_touched.replaced is not null then
-      perform notika._note(w, 'warned', 'trigger_replaced', v_touched.replaced, 'as published',
-                           'created by hand', v_statement)
-         from notika.workflow as w
-        where w.workflow_id = v_touched.workflow_id;
-    end if;
-    perform notika._summon(array[v_touched.workflow_id], tag, v_statement);
+    -- Each on its own: one at which the guard fails does not take the others along.
+    begin
+      perform notika._note_command(
+        v_touched.workflow_id, tag, v_objects, v_statement, v_touched.replaced);
+    exception
+      when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others then
+        perform notika._report_failure(v_touched.workflow_id, tag, v_statement, sqlerrm, sqlstate);
+        perform notika._summon(array[v_touched.workflow_id], tag, v_statement);
+    end;
   end loop;
 end;
 $$;
@@ -485,43 +677,65 @@ create or replace function notika._guard_at_commit()
   language plpgsql
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
-declare
-  v_is_dropped boolean;
 begin
   -- One judgement for all that was noted about a workflow.
   if not exists (select from notika.guard_pending as p where p.pending_id = new.pending_id) then
     return null;
   end if;
   begin
-    with judged as (
-      delete from notika.guard_pending as p
-       where p.workflow_id = new.workflow_id
-      returning p.dropped
-    )
-    select bool_or(j.dropped is not null) into v_is_dropped from judged as j;
-    if not v_is_dropped then
+    if not exists (
+      select from notika.guard_pending as p
+       where p.workflow_id = new.workflow_id and p.dropped is not null
+    ) then
       begin
         perform notika._reconcile(new.workflow_id, new.statement, true);
-      exception when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
-        null; -- what it needs went along, or may not be had: that is judged
+      exception
+        when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
+          null; -- what it needs went along, or may not be had: that is judged
       end;
     end if;
     perform notika._judge(new.workflow_id, new.statement, 'commit');
   exception
     when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
       raise;
+    -- Without knowing what has taken the place of what, nothing is refused.
     when others then
-      raise warning 'notika could not check %: % (%)', new.tag, sqlerrm, sqlstate
-        using hint = 'The command goes on. See what it left: select * from notika.check();';
+      perform notika._report_failure(new.workflow_id, new.tag, new.statement, sqlerrm, sqlstate);
   end;
   delete from notika.guard_pending as p where p.workflow_id = new.workflow_id;
   return null;
+exception
+  when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    raise warning 'notika could not check %: % (%)', new.tag, sqlerrm, sqlstate
+      using hint = 'The command goes on. See what it left: select * from notika.check();';
+    delete from notika.guard_pending as p where p.workflow_id = new.workflow_id;
+    return null;
 end;
 $$;
 
 comment on function notika._guard_at_commit() is
   'Judges what a transaction leaves of a workflow''s contract, when it commits.';
+
+create or replace function notika._note_judged(spec notika.workflow, statement text)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  select notika._record(spec, 'repaired', 'not_judged', (spec).table_name, _note_judged.statement)
+   where notika._not_judged(spec) is not null and not exists (
+     select from notika.guard_log as l
+      where l.workflow = (spec).name and l.kind = 'not_judged' and l.at > (spec).published_at
+        and l.xid = pg_current_xact_id()
+   );
+$$;
+
+comment on function notika._note_judged(notika.workflow, text) is
+  'Writes down that a workflow at which the guard had failed could be judged again.';
 
 create or replace function notika._judge(workflow_id integer, statement text, occasion text)
   returns void
@@ -533,18 +747,19 @@ declare
   v_spec notika.workflow;
   v_finding record;
   v_verdict text;
+  v_statement text;
 begin
   select w.* into v_spec
     from notika.workflow as w
-   where w.workflow_id = _judge.workflow_id and w.unpublished_at is null;
+   where w.workflow_id = _judge.workflow_id and w.unpublished_at is null and w.table_name is not null;
   if not found then
     return;
   end if;
 
   if v_spec.broken_reason is not null then
     if not exists (
-      select from notika._findings(v_spec) as f
-       where notika._is_breaking(f.kind) or notika._is_rename(f.kind)
+      select from notika._try_findings(v_spec) as f
+       where notika._is_breaking(f.kind) or notika._is_rename(f.kind) or f.kind = 'not_judged'
     ) then
       update notika.workflow as w set broken_reason = null where w.workflow_id = v_spec.workflow_id;
       perform notika._record(v_spec, 'repaired', null, v_spec.table_name, statement);
@@ -552,11 +767,12 @@ begin
         perform notika._resume(v_spec.name);
       end if;
     end if;
+    perform notika._note_judged(v_spec, statement);
     return;
   end if;
 
   for v_finding in
-    with found as materialized (select f.* from notika._findings(v_spec) as f)
+    with found as materialized (select f.* from notika._try_findings(v_spec) as f)
     select f.*
       from found as f
      -- That is only a consequence.  A condition that means something else takes no trigger away.
@@ -569,15 +785,22 @@ begin
     v_verdict := case
       when occasion = 'commit' then notika._verdict(v_spec, v_finding.kind)
       when notika._is_breaking(v_finding.kind) then 'broken'
+      when v_finding.kind = 'type_narrowed' then 'followed'
       else 'warned'
     end;
+    v_statement := notika._statement_of(
+      v_spec.workflow_id, v_finding.kind, v_finding.object, _judge.statement);
     if v_verdict = 'blocked' then
       perform notika._refuse(v_spec, v_finding.kind, v_finding.object, v_finding.expected,
-                             v_finding.actual, statement);
+                             v_finding.actual, v_statement);
     end if;
     perform notika._note(v_spec, v_verdict, v_finding.kind, v_finding.object,
-                         v_finding.expected, v_finding.actual, statement);
+                         v_finding.expected, v_finding.actual, v_statement, (
+                           select min(p.tag) from notika.guard_pending as p
+                            where p.workflow_id = v_spec.workflow_id
+                         ));
   end loop;
+  perform notika._note_judged(v_spec, statement);
 end;
 $$;
 
@@ -600,6 +823,7 @@ as $$
               where l.xid = pg_current_xact_id_if_assigned()
                 and l.workflow = (spec).name and l.verdict = 'allowed' and l.reason is not null
            ) then 'allowed'
+           when kind = 'type_narrowed' then 'followed' -- nobody can notice
            when not notika._is_breaking(kind) and not notika._is_rename(kind) then 'warned'
            when notika._is_rename(kind) and (spec).on_rename = 'follow' then 'followed'
            when (spec).guard = 'off' then 'ignored'
@@ -611,6 +835,53 @@ $$;
 
 comment on function notika._verdict(notika.workflow, text) is
   'What a finding of this kind means for a workflow, here and now.';
+
+create or replace function notika._ways_out(spec notika.workflow)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_owner constant name := notika._owner();
+  v_caller constant name := notika._session_role();
+  v_caller_id oid := (select r.oid from pg_roles as r where r.rolname = v_caller);
+  v_is_member boolean := coalesce(pg_has_role(v_caller_id, v_owner, 'member'), false);
+  v_has_part boolean := coalesce(
+    has_schema_privilege(v_caller_id, 'notika'::regnamespace, 'usage')
+    and has_function_privilege(v_caller_id, 'notika.allow_breaking_change(text,text)', 'execute'), false);
+  -- Whoever dropped the table owned it.
+  v_may_decide boolean := coalesce(
+    notika._quoted(spec.relation) is null or notika._may_decide(spec, v_caller), false);
+begin
+  if not v_may_decide then
+    return format(
+      'Role "%s" may not decide about this workflow. Before the next try let a member of %s run: '
+      'select notika.unpublish(%L); or let a member of "%s" run: '
+      'select notika.begin_maintenance(''<reason>'');',
+      v_caller,
+      (select string_agg(distinct format('"%s"', r.rolname), ' or ')
+         from pg_roles as r
+        where r.oid = spec.publisher_id or r.rolname = v_owner
+           or r.oid = (select c.relowner from pg_class as c where c.oid = spec.relation)),
+      spec.name, v_owner);
+  end if;
+  return concat_ws(' ',
+    case when v_has_part then 'In the same transaction'
+         else format('Role "%s" may not call Notika: let a member of "%s" run: '
+                     'select notika.grant_publisher(%L); After that, in the same transaction,',
+                     v_caller, v_owner, quote_ident(v_caller)) end,
+    format('publish the workflow again, or run: select notika.unpublish(%1$L); or: '
+           'select notika.allow_breaking_change(%1$L, ''<reason>'');', spec.name),
+    'A tool that commits each statement has committed those before this one: undo them, and before the '
+    'next try',
+    case when not v_is_member then format('let a member of "%s"', v_owner) end,
+    'run: select notika.begin_maintenance(''<reason>'');');
+end;
+$$;
+
+comment on function notika._ways_out(notika.workflow) is
+  'What the role that ran a refused command can do about it, or who can.';
 
 create or replace function notika._refuse(
   spec notika.workflow,
@@ -627,8 +898,9 @@ create or replace function notika._refuse(
   set standard_conforming_strings = on
 as $$
 declare
+  -- As it is called, for between quotes.
   v_column text := case when kind in ('column_dropped', 'column_renamed', 'type_changed', 'label_renamed')
-                        then replace(object, spec.table_name || '.', '') end;
+                        then (parse_ident(substr(object, length(spec.table_name) + 2)))[1] end;
 begin
   if kind = 'right_missing' then
     raise exception 'role "%" may not % %, which Notika''s workflow "%" has to capture',
@@ -652,15 +924,13 @@ begin
       when 'label_renamed' then format('cannot rename a label of the type of column "%s" of table %s',
                                        v_column, spec.table_name)
       else format('cannot drop trigger %s', object)
-    end || format(' because workflow "%s" uses it', spec.name)
+    end || format(' because Notika''s workflow "%s" uses it', spec.name)
     using errcode = 'NK001',
           detail = format(E'Workflow "%s" is published on %s for %s%s.\nStatement: %s',
                      spec.name, spec.table_name, array_to_string(spec.operations, ', '),
                      coalesce(' with the columns ' || array_to_string(spec.columns, ', '), ''),
                      statement),
-          hint = format('In the same transaction publish it anew, or run notika.unpublish(%1$L), or '
-                        'notika.allow_breaking_change(%1$L, ''<reason>''). Tools without '
-                        'transactions: notika.begin_maintenance(''<reason>'').', spec.name),
+          hint = notika._ways_out(spec),
           table = spec.table_name,
           column = coalesce(v_column, '');
 end;
@@ -676,7 +946,8 @@ create or replace function notika._note(
   object text,
   expected text,
   actual text,
-  statement text
+  statement text,
+  doing text default null
 )
   returns void
   language plpgsql
@@ -684,37 +955,47 @@ create or replace function notika._note(
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- What was said since it was published need not be said again.
-  if exists (
+  -- What was said since it was published need not be said again; but what breaks it, or could not be
+  -- judged, must have been whole in between.
+  if notika._is_breaking(kind) or notika._is_rename(kind) and verdict <> 'followed' or not exists (
     select from notika.guard_log as l
      where l.workflow = spec.name and l.at > spec.published_at
        and (l.kind, l.object, l.actual) is not distinct from (_note.kind, _note.object, _note.actual)
+       and (l.kind is distinct from 'not_judged' or notika._not_judged(spec) is not null)
   ) then
-    return;
+    insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
+    values (spec.name, _note.verdict, _note.kind, _note.object, _note.expected, _note.actual,
+            _note.statement);
+    if verdict = 'warned' and kind <> 'not_judged' then
+      raise warning 'Notika''s workflow "%": % %', spec.name, replace(kind, '_', ' '), object
+        using detail = format('Expected %s, found %s.', coalesce(expected, 'nothing'),
+                              coalesce(actual, 'nothing')),
+              hint = format('See: select * from notika.health where workflow = %L;', spec.name);
+    end if;
   end if;
-
-  insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
-  values (spec.name, _note.verdict, _note.kind, _note.object, _note.expected, _note.actual,
-          _note.statement);
-  if verdict = 'warned' then
-    raise warning 'workflow "%": % %', spec.name, replace(kind, '_', ' '), object
-      using detail = format('Expected %s, found %s.', coalesce(expected, 'nothing'),
-                            coalesce(actual, 'nothing')),
-            hint = format('See: select * from notika.health where workflow = %L;', spec.name);
+  if kind = 'not_judged' then
+    raise warning 'notika could not check % for workflow "%": %',
+        coalesce(doing, 'the contract'), spec.name, actual
+      using detail = 'Its other workflows were checked.',
+            hint = case
+              when doing is not null then 'The command goes on. See what it left: select * from notika.check();'
+              else format('See: select * from notika.health where workflow = %L;', spec.name) end;
   end if;
 
   if notika._is_breaking(kind) or notika._is_rename(kind) and verdict <> 'followed' then
     perform notika._break(spec.workflow_id, format('%s: %s', replace(kind, '_', ' '), object));
-  elsif kind = 'type_widened' then
+  elsif kind in ('type_widened', 'type_narrowed') then
     update notika.contract as c
-       set type_name = format_type(a.atttypid, a.atttypmod), type = a.atttypid, typmod = a.atttypmod
+       set type_name = format_type(a.atttypid, a.atttypmod), type = a.atttypid, typmod = a.atttypmod,
+           labels = notika._labels(a.atttypid), attributes = notika._attributes(a.atttypid)
       from pg_attribute as a
-     where c.workflow_id = spec.workflow_id and a.attrelid = spec.relation and a.attnum = c.attnum;
+     where c.workflow_id = spec.workflow_id and a.attrelid = spec.relation and a.attnum = c.attnum
+       and not a.attisdropped and object = format('%s.%I', spec.table_name, c.column_name);
   end if;
 end;
 $$;
 
-comment on function notika._note(notika.workflow, text, text, text, text, text, text) is
+comment on function notika._note(notika.workflow, text, text, text, text, text, text, text) is
   'Writes a finding down, says it if it is a warning, and marks the workflow if it cannot go on.';
 
 create or replace function notika._break(workflow_id integer, reason text)

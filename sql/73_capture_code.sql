@@ -9,29 +9,35 @@ create or replace function notika._renew_capture(before notika.workflow, after n
   set standard_conforming_strings = on
 as $$
 declare
-  v_statement text := notika._capture_definition(after);
+  v_statement text;
 begin
-  if v_statement = any (before.definition)
-     or to_regprocedure(format('notika._capture_%s()', after.workflow_id)) is null
-  then
-    return;
-  end if;
-  perform notika._set_busy(true);
-  execute v_statement; -- the function alone: it takes no lock on the table
-  perform notika._set_busy(false);
-  update notika.workflow as w
-     set definition = array(
-           select case when starts_with(d.statement, 'create or replace function notika._capture_')
-                       then v_statement else d.statement end
-             from unnest(w.definition) with ordinality as d (statement, place)
-            order by d.place
-         )
-   where w.workflow_id = after.workflow_id;
+  for v_statement in
+    select notika._capture_definition(after)
+     where to_regprocedure(format('notika._capture_%s()', after.workflow_id)) is not null
+    union all
+    -- What an owner who must not parse the condition makes of it lets every row pass.
+    select notika._passes_definition(after)
+     where not after.is_pinned and after.condition is not null
+       and to_regprocedure(format('notika._passes_%s(record, record)', after.workflow_id)) is not null
+  loop
+    continue when v_statement = any (before.definition);
+    perform notika._set_busy(true);
+    execute v_statement; -- the function alone: it takes no lock on the table
+    perform notika._set_busy(false);
+    update notika.workflow as w
+       set definition = array(
+             select case when split_part(d.statement, '(', 1) = split_part(v_statement, '(', 1)
+                         then v_statement else d.statement end
+               from unnest(w.definition) with ordinality as d (statement, place)
+              order by d.place
+           )
+     where w.workflow_id = after.workflow_id;
+  end loop;
 end;
 $$;
 
 comment on function notika._renew_capture(notika.workflow, notika.workflow) is
-  'Makes the trigger function of a workflow again if it would be another one now.';
+  'Makes the trigger function of a workflow, and that of its condition, again if they would be others now.';
 
 create or replace function notika._follow_key(spec notika.workflow)
   returns void

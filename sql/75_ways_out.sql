@@ -202,6 +202,7 @@ create or replace function notika._do_end_maintenance(caller name)
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_workflow_id integer;
@@ -214,10 +215,20 @@ begin
   values ('maintenance ended', _do_end_maintenance.caller);
 
   for v_workflow_id in
-    select w.workflow_id from notika.workflow as w where w.unpublished_at is null
+    select w.workflow_id
+      from notika.workflow as w
+     where w.unpublished_at is null and w.table_name is not null
+     order by w.workflow_id
   loop
-    perform notika._reconcile(v_workflow_id, 'end_maintenance', true);
-    perform notika._judge(v_workflow_id, 'end_maintenance', 'maintenance');
+    begin
+      perform notika._reconcile(v_workflow_id, 'end_maintenance', true);
+      perform notika._judge(v_workflow_id, 'end_maintenance', 'maintenance');
+    exception
+      when serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others then
+        perform notika._report_failure(v_workflow_id, null, 'end_maintenance', sqlerrm, sqlstate);
+    end;
   end loop;
   return (
     select coalesce(json_agg(json_build_object(
@@ -290,6 +301,7 @@ create or replace function notika.check()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_workflow_id integer;
@@ -305,8 +317,7 @@ begin
       when serialization_failure or deadlock_detected or lock_not_available then
         raise;
       when others then
-        raise warning 'notika could not check workflow %: % (%)', v_workflow_id, sqlerrm, sqlstate
-          using hint = 'The others were checked.';
+        perform notika._report_failure(v_workflow_id, null, 'check', sqlerrm, sqlstate);
     end;
   end loop;
   return query select h.* from notika.health as h where h.severity <> 'ok';
@@ -326,33 +337,48 @@ as $$
 declare
   v_mended notika.workflow := _mended.spec;
   v_table regclass := coalesce(notika._table(spec.table_name), spec.relation);
-  v_renamed record;
+  v_old text[];
+  v_new text[];
 begin
   v_mended.table_name := coalesce(notika._quoted(v_table), spec.table_name);
   v_mended.columns := spec.column_names;
   if notika._quoted(v_table) is null then
     return v_mended;
   end if;
-  for v_renamed in
-    select c.column_name as old_name, a.attname::text as new_name
-      from notika.contract as c
-      left join pg_attribute as a
-        on a.attrelid = v_table and a.attnum = c.attnum and not a.attisdropped
-       and v_table = spec.relation
-     where c.workflow_id = spec.workflow_id
-       and not exists (
-         select from pg_attribute as p
-          where p.attrelid = v_table and p.attname = c.column_name and not p.attisdropped
-       )
-  loop
-    v_mended.columns :=
-      array_replace(v_mended.columns, v_renamed.old_name, v_renamed.new_name);
-    v_mended.watch := array_replace(v_mended.watch, v_renamed.old_name, v_renamed.new_name);
-    if v_renamed.new_name is not null then
-      v_mended.condition :=
-        notika._rename_in(v_mended.condition, v_renamed.old_name, v_renamed.new_name);
-    end if;
-  end loop;
+  -- As it is now; null: gone, and nothing has taken its place.
+  select array_agg(c.column_name),
+         array_agg(case
+           when v_table = spec.relation then coalesce(r.attname, case when not exists (
+             select from notika.contract as o
+              where o.workflow_id = c.workflow_id and o.attnum = n.attnum
+           ) then n.attname end)
+           else n.attname end::text)
+    into v_old, v_new
+    from notika.contract as c
+    left join pg_attribute as r
+      on r.attrelid = v_table and r.attnum = c.attnum and not r.attisdropped
+    left join pg_attribute as n
+      on n.attrelid = v_table and n.attname = c.column_name and n.attnum > 0 and not n.attisdropped
+   where c.workflow_id = spec.workflow_id;
+  v_mended.columns := (
+    select array_agg(m.name order by m.place)
+      from (
+        select case when u.name = any (v_old) then v_new[array_position(v_old, u.name)] else u.name end as name,
+               u.place
+          from unnest(v_mended.columns) with ordinality as u (name, place)
+      ) as m
+  );
+  v_mended.watch := (
+    select array_agg(m.name)
+      from (
+        select case when u.name = any (v_old) then v_new[array_position(v_old, u.name)] else u.name end as name
+          from unnest(v_mended.watch) as u (name)
+      ) as m
+  );
+  v_mended.condition := notika._rename_in(
+    v_mended.condition,
+    array(select v_old[i] from generate_subscripts(v_old, 1) as i where v_new[i] is not null),
+    array(select v_new[i] from generate_subscripts(v_old, 1) as i where v_new[i] is not null));
   v_mended.columns := nullif(array_remove(v_mended.columns, null), '{}');
   v_mended.watch := nullif(array_remove(v_mended.watch, null), '{}');
   return v_mended;
@@ -368,6 +394,7 @@ create or replace function notika._health()
   stable
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 begin
   if not notika._judges_always() then
@@ -409,7 +436,20 @@ begin
            end
       from notika._suspects() as s (workflow_id)
       join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
-     cross join lateral notika._findings(w) as f;
+     cross join lateral notika._try_findings(w) as f
+     where f.kind <> 'not_judged'
+    union
+    -- The guard failed at it, now or when it was last changed.
+    select 'not_judged', 'warning', w.name, format('the guard could not check it: %s', k.reason),
+           'select * from notika.check();'
+      from notika._suspects() as s (workflow_id)
+      join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
+     cross join lateral (
+       select f.actual from notika._try_findings(w) as f where f.kind = 'not_judged'
+       union
+       select notika._not_judged(w)
+     ) as k (reason)
+     where k.reason is not null;
   if notika._has_event_triggers() and not notika._is_guarded() then
     return query select 'guard_changed', 'error', null::text,
       'the event triggers, their functions or role notika_guard are not as install makes them',

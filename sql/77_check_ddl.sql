@@ -75,27 +75,40 @@ create or replace function notika._foresee(settled boolean)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_workflow_id integer;
 begin
   for v_workflow_id in
-    select distinct p.workflow_id from notika.guard_pending as p
+    select distinct p.workflow_id from notika.guard_pending as p order by 1
   loop
     if not exists (
       select from notika.guard_pending as p
        where p.workflow_id = v_workflow_id and p.dropped is not null
     ) then
-      perform notika._reconcile(v_workflow_id, 'check_ddl', _foresee.settled);
+      begin
+        perform notika._reconcile(v_workflow_id, 'check_ddl', _foresee.settled);
+      exception
+        when serialization_failure or deadlock_detected or lock_not_available then
+          raise;
+        when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
+          null; -- as at commit
+        when others then
+          return query
+            select w.name, 'not_judged', w.table_name, 'warned', null, format('%s (%s)', sqlerrm, sqlstate)
+              from notika.workflow as w
+             where w.workflow_id = v_workflow_id;
+      end;
     end if;
     return query
       select w.name, f.kind, f.object, notika._verdict(w, f.kind), f.expected, f.actual
         from notika.workflow as w
-       cross join lateral notika._findings(w) as f
+       cross join lateral notika._try_findings(w) as f
        where w.workflow_id = v_workflow_id and w.unpublished_at is null
          -- That is only a consequence of the others.
          and (f.kind <> 'trigger_dropped' or not exists (
-           select from notika._findings(w) as o
+           select from notika._try_findings(w) as o
             where notika._is_breaking(o.kind) and o.kind <> 'trigger_dropped'
          ));
   end loop;
@@ -255,7 +268,7 @@ begin
                       case when f.actual is not null
                            then format(': %s instead of %s', f.actual, f.expected) else '' end),
                case when f.verdict = 'blocked' then format(
-                 'Publish %1$s anew in the same transaction, or select notika.allow_breaking_change(%1$L, ''<reason>'');',
+                 'Publish %1$s again in the same transaction, or there: select notika.allow_breaking_change(%1$L, ''<reason>'');',
                  f.workflow)
                     when f.verdict = 'healed' and exists (
                       select from unnest(v_seen) as s (seen)

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:60243709c9be390d465ee1acb5f9803551da6791
+--! Hash: sha1:89303f6ead08517006a7dd9c1b6d7278cd843505
 --! Message: first release
 
 --! split: 1-current.sql
@@ -8536,6 +8536,23 @@ comment on function notika._truncate_health() is
 -- Slower than the pinned form, and never the reason why a write fails: a column is found by its
 -- name or else by its number, and one that is gone is left out.
 
+create or replace function notika._is_copy()
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select from notika.guard_state as s
+     where s.workflow_table <> 'notika.workflow'::regclass::oid
+  );
+end;
+$$;
+
+comment on function notika._is_copy() is
+  'Whether this is a restored copy whose workflows have not been bound to its tables yet.';
+
 create or replace function notika._present_columns(workflow_id integer, names text[], part regclass)
   returns table (place bigint, name text, type oid, attnum smallint)
   language plpgsql
@@ -8543,19 +8560,26 @@ create or replace function notika._present_columns(workflow_id integer, names te
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Numbers are those of the published table, a part of it may have others.
+  -- A column is told by its number, and where it is gone by its name, unless that has gone to another
+  -- column of the workflow.  Numbers are those of the published table, a part of it may have others; and
+  -- in a restored copy they are nothing before the copy is bound.
   return query
     select k.place, a.attname::text, a.atttypid, a.attnum
       from unnest(_present_columns.names) with ordinality as k (name, place)
       join notika.workflow as w on w.workflow_id = _present_columns.workflow_id
-      left join notika.contract as c on c.workflow_id = w.workflow_id and c.column_name = k.name
-      left join pg_attribute as n
-        on n.attrelid = w.relation and n.attname = k.name and n.attnum > 0 and not n.attisdropped
+      left join notika.contract as c
+        on c.workflow_id = w.workflow_id and c.column_name = k.name and not (select notika._is_copy())
       left join pg_attribute as r
         on r.attrelid = w.relation and r.attnum = c.attnum and not r.attisdropped
+      left join pg_attribute as n
+        on n.attrelid = w.relation and n.attname = k.name and n.attnum > 0 and not n.attisdropped
+       and r.attnum is null and not exists (
+         select from notika.contract as o
+          where o.workflow_id = w.workflow_id and o.attnum = n.attnum and not (select notika._is_copy())
+       )
       join pg_attribute as a
         on a.attrelid = _present_columns.part
-       and a.attname = coalesce(n.attname, r.attname) and a.attnum > 0 and not a.attisdropped;
+       and a.attname = coalesce(r.attname, n.attname) and a.attnum > 0 and not a.attisdropped;
 end;
 $$;
 
@@ -8629,6 +8653,34 @@ $$;
 comment on function notika._is_watched_change(anyelement, anyelement, regclass, integer) is
   'Whether an update changed one of the watched columns that are still there.';
 
+create or replace function notika._columns_hold_code(spec notika.workflow)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $$
+begin
+  -- In the catalog alone: the writer has no right on Notika.  In a restored copy all numbers are others.
+  -- The types because a session would go on with its plan, and fail.
+  return (
+    select format(E'\n     and (not exists (select from pg_class as c where c.oid = %s and c.relname = ''workflow'')\n'
+                  '          or %s = (select count(*) from pg_attribute as a where a.attrelid = %s\n'
+                  '                   and (a.attnum, a.attname, a.atttypid) in (%s)))',
+                  'notika.workflow'::regclass::oid, count(*), spec.relation::oid,
+                  string_agg(format('(%s, %L, %s)', a.attnum, a.attname, a.atttypid), ', ' order by a.attnum))
+      from pg_attribute as a
+     where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+       and notika._reads(spec.condition_sql, a.attname)
+    having count(*) > 0
+  );
+end;
+$$;
+
+comment on function notika._columns_hold_code(notika.workflow) is
+  'SQL that is true while the columns that a condition reads have the names and types that they have '
+  'now; null: it reads none.';
+
 create or replace function notika._passes_definition(spec notika.workflow)
   returns text
   language plpgsql
@@ -8656,7 +8708,8 @@ exception when others then
   return true; -- what it reads is not there any more: rather an event too many than one too few
 end;
 $passes$, case when notika._lost_meaning((spec).condition_uses) is null
-               then notika._names_hold_code((spec).condition_uses) else 'false' end,
+               then concat(notika._names_hold_code((spec).condition_uses), notika._columns_hold_code(spec))
+               else 'false' end,
          notika._condition_code(spec)), 'passes'));
 end;
 $body$;
@@ -8837,6 +8890,7 @@ create or replace function notika._carry_out()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_function regprocedure := (select v.function from notika._verbs() as v where v.verb = new.verb);
@@ -10165,6 +10219,25 @@ $$;
 comment on function notika._compared(notika.workflow) is
   'The columns that every event of a workflow or source has to carry, because waits compare them.';
 
+create or replace function notika._locked(relation regclass)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The trigger of a partitioned table is made on each of its partitions, too.
+  return concat_ws(', ', notika._quoted(_locked.relation), (
+    select string_agg(notika._quoted(p.relid), ', ' order by p.level, notika._quoted(p.relid))
+      from pg_partition_tree(_locked.relation) as p
+     where p.level > 0
+  ));
+end;
+$$;
+
+comment on function notika._locked(regclass) is
+  'The tables that are locked by who makes or drops a trigger on this one: its partitions, too.';
+
 create or replace function notika._statements(spec notika.workflow)
   returns table (statement text, lock text)
   language plpgsql
@@ -10238,7 +10311,7 @@ begin
         union all
         select 8, f.name || o.name,
                notika._trigger_definition(spec, f.relation, o.name),
-               'share row exclusive on ' || f.name
+               'share row exclusive on ' || notika._locked(f.relation)
           from family as f
          cross join unnest((spec).operations) as o (name)
         union all
@@ -10392,7 +10465,7 @@ begin
      order by notika._quoted(t.typrelid)
   loop
     statement := format('drop function %s cascade', v_function);
-    lock := 'access exclusive on ' || notika._quoted(v_table);
+    lock := 'access exclusive on ' || notika._locked(v_table);
     return next;
     v_left := v_left || v_table;
   end loop;
@@ -10419,7 +10492,7 @@ begin
       return query
         select format('drop function %s cascade', g.function),
                'access exclusive on ' || (
-                 select string_agg(distinct notika._quoted(t.relation), ', ')
+                 select string_agg(distinct notika._locked(t.relation), ', ')
                    from notika._triggers(after.workflow_id) as t
                )
           from notika._generated(after.workflow_id) as g (function)
@@ -10430,7 +10503,7 @@ begin
     statement := format('drop trigger %s%I on %s',
                         case when v_trigger.relation = any (v_left) then 'if exists ' end,
                         v_trigger.name, notika._quoted(v_trigger.relation));
-    lock := 'access exclusive on ' || notika._quoted(v_trigger.relation);
+    lock := 'access exclusive on ' || notika._locked(v_trigger.relation);
     return next;
   end loop;
 
@@ -12322,13 +12395,15 @@ begin
      cross join lateral notika._meaning(u.kind, u.oid) as m
      where u.kind = 'type' and m.name <> u.name
   loop
-    select string_agg(case when t.token[1] like '''%' then t.token[1] else regexp_replace(
-             t.token[1],
-             '::' || regexp_replace(v_use.old_name, '([^\w\s])', '\\\1', 'g') || '(?![\w$."])',
-             '::' || replace(v_use.new_name, '\', '\\'), 'g') end, '' order by t.place)
+    -- A cast to it is a token of its own; in a string or in a name it is none.
+    select string_agg(case t.token[1] when '::' || v_use.old_name then '::' || v_use.new_name
+                                      else t.token[1] end, '' order by t.place)
       into v_spec.condition_sql
-      from regexp_matches(v_spec.condition_sql, '''(?:[^'']|'''')*''|[^'']+', 'g')
-             with ordinality as t (token, place);
+      from regexp_matches(
+             v_spec.condition_sql,
+             '::' || regexp_replace(v_use.old_name, '([^\w\s])', '\\\1', 'g') || '(?![\w$."])'
+             || $re$|'(?:[^']|'')*'|"(?:[^"]|"")*"|[^'":]+|.$re$,
+             'g') with ordinality as t (token, place);
     select jsonb_agg(case when (u.use ->> 'oid')::oid = v_use.oid and u.use ->> 'kind' = 'type'
                           then u.use || jsonb_build_object('name', v_use.new_name)
                           else u.use end order by u.place)
@@ -13724,6 +13799,8 @@ create table if not exists notika.guard_log (
 );
 create index if not exists guard_log_xid_idx on notika.guard_log (xid);
 create index if not exists guard_log_workflow_idx on notika.guard_log (workflow, at);
+create index if not exists guard_log_not_judged_idx on notika.guard_log (workflow, at)
+  where kind = 'not_judged';
 
 comment on table notika.guard_log is
   'What the guard saw and did, and who let what through. A refusal leaves no trace: it rolls back.';
@@ -13768,17 +13845,22 @@ create table if not exists notika.guard_pending (
   tag text not null,
   statement text not null,
   dropped text,
+  found text[],
   constraint guard_pending_pkey primary key (pending_id)
 );
+create index if not exists guard_pending_workflow_idx on notika.guard_pending (workflow_id);
 
 comment on table notika.guard_pending is
-  'Workflows that are to be judged when the transaction commits; empty between transactions.';
+  'Workflows that are to be judged when the transaction commits, with the commands that changed what '
+  'would be found; empty between transactions.';
 comment on column notika.guard_pending.pending_id is 'Its order.';
 comment on column notika.guard_pending.workflow_id is 'The workflow.';
 comment on column notika.guard_pending.tag is 'The command.';
 comment on column notika.guard_pending.statement is 'The command, with empty strings.';
 comment on column notika.guard_pending.dropped is
   'A trigger or function of the workflow that was dropped by name.';
+comment on column notika.guard_pending.found is
+  'What would have been refused after this command: each kind and object; null: it still runs.';
 
 create table if not exists notika.guard_state (
   only_row boolean not null default true,
@@ -13842,6 +13924,21 @@ end;
 $$;
 
 comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
+
+create or replace function notika._has_labels(labels text[], now text[])
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Labels are only ever added.  Where there are as many as before and others, they were renamed, and
+  -- may have swapped their names.
+  select _has_labels.now is not null and labels <@ now
+     and (cardinality(labels) <> cardinality(now) or labels = now);
+$$;
+
+comment on function notika._has_labels(text[], text[]) is
+  'Whether the labels of an enum are what they were, but for those that were added.';
 
 create or replace function notika._part_types(type oid)
   returns setof oid
@@ -13964,8 +14061,7 @@ begin
    where a.attrelid = v_spec.relation and a.attnum > 0 and not a.attisdropped
      and (
        a.attname = any (v_spec.column_names || v_spec.watch)
-       or not v_spec.is_pinned
-          and notika._rename_in(v_spec.condition, a.attname, a.attname || ' ') <> v_spec.condition
+       or not v_spec.is_pinned and notika._reads(v_spec.condition, a.attname)
        -- What the condition reads, Postgres has written down.
        or exists (
          select from pg_depend as d
@@ -13983,113 +14079,6 @@ $$;
 
 comment on function notika._bind(integer) is
   'Writes down what a workflow depends on, as the catalog says it now.';
-
-create or replace function notika._rename_in(condition text, old_name text, new_name text)
-  returns text
-  language sql
-  immutable
-  set search_path = pg_catalog, pg_temp
-  set standard_conforming_strings = on
-  set quote_all_identifiers = off
-as $$
-  -- Strings stay as they are; new.name and old.name do not, quoted or not.
-  select string_agg(
-           case when t.token[1] like '''%' then t.token[1]
-                else regexp_replace(
-                  t.token[1],
-                  '\m(new|old)(\s*\)?\s*\.\s*)('
-                    || regexp_replace(quote_ident(old_name), '([^\w\s])', '\\\1', 'g') || '|"'
-                    || regexp_replace(old_name, '([^\w\s])', '\\\1', 'g') || '")(?![\w$])',
-                  '\1\2' || replace(quote_ident(new_name), '\', '\\'), 'gi')
-           end, '' order by t.place)
-    from regexp_matches(condition, '''(?:[^'']|'''')*''|[^'']+', 'g')
-         with ordinality as t (token, place);
-$$;
-
-comment on function notika._rename_in(text, text, text) is
-  'A condition with a column under its new name.';
-
-create or replace function notika._relabel(
-  spec notika.workflow,
-  type oid,
-  old_label text,
-  new_label text
-)
-  returns notika.workflow
-  language plpgsql
-  stable
-  set search_path = pg_catalog, pg_temp
-  set standard_conforming_strings = on
-  set quote_all_identifiers = off
-as $$
-declare
-  v_spec notika.workflow := _relabel.spec;
-  v_pattern constant text := '''(?:[^'']|'''')*''|[^'']+';
-  v_old constant text := quote_literal(old_label);
-  v_new constant text := quote_literal(new_label);
-  v_before text[]; -- the strings, as Postgres prints them
-  v_given text[]; -- the same and what is between, as they were given
-  v_is_label boolean[];
-  v_string integer := 0;
-begin
-  -- In the condition as Postgres prints it, each string says which type it is of.
-  select array_agg(t.token[1] order by t.place) filter (where t.token[1] like '''%'),
-         array_agg(t.token[1] = v_old and t.follows ~ (
-           '^(::text\))?::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
-           || '(?![\w$."])') order by t.place) filter (where t.token[1] like '''%'),
-         string_agg(case when t.token[1] = v_old and t.follows ~ (
-           '^(::text\))?::' || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g')
-           || '(?![\w$."])') then v_new else t.token[1] end, '' order by t.place)
-    into v_before, v_is_label, v_spec.condition_sql
-    from (
-      select m.token, m.place, lead(m.token[1]) over (order by m.place) as follows
-        from regexp_matches(v_spec.condition_sql, v_pattern, 'g') with ordinality as m (token, place)
-    ) as t;
-
-  -- The same word may be no label elsewhere: where both have the same strings it is told by its place.
-  v_given := array(select m[1] from regexp_matches(v_spec.condition, v_pattern, 'g') as m);
-  if v_before is distinct from array(select t from unnest(v_given) as t where t like '''%') then
-    v_is_label := null;
-  end if;
-  for v_place in 1 .. coalesce(cardinality(v_given), 0) loop
-    continue when v_given[v_place] not like '''%';
-    v_string := v_string + 1;
-    if v_given[v_place] = v_old and coalesce(v_is_label[v_string], true) then
-      v_given[v_place] := v_new;
-    end if;
-  end loop;
-  v_spec.condition := array_to_string(v_given, '');
-  return v_spec;
-end;
-$$;
-
-comment on function notika._relabel(notika.workflow, oid, text, text) is
-  'A workflow whose condition has a label of an enum under its new name.';
-
-create or replace function notika._holds_as_much(
-  type oid,
-  typmod integer,
-  old_type oid,
-  old_typmod integer
-)
-  returns boolean
-  language sql
-  immutable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select case
-           when type = old_type then typmod = -1 or old_typmod <> -1 and typmod >= old_typmod
-           -- Only where events look the same: an int8 is a string in json.
-           else typmod = -1 and (old_type, type) in (
-             ('varchar'::regtype, 'text'::regtype),
-             ('int2'::regtype, 'int4'::regtype),
-             ('float4'::regtype, 'float8'::regtype)
-           )
-         end;
-$$;
-
-comment on function notika._holds_as_much(oid, integer, oid, integer) is
-  'Whether a type holds whatever another one holds, and looks the same in an event.';
 
 create or replace function notika._is_as_published(
   type smallint,
@@ -14119,6 +14108,37 @@ comment on function
   'Whether a trigger fires when that of a workflow for this operation does: after each row or '
   'statement, for any column, with a WHEN or without.';
 
+create or replace function notika._column_change(
+  spec notika.workflow,
+  contract notika.contract,
+  "column" pg_attribute
+)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_change text := notika._type_change("column".atttypid, "column".atttypmod, contract.type, contract.typmod);
+  v_strings constant oid[] := '{text,varchar}'::regtype[];
+begin
+  -- What a condition does with a column depends on its type.
+  if v_change <> 'type_changed'
+     and notika._base_type("column".atttypid) <> notika._base_type(contract.type)
+     and not (notika._base_type("column".atttypid) = any (v_strings)
+              and notika._base_type(contract.type) = any (v_strings))
+     and (notika._reads(spec.condition, contract.column_name)
+          or notika._reads(spec.condition, "column".attname))
+  then
+    return 'type_changed';
+  end if;
+  return v_change;
+end;
+$$;
+
+comment on function notika._column_change(notika.workflow, notika.contract, pg_attribute) is
+  'What a change of the type of a column is to a workflow: see _type_change.';
+
 create or replace function notika._is_outdated(spec notika.workflow)
   returns boolean
   language sql
@@ -14142,6 +14162,7 @@ create or replace function notika._findings(spec notika.workflow)
   stable
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
+  set quote_all_identifiers = off
   -- To plan these queries takes longer than to run them.
   set plan_cache_mode = force_generic_plan
 as $$
@@ -14166,44 +14187,37 @@ begin
   end if;
 
   return query
-    select k.kind,
-           format('%s.%I', spec.table_name, c.column_name),
-           case k.kind when 'column_renamed' then c.column_name
-                       when 'label_renamed' then c.labels::text
-                       when 'type_changed' then coalesce(k.attributes, k.labels, c.type_name)
-                       else c.type_name end,
-           case k.kind when 'column_renamed' then a.attname::text
-                       when 'label_renamed' then notika._labels(a.atttypid)::text
-                       when 'column_dropped' then null
-                       when 'type_changed' then coalesce(
-                         case when k.attributes is not null
-                              then notika._attributes(a.atttypid)::text end,
-                         case when k.labels is not null
-                              then notika._labels(a.atttypid)::text end,
-                         format_type(a.atttypid, a.atttypmod))
-                       else format_type(a.atttypid, a.atttypmod) end
+    select k.kind, format('%s.%I', spec.table_name, c.column_name), k.expected, k.actual
       from notika.contract as c
       left join pg_attribute as a
         on a.attrelid = spec.relation and a.attnum = c.attnum and not a.attisdropped
      cross join lateral (
-       select case
-                when a.attnum is null then 'column_dropped'
-                when a.atttypid <> c.type or a.atttypmod <> c.typmod then
-                  case when notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
-                       then 'type_widened' else 'type_changed' end
-                when case when c.attributes is not null
-                          then not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}') end
-                  then 'type_changed'
-                when a.attname <> c.column_name then 'column_renamed'
-                when case when c.labels is not null
-                          then not c.labels <@ coalesce(notika._labels(a.atttypid), '{}') end
-                  then 'label_renamed'
-              end,
-              case when a.atttypid = c.type and a.atttypmod = c.typmod then c.attributes::text end,
-              -- Another type of the same name is told by its labels.
-              case when format_type(a.atttypid, a.atttypmod) = c.type_name then c.labels::text end
-     ) as k (kind, attributes, labels)
-     where c.workflow_id = spec.workflow_id and k.kind is not null;
+       -- Each by itself: a column may have been renamed and retyped.
+       select 'column_dropped', c.type_name, null
+        where a.attnum is null
+       union all
+       select 'column_renamed', c.column_name, a.attname::text
+        where a.attname <> c.column_name
+       union all
+       -- Another type of the same name is told by its labels.
+       select notika._column_change(spec, c, a),
+              case when format_type(a.atttypid, a.atttypmod) = c.type_name and c.labels is not null
+                   then c.labels::text
+                   else c.type_name end,
+              case when format_type(a.atttypid, a.atttypmod) = c.type_name and c.labels is not null
+                   then notika._labels(a.atttypid)::text
+                   else format_type(a.atttypid, a.atttypmod) end
+        where a.atttypid <> c.type or a.atttypmod <> c.typmod
+       union all
+       select 'type_changed', c.attributes::text, notika._attributes(a.atttypid)::text
+        where a.atttypid = c.type and a.atttypmod = c.typmod and c.attributes is not null
+          and not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}')
+       union all
+       select 'label_renamed', c.labels::text, notika._labels(a.atttypid)::text
+        where a.atttypid = c.type and a.atttypmod = c.typmod and c.labels is not null
+          and not notika._has_labels(c.labels, notika._labels(a.atttypid))
+     ) as k (kind, expected, actual)
+     where c.workflow_id = spec.workflow_id;
 
   return query
     select case
@@ -14229,22 +14243,25 @@ begin
         -- A trigger that somebody else made is told by when it fires, and by what its WHEN reads.
         or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
                                        spec, o.name)
-        or t.tgqual is not null and not exists (
-          select from pg_depend as d
-           where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
-             and case
-                   when not spec.is_pinned then
-                     d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
-                   when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then
-                     d.refclassid = 'pg_proc'::regclass
-                     and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
-                   else
-                     d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
-                     -- It may read no column at all.
-                     or spec.watch is null
-                        and spec.condition !~* $re$\m(new|old)\s*\)?\s*\.\s*[^*[:space:]]$re$
-                 end
-        );
+        or t.tgqual is not null and case
+          when not spec.is_pinned then not exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
+          )
+          when pg_get_triggerdef(t.oid) like '%::regprocedure IS NOT NULL)%' then not exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_proc'::regclass
+               and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
+          )
+          -- A condition may read no column at all.
+          else spec.condition is null and (spec.watch is null or o.name <> 'update') or exists (
+            select from pg_depend as d
+             where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
+               and d.refclassid = 'pg_class'::regclass and d.refobjsubid > 0
+          ) <> (notika._reads(spec.condition) or o.name = 'update' and spec.watch is not null)
+        end;
 
   return query
     select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',
@@ -14304,6 +14321,46 @@ $$;
 
 comment on function notika._findings(notika.workflow) is
   'How the catalog differs from what a workflow was published with.';
+
+create or replace function notika._not_judged(spec notika.workflow)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select l.actual
+    from notika.guard_log as l
+   where l.workflow = (spec).name and l.at > (spec).published_at and l.kind = 'not_judged'
+     and not exists (
+       select from notika.guard_log as o
+        where o.workflow = l.workflow and o.at >= l.at and o.kind = l.kind and o.verdict = 'repaired'
+     )
+   order by l.at desc
+   limit 1;
+$$;
+
+comment on function notika._not_judged(notika.workflow) is
+  'Why the guard could not judge a workflow since it was published, nor since then; null: it could.';
+
+create or replace function notika._try_findings(spec notika.workflow)
+  returns table (kind text, object text, expected text, actual text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select f.* from notika._findings(spec) as f;
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    return query select 'not_judged', spec.table_name, 'a comparison with the catalog',
+                        format('%s (%s)', sqlerrm, sqlstate);
+end;
+$$;
+
+comment on function notika._try_findings(notika.workflow) is
+  'What _findings gives; an error of it is a finding too, so that it hides no other workflow.';
 
 create or replace function notika._suspects()
   returns setof integer
@@ -14398,6 +14455,12 @@ as $$
     join pg_class as k on k.oid = c.relation and k.relkind = 'p'
     join published as w on w.workflow_id = c.workflow_id
    where exists (select from notika._capture_grants(w.workflow_id, w.relation))
+  union
+  -- What could not be judged: perhaps it can be by now.
+  select w.workflow_id
+    from notika.guard_log as l
+    join published as w on (w.spec).name = l.workflow
+   where l.kind = 'not_judged' and notika._not_judged(w.spec) is not null
   union
   -- A part that is new.
   select c.workflow_id
@@ -14500,7 +14563,7 @@ begin
           where c.workflow_id = (spec).workflow_id
             and (a.attnum is null
                  or (a.atttypid <> c.type or a.atttypmod <> c.typmod)
-                    and not notika._holds_as_much(a.atttypid, a.atttypmod, c.type, c.typmod)
+                    and notika._column_change(spec, c, a) = 'type_changed'
                  or case when c.attributes is not null
                          then not c.attributes <@ coalesce(notika._attributes(a.atttypid), '{}') end)
        )
@@ -14584,19 +14647,231 @@ declare
 begin
   select w.* into v_before from notika.workflow as w where w.workflow_id = _loosen.workflow_id;
   if notika._quoted(v_before.relation) is null
-     or not v_before.is_pinned and notika._is_complete(v_before)
      or exists (select from notika._missing_to_make(v_before)) -- which is judged
   then
     return;
   end if;
-  v_after := v_before;
+  v_after := notika._with_columns(v_before);
   v_after.is_pinned := false;
-  perform notika._bring_into_form(v_before, v_after);
+  if not v_before.is_pinned and notika._is_complete(v_before) then
+    perform notika._renew_capture(v_before, v_after);
+  else
+    perform notika._bring_into_form(v_before, v_after);
+  end if;
 end;
 $$;
 
 comment on function notika._loosen(integer) is
   'Takes the pins of a workflow away; it captures on, as far as what it reads is there.';
+
+create or replace function notika._rebind(spec notika.workflow, relation regclass, statement text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_is_other boolean := _rebind.relation is distinct from spec.relation;
+  v_column text;
+begin
+  -- Another table has nothing but names; 0: it does not have the column.  In the same table a column is
+  -- told by its number, and its name tells what has taken its place once it is dropped; not what another
+  -- column of the contract has become.
+  for v_column in
+    update notika.contract as c
+       set attnum = coalesce(b.attnum, 0),
+           -- Another enum of that name will do if it has all labels.
+           type = case when b.type_name = c.type_name
+                        and (c.labels is null or c.labels <@ notika._labels(b.type))
+                       then b.type else c.type end
+      from notika.contract as o
+      left join lateral (
+        select a.attnum, a.atttypid as type, a.atttypmod as typmod,
+               format_type(a.atttypid, a.atttypmod) as type_name
+          from pg_attribute as a
+         where a.attrelid = _rebind.relation and not a.attisdropped
+           and case
+                 when not v_is_other and exists (
+                   select from pg_attribute as p
+                    where p.attrelid = _rebind.relation and p.attnum = o.attnum and not p.attisdropped
+                 ) then a.attnum = o.attnum
+                 else a.attname = o.column_name and a.attnum > 0 and (v_is_other or not exists (
+                   select from notika.contract as k
+                    where k.workflow_id = o.workflow_id and k.attnum = a.attnum
+                 ))
+               end
+      ) as b on true
+     where c.workflow_id = spec.workflow_id
+       and o.workflow_id = c.workflow_id and o.column_name = c.column_name
+       and (v_is_other or b.attnum <> o.attnum or b.type <> o.type and b.type_name = o.type_name)
+    returning case when not v_is_other and (b.type_name = o.type_name
+                                            or (b.type, b.typmod) = (o.type, o.typmod))
+                   then c.column_name end
+  loop
+    continue when v_column is null;
+    perform notika._record(spec, 'healed', 'column_replaced',
+                           format('%s.%I', spec.table_name, v_column), statement);
+  end loop;
+end;
+$$;
+
+comment on function notika._rebind(notika.workflow, regclass, text) is
+  'Binds the contract of a workflow to what has taken the place of columns that are gone.';
+
+create or replace function notika._follow_columns(before notika.workflow, after notika.workflow, statement text)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column record;
+begin
+  -- A column that took the name of one that is gone stays under its own until that is decided.
+  if exists (
+    select from notika.contract as c
+      left join notika._renamed_columns(after) as r on r.old_name = c.column_name
+     where c.workflow_id = after.workflow_id
+     group by coalesce(r.new_name, c.column_name)
+    having count(*) > 1
+  ) then
+    return false;
+  end if;
+  for v_column in select r.old_name, r.new_name from notika._renamed_columns(after) as r loop
+    perform notika._record(before, 'followed', 'column_renamed',
+                           format('%s.%I', before.table_name, v_column.old_name),
+                           notika._statement_of(before.workflow_id, 'column_renamed',
+                                                format('%s.%I', before.table_name, v_column.old_name),
+                                                statement),
+                           v_column.old_name, v_column.new_name);
+  end loop;
+  if found then
+    -- In two steps, because names may have gone from one column to another.
+    update notika.contract as c
+       set column_name = repeat(' ', 64) || c.attnum -- longer than any name
+     where c.workflow_id = after.workflow_id
+       and c.column_name in (select r.old_name from notika._renamed_columns(after) as r);
+    update notika.contract as c
+       set column_name = a.attname
+      from pg_attribute as a
+     where c.workflow_id = after.workflow_id and a.attrelid = after.relation and a.attnum = c.attnum
+       and c.column_name = repeat(' ', 64) || c.attnum;
+  end if;
+  return true;
+end;
+$$;
+
+comment on function notika._follow_columns(notika.workflow, notika.workflow, text) is
+  'Follows the renames of columns in the contract of a workflow; false: not yet, because two would have '
+  'the same name.';
+
+create or replace function notika._follow_labels(before notika.workflow, after notika.workflow, statement text)
+  returns notika.workflow
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_after notika.workflow := _follow_labels.after;
+  v_column record;
+  v_type oid;
+begin
+  update notika.contract as c
+     set type_name = format_type(c.type, c.typmod) -- it may have been renamed
+   where c.workflow_id = after.workflow_id
+     and c.type >= 16384 and c.type_name <> format_type(c.type, c.typmod)
+     and exists (select from pg_type as t where t.oid = c.type);
+
+  for v_column in
+    select c.column_name, c.type, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
+      from notika.contract as c
+      join pg_attribute as a
+        on a.attrelid = after.relation and a.attnum = c.attnum and a.atttypid = c.type
+     where c.workflow_id = after.workflow_id
+       and case when c.labels is not null then c.labels <> notika._labels(a.atttypid) end
+  loop
+    update notika.contract as c
+       set labels = v_column.new_labels
+     where c.workflow_id = after.workflow_id and c.column_name = v_column.column_name;
+    continue when notika._has_labels(v_column.old_labels, v_column.new_labels);
+    perform notika._record(before, 'followed', 'label_renamed',
+                           format('%s.%I', before.table_name, v_column.column_name),
+                           notika._statement_of(before.workflow_id, 'label_renamed',
+                                                format('%s.%I', before.table_name, v_column.column_name),
+                                                statement),
+                           v_column.old_labels::text, v_column.new_labels::text);
+    -- A renamed label keeps its place.
+    continue when cardinality(v_column.old_labels) <> cardinality(v_column.new_labels);
+    for v_type in
+      select l.type
+        from notika._leaf_types(v_column.type) as l (type)
+        join pg_type as t on t.oid = l.type and t.typtype = 'e'
+    loop
+      v_after := notika._relabel(v_after, v_type, r.old_labels, r.new_labels)
+         from (
+           select array_agg(l.old_label) as old_labels, array_agg(l.new_label) as new_labels
+             from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
+             join pg_enum as e on e.enumtypid = v_type and e.enumlabel = l.new_label
+            where l.old_label <> l.new_label
+         ) as r;
+    end loop;
+  end loop;
+  return v_after;
+end;
+$$;
+
+comment on function notika._follow_labels(notika.workflow, notika.workflow, text) is
+  'Follows the new names of types and of the labels of enums, in the contract of a workflow and in its '
+  'condition.';
+
+create or replace function notika._put_back(before notika.workflow, after notika.workflow, may_alter boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_after notika.workflow := _put_back.after;
+begin
+  if not notika._has_all_it_needs(v_after) then
+    if may_alter and not exists (select from notika._missing_to_make(v_after)) then
+      perform notika._loosen(before.workflow_id);
+    end if;
+    return;
+  end if;
+
+  v_after.is_pinned := case when may_alter then notika._wants_pins(before.guard)
+                            else before.is_pinned end;
+  -- Only what is missing: a trigger that somebody disabled stays disabled.  What Notika may not make,
+  -- or must not parse, is judged.
+  if may_alter and notika._may_make(v_after)
+     and (not notika._is_complete(v_after) or v_after.is_pinned <> before.is_pinned
+          or notika._form(v_after) <> before.capture
+          or notika._listed_shape(before.definition)
+             is distinct from case when notika._lists_columns(v_after)
+                                   then notika._shape(v_after.relation) end)
+  then
+    perform notika._bring_into_form(before, v_after);
+  elsif not before.is_pinned
+        or (v_after.column_names, v_after.watch, v_after.condition)
+           is distinct from (before.column_names, before.watch, before.condition)
+  then
+    -- Postgres has renamed in them what was renamed, but for what is parsed again in each session.
+    v_after.is_pinned := before.is_pinned;
+    perform notika._renew_capture(before, v_after);
+    if v_after.is_pinned then
+      update notika.workflow as w
+         set definition = notika._definition(v_after)
+       where w.workflow_id = before.workflow_id;
+    end if;
+  end if;
+  perform notika._follow_key(v_after);
+end;
+$$;
+
+comment on function notika._put_back(notika.workflow, notika.workflow, boolean) is
+  'Makes the functions and triggers of a workflow that are missing, if what they need is there; '
+  'otherwise they capture what is left.';
 
 create or replace function notika._reconcile(
   workflow_id integer,
@@ -14608,26 +14883,26 @@ create or replace function notika._reconcile(
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_spec notika.workflow;
   v_before notika.workflow;
   v_after notika.workflow;
   v_table regclass;
-  v_column record;
-  v_label record;
 begin
   select w.* into v_spec
     from notika.workflow as w
-   where w.workflow_id = _reconcile.workflow_id and w.unpublished_at is null;
+   where w.workflow_id = _reconcile.workflow_id
+     and w.unpublished_at is null and w.table_name is not null; -- without a table DDL is nothing to it
   if not found then
     return;
   end if;
   v_spec := notika._with_names(v_spec);
   v_after := v_spec;
 
-  -- By name first: what has taken the place of a table or column that was dropped or renamed away
-  -- is what the workflow is published on from now on.
+  -- Of tables the name comes first: what has taken the place of one that was dropped or renamed away is
+  -- what the workflow is published on from now on.
   v_table := notika._table(v_spec.table_name);
   if v_table is not null and v_table is distinct from v_spec.relation and may_alter
      and (settled or notika._quoted(v_spec.relation) is null)
@@ -14641,137 +14916,27 @@ begin
     insert into notika.contract_table (workflow_id, relation)
     select v_spec.workflow_id, t from notika._tables(v_table) as t;
   end if;
-  for v_column in
-    update notika.contract as c
-       set attnum = coalesce(a.attnum, 0), -- 0: another table, which does not have it
-           -- Another enum of that name will do if it has all labels.
-           type = case when format_type(a.atttypid, a.atttypmod) = c.type_name
-                        and (c.labels is null or c.labels <@ notika._labels(a.atttypid))
-                       then a.atttypid else c.type end
-      from notika.contract as o
-      left join pg_attribute as a
-        on a.attrelid = v_after.relation and a.attname = o.column_name and not a.attisdropped
-     where c.workflow_id = v_spec.workflow_id
-       and o.workflow_id = c.workflow_id and o.column_name = c.column_name
-       and (
-         v_after.relation is distinct from v_spec.relation or a.attnum <> c.attnum
-         or a.atttypid <> c.type and format_type(a.atttypid, a.atttypmod) = c.type_name
-       )
-       and (settled or v_after.relation is distinct from v_spec.relation or a.attnum = c.attnum
-            or not exists (
-         select from pg_attribute as p
-          where p.attrelid = v_after.relation and p.attnum = c.attnum and not p.attisdropped
-       ))
-    returning c.column_name,
-              (a.atttypid, a.atttypmod) = (o.type, o.typmod)
-              or format_type(a.atttypid, a.atttypmod) = c.type_name as is_same_type
-  loop
-    continue when v_after.relation is distinct from v_spec.relation or not v_column.is_same_type;
-    perform notika._record(v_spec, 'healed', 'column_replaced',
-                           format('%s.%I', v_spec.table_name, v_column.column_name), statement);
-  end loop;
-
-  -- Then by number: what is left under another name was renamed.  All at once, because names may
-  -- have gone from one column to another.
-  for v_column in
-    select c.column_name as old_name, a.attname::text as new_name
-      from notika.contract as c
-      join pg_attribute as a on a.attrelid = v_after.relation and a.attnum = c.attnum
-     where c.workflow_id = v_spec.workflow_id and not a.attisdropped
-       and a.attname <> c.column_name
-       and v_after.relation = v_spec.relation
-  loop
-    v_after.column_names :=
-      array_replace(v_after.column_names, v_column.old_name, v_column.new_name);
-    v_after.watch := array_replace(v_after.watch, v_column.old_name, v_column.new_name);
-    v_after.condition :=
-      notika._rename_in(v_after.condition, v_column.old_name, v_column.new_name);
-    v_after.condition_sql :=
-      notika._rename_in(v_after.condition_sql, v_column.old_name, v_column.new_name);
-    continue when not settled or v_spec.on_rename <> 'follow';
-
-    update notika.contract as c
-       set column_name = v_column.new_name
-     where c.workflow_id = v_spec.workflow_id and c.column_name = v_column.old_name;
-    perform notika._record(v_spec, 'followed', 'column_renamed',
-                           format('%s.%I', v_spec.table_name, v_column.old_name), statement,
-                           v_column.old_name, v_column.new_name);
-  end loop;
-
-  -- Put back what was taken away to let the command through, if what it needs is there.
-  if notika._has_all_it_needs(v_after) then
-    v_after.is_pinned := case when may_alter then notika._wants_pins(v_spec.guard)
-                              else v_spec.is_pinned end;
-    -- Only what is missing: a trigger that somebody disabled stays disabled.  What Notika may not make,
-    -- or must not parse, is judged.
-    if may_alter and notika._may_make(v_after)
-       and (not notika._is_complete(v_after) or v_after.is_pinned <> v_spec.is_pinned
-            or notika._form(v_after) <> v_spec.capture
-            or notika._listed_shape(v_spec.definition)
-               is distinct from case when notika._lists_columns(v_after)
-                                     then notika._shape(v_after.relation) end)
-    then
-      perform notika._bring_into_form(v_spec, v_after);
-    elsif v_after.is_pinned and (v_after.column_names, v_after.watch, v_after.condition)
-          is distinct from (v_spec.column_names, v_spec.watch, v_spec.condition)
-    then
-      -- Postgres has renamed in them what was renamed, but for what is parsed again in each session.
-      perform notika._renew_capture(v_spec, v_after);
-      update notika.workflow as w
-         set definition = notika._definition(v_after)
-       where w.workflow_id = v_spec.workflow_id;
-    end if;
-    perform notika._follow_key(v_after);
-  elsif may_alter and not exists (select from notika._missing_to_make(v_after)) then
-    perform notika._loosen(v_spec.workflow_id);
-  end if;
+  perform notika._rebind(v_spec, v_after.relation, statement);
+  v_after := notika._with_columns(v_after);
+  perform notika._put_back(v_spec, v_after, may_alter);
   perform notika._settle_capture_rights(v_spec.workflow_id, v_after.relation);
   if not settled or v_spec.on_rename <> 'follow' then
     return;
   end if;
 
-  update notika.contract as c
-     set type_name = format_type(c.type, c.typmod) -- it may have been renamed
-   where c.workflow_id = v_spec.workflow_id
-     and c.type >= 16384 and c.type_name <> format_type(c.type, c.typmod)
-     and exists (select from pg_type as t where t.oid = c.type);
-  for v_column in
-    select c.column_name, c.type, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
-      from notika.contract as c
-      join pg_attribute as a
-        on a.attrelid = v_after.relation and a.attnum = c.attnum and a.atttypid = c.type
-     where c.workflow_id = v_spec.workflow_id
-       and case when c.labels is not null then c.labels <> notika._labels(a.atttypid) end
-  loop
-    update notika.contract as c
-       set labels = v_column.new_labels
-     where c.workflow_id = v_spec.workflow_id and c.column_name = v_column.column_name;
-    continue when v_column.old_labels <@ v_column.new_labels;
-    perform notika._record(v_spec, 'followed', 'label_renamed',
-                           format('%s.%I', v_spec.table_name, v_column.column_name), statement,
-                           v_column.old_labels::text, v_column.new_labels::text);
-    -- A renamed label keeps its place.
-    continue when cardinality(v_column.old_labels) <> cardinality(v_column.new_labels);
-    for v_label in
-      select l.old_label, l.new_label
-        from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
-       where l.old_label <> l.new_label
-    loop
-      select r.condition, r.condition_sql into v_after.condition, v_after.condition_sql
-        from (
-          select (notika._relabel(v_after, l.type, v_label.old_label, v_label.new_label)).*
-            from notika._leaf_types(v_column.type) as l (type)
-            join pg_enum as e on e.enumtypid = l.type and e.enumlabel = v_label.new_label
-           limit 1
-        ) as r;
-    end loop;
-  end loop;
-
+  if not notika._follow_columns(v_spec, v_after, statement) then
+    v_after.column_names := v_spec.column_names;
+    v_after.watch := v_spec.watch;
+    v_after.condition := v_spec.condition;
+    v_after.condition_sql := v_spec.condition_sql;
+  end if;
+  v_after := notika._follow_labels(v_spec, v_after, statement);
   -- In a trigger a string whose type is named is no constant, which would have followed.
   if v_after.condition is distinct from v_spec.condition and notika._names_others(v_after.condition)
      and may_alter and notika._has_all_it_needs(v_after) and notika._may_make(v_after)
   then
     select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+    v_after.is_pinned := notika._wants_pins(v_spec.guard);
     perform notika._bring_into_form(v_before, v_after);
   end if;
 
@@ -14780,7 +14945,9 @@ begin
     v_after.table_name := coalesce(notika._quoted(v_after.relation), v_spec.table_name);
   end if;
   if v_after.table_name <> v_spec.table_name then
-    perform notika._record(v_spec, 'followed', 'table_renamed', v_spec.table_name, statement,
+    perform notika._record(v_spec, 'followed', 'table_renamed', v_spec.table_name,
+                           notika._statement_of(v_spec.workflow_id, 'table_renamed', v_spec.table_name,
+                                                statement),
                            v_spec.table_name, v_after.table_name);
   end if;
   update notika.workflow as w
@@ -14832,6 +14999,432 @@ comment on function
 -- It has no primary key, and a publication FOR ALL TABLES would refuse to delete from it.
 alter table notika.guard_busy replica identity full;
 --! EndIncluded 70_guard.sql
+--! Included 70_rename.sql
+-- Renames: what a workflow says of its table under the names that columns, types and labels have now.
+-- A column is told by its number, whatever else a transaction does to its name.  A condition is read
+-- token by token, so that a name with a quote or a dot in it is one name, and a string is none.
+
+create or replace function notika._tokens(condition text)
+  returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $body$
+  -- A condition has no comments, no dollar quotes and no escapes: _read_condition refuses them, and
+  -- Postgres prints none but E'', in which quotes are doubled all the same.
+  select array(
+    select m.token[1]
+      from regexp_matches(
+             _tokens.condition,
+             $re$'(?:[^']|'')*'|"(?:[^"]|"")*"|[^\x01-@\[-^`{-\x7f][^\x01-#%-/:-@\[-^`{-\x7f]*|\s+|.$re$,
+             'g') with ordinality as m (token, place)
+     order by m.place
+  );
+$body$;
+
+comment on function notika._tokens(text) is
+  'The tokens of a condition, spaces included: strings, names with or without quotes, and signs.';
+
+create or replace function notika._name_in(token text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $body$
+  -- As Postgres reads it: cut off, and in lower case as far as it is ASCII.
+  select case
+           when token like '"%"' then replace(substr(token, 2, length(token) - 2), '""', '"')::name::text
+           when token ~ '^[^\x01-@\[-^`{-\x7f]'
+             then translate(token, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')::name::text
+         end;
+$body$;
+
+comment on function notika._name_in(text) is 'The name that a token of a condition is; null: it is none.';
+
+create or replace function notika._columns_in(tokens text[])
+  returns table (place integer, column_name text)
+  language plpgsql
+  immutable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+as $body$
+declare
+  v_token text;
+  v_name text;
+  v_last text;
+  v_opened integer := 0; -- parentheses directly before new or old, as in (new).email
+  v_follows text; -- what may follow: a dot, or the name of a column
+begin
+  for v_place in 1 .. coalesce(cardinality(tokens), 0) loop
+    v_token := tokens[v_place];
+    continue when v_token ~ '^\s';
+    v_name := notika._name_in(v_token);
+    if v_follows = 'column' and v_name is not null then
+      place := v_place;
+      column_name := v_name;
+      return next;
+      v_follows := null;
+    elsif v_follows = 'dot' and v_token = ')' and v_opened > 0 then
+      v_opened := v_opened - 1;
+    elsif v_follows = 'dot' and v_token = '.' then
+      v_follows := 'column';
+    elsif v_name in ('new', 'old') and v_last is distinct from '.' then
+      v_follows := 'dot';
+    else
+      v_follows := null;
+    end if;
+    if v_follows is null then
+      v_opened := case when v_token = '(' then v_opened + 1 else 0 end;
+    end if;
+    v_last := v_token;
+  end loop;
+end;
+$body$;
+
+comment on function notika._columns_in(text[]) is
+  'The columns of new and old in a condition, and which tokens they are.';
+
+create or replace function notika._reads(condition text, column_name text default null)
+  returns boolean
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from notika._columns_in(notika._tokens(_reads.condition)) as c
+     where _reads.column_name is null or c.column_name = _reads.column_name
+  );
+$$;
+
+comment on function notika._reads(text, text) is
+  'Whether a condition names this column, or, if none is given, any.';
+
+create or replace function notika._rename_in(condition text, old_names text[], new_names text[])
+  returns text
+  language plpgsql
+  immutable
+  strict
+  set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
+as $$
+declare
+  v_tokens text[] := notika._tokens(condition);
+  v_place integer;
+  v_name text;
+begin
+  for v_place, v_name in
+    select c.place, c.column_name
+      from notika._columns_in(v_tokens) as c
+     where c.column_name = any (old_names)
+  loop
+    v_tokens[v_place] := quote_ident(new_names[array_position(old_names, v_name)]);
+  end loop;
+  return array_to_string(v_tokens, '');
+end;
+$$;
+
+comment on function notika._rename_in(text, text[], text[]) is
+  'A condition with columns under their new names. All at once: names may have gone from one column to '
+  'another.';
+
+create or replace function notika._renamed(names text[], old_names text[], new_names text[])
+  returns text[]
+  language sql
+  immutable
+  strict
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select coalesce(new_names[array_position(old_names, n.name)], n.name)
+      from unnest(names) with ordinality as n (name, place)
+     order by n.place
+  );
+$$;
+
+comment on function notika._renamed(text[], text[], text[]) is
+  'Names of columns, those among them that have a new one under it.';
+
+create or replace function notika._renamed_columns(spec notika.workflow)
+  returns table (old_name text, new_name text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select c.column_name, a.attname::text
+      from notika.contract as c
+      join pg_attribute as a on a.attrelid = spec.relation and a.attnum = c.attnum
+     where c.workflow_id = spec.workflow_id and not a.attisdropped and a.attname <> c.column_name
+     order by c.column_name;
+end;
+$$;
+
+comment on function notika._renamed_columns(notika.workflow) is
+  'The columns of a workflow''s contract that have another name by now.';
+
+create or replace function notika._with_columns(spec notika.workflow)
+  returns notika.workflow
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow := _with_columns.spec;
+  v_old text[];
+  v_new text[];
+begin
+  select array_agg(r.old_name), array_agg(r.new_name) into v_old, v_new
+    from notika._renamed_columns(_with_columns.spec) as r;
+  if v_old is not null then
+    v_spec.column_names := notika._renamed(spec.column_names, v_old, v_new);
+    v_spec.watch := notika._renamed(spec.watch, v_old, v_new);
+    v_spec.condition := notika._rename_in(spec.condition, v_old, v_new);
+    v_spec.condition_sql := notika._rename_in(spec.condition_sql, v_old, v_new);
+  end if;
+  return v_spec;
+end;
+$$;
+
+comment on function notika._with_columns(notika.workflow) is
+  'A workflow whose columns, watch and condition have the names that its columns have now.';
+
+create or replace function notika._relabel(
+  spec notika.workflow,
+  type oid,
+  old_labels text[],
+  new_labels text[]
+)
+  returns notika.workflow
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+  set quote_all_identifiers = off
+as $$
+declare
+  v_spec notika.workflow := _relabel.spec;
+  -- A name with a quote in it is no string.
+  v_pattern constant text := '''(?:[^'']|'''')*''|(?:[^''"]|"(?:[^"]|"")*")+';
+  v_cast constant text := '^(::text\))?::'
+    || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g') || '(?![\w$."])';
+  v_old constant text[] := array(
+    select quote_literal(u.label)
+      from unnest(old_labels) with ordinality as u (label, place) order by u.place);
+  v_new constant text[] := array(
+    select quote_literal(u.label)
+      from unnest(new_labels) with ordinality as u (label, place) order by u.place);
+  v_before text[]; -- the strings, as Postgres prints them
+  v_given text[]; -- the same and what is between, as they were given
+  v_is_label boolean[];
+  v_string integer := 0;
+begin
+  if spec.condition is null then
+    return v_spec;
+  end if;
+  -- In the condition as Postgres prints it, each string says which type it is of.
+  select array_agg(t.is_label order by t.place) filter (where t.token like '''%'),
+         array_agg(t.token order by t.place) filter (where t.token like '''%'),
+         string_agg(case when t.is_label then v_new[array_position(v_old, t.token)] else t.token end, ''
+                    order by t.place)
+    into v_is_label, v_before, v_spec.condition_sql
+    from (
+      select m.token[1] as token, m.place,
+             m.token[1] = any (v_old)
+             and coalesce(lead(m.token[1]) over (order by m.place) ~ v_cast, false) as is_label
+        from regexp_matches(v_spec.condition_sql, v_pattern, 'g') with ordinality as m (token, place)
+    ) as t;
+
+  -- The same word may be no label elsewhere: where both have the same strings it is told by its place.
+  v_given := array(select m[1] from regexp_matches(v_spec.condition, v_pattern, 'g') as m);
+  if v_before is distinct from array(select t from unnest(v_given) as t where t like '''%') then
+    v_is_label := null;
+  end if;
+  for v_place in 1 .. coalesce(cardinality(v_given), 0) loop
+    continue when v_given[v_place] not like '''%';
+    v_string := v_string + 1;
+    if v_given[v_place] = any (v_old) and coalesce(v_is_label[v_string], true) then
+      v_given[v_place] := v_new[array_position(v_old, v_given[v_place])];
+    end if;
+  end loop;
+  v_spec.condition := array_to_string(v_given, '');
+  return v_spec;
+end;
+$$;
+
+comment on function notika._relabel(notika.workflow, oid, text[], text[]) is
+  'A workflow whose condition has labels of an enum under their new names; all at once, because labels '
+  'may have swapped theirs.';
+--! EndIncluded 70_rename.sql
+--! Included 70_type.sql
+-- What may become of the type of a column that a workflow depends on: only what leaves every value
+-- looking the same in an event.  A value that the new type does not hold makes Postgres refuse the
+-- command, so the new type may as well hold less.
+
+create or replace function notika._type_changes()
+  returns table (old_type regtype, new_type regtype, rule text, is_narrower boolean)
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Not in it, because of what would look different: character(n), which is padded to its length;
+  -- real to double precision (0.1 is 0.10000000149011612 then); integer to bigint, which is a string in
+  -- an event, so that JavaScript does not round it; json to jsonb, which writes it in its own way.
+  values
+    ('varchar'::regtype, 'varchar'::regtype, 'any', null::boolean),
+    ('varchar', 'text', 'any', false),
+    ('text', 'varchar', 'any', true),
+    ('varbit', 'varbit', 'any', null),
+    ('bit', 'varbit', 'any', false),
+    ('bit', 'text', 'any', false),
+    ('bit', 'varchar', 'any', false),
+    ('varbit', 'text', 'any', false),
+    ('varbit', 'varchar', 'any', false),
+    ('uuid', 'text', 'any', false),
+    ('uuid', 'varchar', 'any', false),
+    ('anyenum', 'text', 'any', false),
+    ('anyenum', 'varchar', 'any', false),
+    ('int8', 'text', 'any', false), -- strings in an event anyway
+    ('int8', 'varchar', 'any', false),
+    ('numeric', 'text', 'any', false),
+    ('numeric', 'varchar', 'any', false),
+    ('date', 'text', 'any', false),
+    ('date', 'varchar', 'any', false),
+    ('time', 'text', 'any', false),
+    ('time', 'varchar', 'any', false),
+    ('cidr', 'text', 'any', false),
+    ('cidr', 'varchar', 'any', false),
+    ('jsonb', 'json', 'any', false),
+    ('int2', 'int4', 'any', false),
+    ('int4', 'int2', 'any', true),
+    ('int2', 'float4', 'any', false),
+    ('int2', 'float8', 'any', false),
+    ('int4', 'float8', 'any', false),
+    -- With as many digits after the point, or with as many as each number has: 1.2 is another string
+    -- than 1.20.
+    ('numeric', 'numeric', 'scale', null),
+    ('int8', 'numeric', 'scale', false),
+    ('numeric', 'int8', 'scale', true),
+    ('time', 'time', 'precision', null),
+    ('timetz', 'timetz', 'precision', null),
+    ('timestamp', 'timestamp', 'precision', null),
+    ('timestamptz', 'timestamptz', 'precision', null),
+    ('interval', 'interval', 'precision', null);
+$$;
+
+comment on function notika._type_changes() is
+  'The types between which a column may change without a difference in events. rule: any, whatever the '
+  'lengths; scale, with as many digits after the point; precision, with no fewer fractional digits. '
+  'is_narrower: whether the new one holds less; null: that depends on the lengths.';
+
+create or replace function notika._scale(type oid, typmod integer)
+  returns integer
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+           when type = 'int8'::regtype then 0
+           when typmod <> -1 then (((typmod - 4) & 2047) # 1024) - 1024
+         end;
+$$;
+
+comment on function notika._scale(oid, integer) is
+  'How many digits numbers of this type have after the point; null: as many as each was written with.';
+
+create or replace function notika._without_domain(inout type oid, inout typmod integer)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_domain pg_type;
+begin
+  loop
+    select t.* into v_domain
+      from pg_type as t
+     where t.oid = _without_domain.type and t.typtype = 'd';
+    exit when not found;
+    type := v_domain.typbasetype;
+    typmod := v_domain.typtypmod;
+  end loop;
+end;
+$$;
+
+comment on function notika._without_domain(oid, integer) is
+  'The type under a domain with its modifier, or the type itself.';
+
+create or replace function notika._type_change(
+  type oid,
+  typmod integer,
+  old_type oid,
+  old_typmod integer
+)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_new record;
+  v_old record;
+  v_change record;
+  v_elements record;
+begin
+  select d.type, d.typmod into v_new
+    from notika._without_domain(_type_change.type, _type_change.typmod) as d;
+  select d.type, d.typmod into v_old
+    from notika._without_domain(_type_change.old_type, _type_change.old_typmod) as d;
+  if v_new = v_old then
+    return 'type_widened'; -- one of them is a domain
+  end if;
+
+  -- An array looks as its elements do, which its modifier is about.
+  select n.typelem as new_type, o.typelem as old_type into v_elements
+    from pg_type as n
+    join pg_type as o on o.typsubscript = n.typsubscript
+   where n.oid = v_new.type and o.oid = v_old.type
+     and n.typsubscript = 'array_subscript_handler'::regproc;
+  if found then
+    return notika._type_change(v_elements.new_type, v_new.typmod, v_elements.old_type, v_old.typmod);
+  end if;
+
+  select c.rule, c.is_narrower into v_change
+    from notika._type_changes() as c
+   where c.new_type = v_new.type
+     and c.old_type in (v_old.type, (
+       select 'anyenum'::regtype::oid from pg_type as t where t.oid = v_old.type and t.typtype = 'e'
+     ));
+  if not found
+     or v_change.rule = 'scale' and notika._scale(v_new.type, v_new.typmod) is not null
+        and notika._scale(v_new.type, v_new.typmod) is distinct from notika._scale(v_old.type, v_old.typmod)
+        -- Of a negative one there are no digits to see.
+        and not coalesce(notika._scale(v_new.type, v_new.typmod) = 0
+                         and notika._scale(v_old.type, v_old.typmod) < 0, false)
+     or v_change.rule = 'precision' and v_new.typmod <> -1 and not (
+       v_old.typmod <> -1
+       -- Of an interval the fields, which are in it too, must be the same.
+       and (v_new.typmod >> 16) = (v_old.typmod >> 16)
+       and (v_new.typmod & 65535) >= (v_old.typmod & 65535)
+     )
+  then
+    return 'type_changed';
+  end if;
+  return case
+    when coalesce(v_change.is_narrower,
+                  v_new.typmod <> -1 and (v_old.typmod = -1 or v_new.typmod < v_old.typmod))
+      then 'type_narrowed'
+    else 'type_widened'
+  end;
+end;
+$$;
+
+comment on function notika._type_change(oid, integer, oid, integer) is
+  'What a change of a column''s type is: type_widened or type_narrowed, where every value that both hold '
+  'looks the same in an event, or else type_changed.';
+--! EndIncluded 70_type.sql
 --! Included 71_command.sql
 -- Statements told from their text: those of a migration one by one, and which tables a command is
 -- about, which Postgres does not say before it has been run.  The latter is good enough to let a
@@ -15034,7 +15627,7 @@ $body$;
 comment on function notika._current_command(text, text) is
   'The command that is about to be run, bare; null: it cannot be told, or neither drops nor retypes.';
 
-create or replace function notika._culprit(tag text, objects text[])
+create or replace function notika._culprit(tag text, objects text[], findings text[] default '{}')
   returns text
   language plpgsql
   stable
@@ -15044,6 +15637,17 @@ as $body$
 declare
   v_words constant text[] := string_to_array(lower(tag), ' ');
   v_pattern constant text := format('(?i)^%s\M.*\m%s\M', v_words[1], v_words[cardinality(v_words)]);
+  v_hints text[] := array(
+    select w
+      from unnest(findings) as f (finding)
+     cross join lateral regexp_split_to_table(lower(f.finding), '[^\w$]+') as w
+    union
+    select h.word
+      from unnest(findings) as f (finding)
+      join (values ('column_dropped', 'drop'), ('table_dropped', 'drop'), ('type_changed', 'type'),
+                   ('column_renamed', 'rename'), ('table_renamed', 'rename'), ('label_renamed', 'rename'))
+             as h (kind, word) on h.kind = split_part(f.finding, ' ', 1)
+  );
   v_found text[];
 begin
   -- What the client sent may hold other statements, and secrets.  Of a long text it would take too
@@ -15052,13 +15656,22 @@ begin
   if length(current_query()) <= 4000 and strpos(current_query(), $$\'$$) = 0 then
     v_found := array(
       select s.bare
-        from notika._split(current_query()) as s
-       where s.bare ~ v_pattern
-         and exists (
-           select from unnest(objects) as o (identity)
-            cross join lateral regexp_split_to_table(lower(o.identity), '[^\w$]+') as w
-            where w not in ('', 'on') and strpos(lower(s.bare), w) > 0
-         )
+        from (
+          select c.bare, rank() over (order by (
+                   -- How much of what was found is mentioned in it.
+                   select count(distinct w)
+                     from regexp_split_to_table(lower(c.bare), '[^\w$]+') as w
+                    where w = any (v_hints)
+                 ) desc) as place
+            from notika._split(current_query()) as c
+           where c.bare ~ v_pattern
+             and exists (
+               select from unnest(objects) as o (identity)
+                cross join lateral regexp_split_to_table(lower(o.identity), '[^\w$]+') as w
+                where w not in ('', 'on') and strpos(lower(c.bare), w) > 0
+             )
+        ) as s
+       where s.place = 1
        limit 2
     );
   end if;
@@ -15067,9 +15680,10 @@ begin
 end;
 $body$;
 
-comment on function notika._culprit(text, text[]) is
+comment on function notika._culprit(text, text[], text[]) is
   'The command with this tag and about these objects, bare: without comments and with empty strings; '
-  'or where it cannot be told, its tag and the first object.';
+  'of several the one that mentions what was found; or where it cannot be told, its tag and the first '
+  'object.';
 
 create or replace function notika._named_tables(command text, path text)
   returns setof regclass
@@ -15222,25 +15836,117 @@ create or replace function notika._summon(
   workflow_ids integer[],
   tag text,
   statement text,
-  dropped text default null
+  dropped text default null,
+  found text[] default null
 )
   returns void
   language sql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
-  insert into notika.guard_pending (workflow_id, tag, statement, dropped)
-  select s.workflow_id, _summon.tag, coalesce(left(_summon.statement, 400), ''), _summon.dropped
+  insert into notika.guard_pending (workflow_id, tag, statement, dropped, found)
+  select s.workflow_id, _summon.tag, coalesce(left(_summon.statement, 400), ''), _summon.dropped,
+         _summon.found
     from unnest(_summon.workflow_ids) as s (workflow_id)
-   where not exists (
-     select from notika.guard_pending as p
-      where p.workflow_id = s.workflow_id
-        and (p.dropped = _summon.dropped or _summon.dropped is null)
-   );
+   where case
+           when _summon.dropped is not null then not exists (
+             select from notika.guard_pending as p
+              where p.workflow_id = s.workflow_id and p.dropped = _summon.dropped
+           )
+           -- Again only where something else would be refused than after the last command.
+           else coalesce((
+             select p.found is not null and p.found is distinct from _summon.found
+               from notika.guard_pending as p
+              where p.workflow_id = s.workflow_id
+              order by p.pending_id desc
+              limit 1
+           ), true)
+         end;
 $$;
 
-comment on function notika._summon(integer[], text, text, text) is
+comment on function notika._summon(integer[], text, text, text, text[]) is
   'Has workflows judged when the transaction commits.';
+
+create or replace function notika._statement_of(workflow_id integer, kind text, object text, otherwise text)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The first command after which it was so until the end; what it is about may have another name by then.
+  return coalesce((
+    select p.statement
+      from unnest(array[concat_ws(' ', _statement_of.kind, _statement_of.object), _statement_of.kind || ' %'])
+             with ordinality as l (pattern, place)
+     cross join lateral (
+       select o.statement, o.pending_id
+         from notika.guard_pending as o
+        where o.workflow_id = _statement_of.workflow_id
+          and o.pending_id > coalesce((
+            select max(k.pending_id)
+              from notika.guard_pending as k
+             where k.workflow_id = o.workflow_id and k.found is not null and not exists (
+               select from unnest(k.found) as f (finding)
+                where case l.place when 1 then f.finding = l.pattern else f.finding like l.pattern end
+             )
+          ), 0)
+        order by o.pending_id
+        limit 1
+     ) as p
+     order by l.place
+     limit 1
+  ), _statement_of.otherwise);
+end;
+$$;
+
+comment on function notika._statement_of(integer, text, text, text) is
+  'The command in this transaction that led to a finding about a workflow.';
+
+create or replace function notika._would_refuse(workflow_id integer)
+  returns text[]
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select concat_ws(' ', f.kind, f.object)
+      from notika.workflow as w
+     cross join lateral notika._try_findings(w) as f
+     where w.workflow_id = _would_refuse.workflow_id
+       and (notika._is_breaking(f.kind) or notika._is_rename(f.kind))
+     order by 1
+  );
+end;
+$$;
+
+comment on function notika._would_refuse(integer) is
+  'What the guard would find now that may be a reason to refuse, or to follow: each kind and object.';
+
+create or replace function notika._report_failure(
+  workflow_id integer,
+  doing text,
+  statement text,
+  message text,
+  state text
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_spec notika.workflow;
+begin
+  select w.* into v_spec from notika.workflow as w where w.workflow_id = _report_failure.workflow_id;
+  perform notika._note(v_spec, 'warned', 'not_judged', v_spec.table_name, 'a comparison with the catalog',
+                       format('%s (%s)', message, state), statement, doing);
+end;
+$$;
+
+comment on function notika._report_failure(integer, text, text, text, text) is
+  'Says and writes down that the guard failed at a workflow, which is no reason to fail at the others.';
 
 create or replace function notika._see_clearly()
   returns void
@@ -15310,9 +16016,10 @@ begin
   -- Afterwards there is nobody left to judge.
   select array_agg(w.name order by w.workflow_id) into v_names
     from notika.workflow as w
-   where w.unpublished_at is null and notika._verdict(w, 'table_dropped') = 'blocked';
+   where w.unpublished_at is null and w.table_name is not null
+     and notika._verdict(w, 'table_dropped') = 'blocked';
   if v_names is not null then
-    raise exception 'cannot drop schema notika because workflow "%" is published', v_names[1]
+    raise exception 'cannot drop schema notika because Notika''s workflow "%" is published', v_names[1]
       using errcode = 'NK001',
             detail = format('Published are %s.', array_to_string(v_names, ', ')),
             hint = 'Run: select * from notika.uninstall();';
@@ -15323,12 +16030,53 @@ $$;
 comment on function notika._keep_itself(text) is
   'Refuses a DROP SCHEMA or DROP OWNED that would take Notika away with what is published.';
 
+create or replace function notika._unpin_for(
+  workflow_id integer,
+  relation regclass,
+  tag text,
+  command text
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
+  -- Who may not ask for it gets it by dropping the triggers, which are made again below.
+  begin
+    if relation is not null then
+      execute format('lock table %s in access exclusive mode', notika._quoted(relation));
+    end if;
+  exception when insufficient_privilege then
+    if not exists (
+      select from notika.workflow as w cross join lateral notika._missing_to_make(w)
+       where w.workflow_id = _unpin_for.workflow_id
+    ) then
+      perform notika._set_busy(true);
+      execute format('drop function if exists notika._capture_%s() cascade', _unpin_for.workflow_id);
+      perform notika._set_busy(false);
+    end if;
+  end;
+  perform notika._loosen(_unpin_for.workflow_id);
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    perform notika._report_failure(_unpin_for.workflow_id, tag, command, sqlerrm, sqlstate);
+end;
+$$;
+
+comment on function notika._unpin_for(integer, regclass, text, text) is
+  'Takes away the pins of a workflow that would refuse a command about this table; null: about none.';
+
 create or replace function notika._let_through(tag text, context text, path text)
   returns void
   language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
   set standard_conforming_strings = on
   set client_min_messages = warning -- what is dropped along is not what the caller did
 as $$
@@ -15371,7 +16119,7 @@ begin
        )
        order by 1
     loop
-      perform notika._loosen(v_workflow_id);
+      perform notika._unpin_for(v_workflow_id, null, tag, v_command);
     end loop;
     return;
   end if;
@@ -15395,15 +16143,22 @@ begin
       select from notika.contract_table as t where t.relation = any (v_parts)
     );
     if tag <> 'ALTER TABLE' then
-      for v_function in
-        select notika._payload_function(t.workflow_id, t.relation)
+      for v_workflow_id, v_function in
+        select t.workflow_id, notika._payload_function(t.workflow_id, t.relation)
           from notika.contract_table as t
          where t.relation = any (v_parts)
       loop
         continue when v_function is null;
-        perform notika._set_busy(true);
-        execute format('drop function %s cascade', v_function);
-        perform notika._set_busy(false);
+        begin
+          perform notika._set_busy(true);
+          execute format('drop function %s cascade', v_function);
+          perform notika._set_busy(false);
+        exception
+          when serialization_failure or deadlock_detected or lock_not_available then
+            raise;
+          when others then
+            perform notika._report_failure(v_workflow_id, tag, v_command, sqlerrm, sqlstate);
+        end;
       end loop;
       continue;
     end if;
@@ -15421,26 +16176,12 @@ begin
            select from notika.contract as c
              left join pg_attribute as a on a.attrelid = w.relation and a.attnum = c.attnum
             where c.workflow_id = w.workflow_id
-              and (strpos(lower(v_command), lower(c.column_name)) > 0
-                   or strpos(lower(v_command), lower(a.attname)) > 0)
+              and (strpos(lower(v_command), lower(replace(c.column_name, '"', '""'))) > 0
+                   or strpos(lower(v_command), lower(replace(a.attname, '"', '""'))) > 0)
          )
        order by w.workflow_id
     loop
-      -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
-      -- Who may not ask for it gets it by dropping the triggers, which are made again below.
-      begin
-        execute format('lock table %s in access exclusive mode', notika._quoted(v_table));
-      exception when insufficient_privilege then
-        if not exists (
-          select from notika.workflow as w cross join lateral notika._missing_to_make(w)
-           where w.workflow_id = v_workflow_id
-        ) then
-          perform notika._set_busy(true);
-          execute format('drop function if exists notika._capture_%s() cascade', v_workflow_id);
-          perform notika._set_busy(false);
-        end if;
-      end;
-      perform notika._loosen(v_workflow_id);
+      perform notika._unpin_for(v_workflow_id, v_table, tag, v_command);
     end loop;
   end loop;
 end;
@@ -15456,6 +16197,7 @@ create or replace function notika._note_dropped(tag text)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_touched record;
@@ -15509,12 +16251,78 @@ comment on function notika._note_dropped(text) is
   'Called by an event trigger: notes the workflows whose tables, columns, triggers or functions were '
   'dropped.';
 
+create or replace function notika._note_command(
+  workflow_id integer,
+  tag text,
+  objects text[],
+  statement text,
+  replaced text
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_found text[];
+  v_new text[];
+  v_culprit text;
+begin
+  -- What was dropped by name was meant.
+  if not exists (
+    select from notika.guard_pending as p
+     where p.workflow_id = _note_command.workflow_id and p.dropped is not null
+  ) then
+    perform notika._reconcile(_note_command.workflow_id, _note_command.statement, false);
+  end if;
+  if replaced is not null then
+    perform notika._note(w, 'warned', 'trigger_replaced', _note_command.replaced, 'as published',
+                         'created by hand', _note_command.statement)
+       from notika.workflow as w
+      where w.workflow_id = _note_command.workflow_id;
+  end if;
+
+  v_found := notika._would_refuse(_note_command.workflow_id);
+  v_new := array(
+    select f from unnest(v_found) as f
+    except
+    select f from notika.guard_pending as p cross join unnest(p.found) as f
+     where p.workflow_id = _note_command.workflow_id
+  );
+  v_culprit := case when v_new = '{}' then _note_command.statement
+                    else notika._culprit(_note_command.tag, _note_command.objects, v_new) end;
+  update notika.guard_pending as p
+     set found = v_found,
+         -- What was dropped says more than what it was dropped from.
+         statement = case v_culprit when concat_ws(' ', _note_command.tag, _note_command.objects[1])
+                                    then p.statement else v_culprit end
+   where p.workflow_id = _note_command.workflow_id and p.found is null;
+  if found then
+    -- What was dropped made no difference.
+    delete from notika.guard_pending as p
+     where p.workflow_id = _note_command.workflow_id and p.dropped is null and v_found = (
+       select o.found from notika.guard_pending as o
+        where o.workflow_id = p.workflow_id and o.pending_id < p.pending_id
+        order by o.pending_id desc
+        limit 1
+     );
+    return;
+  end if;
+  perform notika._summon(array[_note_command.workflow_id], _note_command.tag, v_culprit, null, v_found);
+end;
+$$;
+
+comment on function notika._note_command(integer, text, text[], text, text) is
+  'Keeps a workflow working that a command has touched, as far as it goes, and notes what would be '
+  'refused now.';
+
 create or replace function notika._note_commands(tag text)
   returns void
   language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_relations oid[];
@@ -15526,7 +16334,7 @@ declare
   v_names text[];
   v_ids integer[];
   v_touched record;
-  v_is_dropped boolean;
+  v_objects text[];
   v_statement text;
 begin
   if exists (select from notika.guard_busy) then
@@ -15548,7 +16356,7 @@ begin
     select p.workflow_id from notika.guard_pending as p
     union all
     select w.workflow_id from notika.workflow as w
-     where not w.is_pinned and w.broken_reason is null
+     where not w.is_pinned and w.broken_reason is null and w.table_name is not null
   );
   if v_triggers is not null then
     v_relations := v_relations || array(
@@ -15621,12 +16429,13 @@ begin
   if v_ids = '{}' then
     return;
   end if;
-  v_statement := notika._culprit(tag, coalesce(nullif(array(
+  v_objects := coalesce(nullif(array(
     select d.object_identity from pg_event_trigger_ddl_commands() as d where d.object_identity is not null
   ), '{}'), array(
     -- What was dropped is not listed there.
     select k.table_name from notika.workflow as k where k.workflow_id = any (v_ids)
-  )));
+  ));
+  v_statement := notika._culprit(tag, v_objects);
 
   for v_touched in
     select w.workflow_id, (
@@ -15636,23 +16445,20 @@ begin
                 and t.tgname ~ format('^notika_%s_(insert|update|delete)$', w.workflow_id)
            ) as replaced
       from notika.workflow as w
-     where w.workflow_id = any (v_ids) and w.unpublished_at is null
+     where w.workflow_id = any (v_ids) and w.unpublished_at is null and w.table_name is not null
      order by w.workflow_id
   loop
-    select coalesce(bool_or(p.dropped is not null), false) into v_is_dropped
-      from notika.guard_pending as p
-     where p.workflow_id = v_touched.workflow_id;
-    -- What was dropped by name was meant.
-    if not v_is_dropped then
-      perform notika._reconcile(v_touched.workflow_id, v_statement, false);
-    end if;
-    if v_touched.replaced is not null then
-      perform notika._note(w, 'warned', 'trigger_replaced', v_touched.replaced, 'as published',
-                           'created by hand', v_statement)
-         from notika.workflow as w
-        where w.workflow_id = v_touched.workflow_id;
-    end if;
-    perform notika._summon(array[v_touched.workflow_id], tag, v_statement);
+    -- Each on its own: one at which the guard fails does not take the others along.
+    begin
+      perform notika._note_command(
+        v_touched.workflow_id, tag, v_objects, v_statement, v_touched.replaced);
+    exception
+      when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others then
+        perform notika._report_failure(v_touched.workflow_id, tag, v_statement, sqlerrm, sqlstate);
+        perform notika._summon(array[v_touched.workflow_id], tag, v_statement);
+    end;
   end loop;
 end;
 $$;
@@ -15666,43 +16472,65 @@ create or replace function notika._guard_at_commit()
   language plpgsql
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
-declare
-  v_is_dropped boolean;
 begin
   -- One judgement for all that was noted about a workflow.
   if not exists (select from notika.guard_pending as p where p.pending_id = new.pending_id) then
     return null;
   end if;
   begin
-    with judged as (
-      delete from notika.guard_pending as p
-       where p.workflow_id = new.workflow_id
-      returning p.dropped
-    )
-    select bool_or(j.dropped is not null) into v_is_dropped from judged as j;
-    if not v_is_dropped then
+    if not exists (
+      select from notika.guard_pending as p
+       where p.workflow_id = new.workflow_id and p.dropped is not null
+    ) then
       begin
         perform notika._reconcile(new.workflow_id, new.statement, true);
-      exception when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
-        null; -- what it needs went along, or may not be had: that is judged
+      exception
+        when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
+          null; -- what it needs went along, or may not be had: that is judged
       end;
     end if;
     perform notika._judge(new.workflow_id, new.statement, 'commit');
   exception
     when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
       raise;
+    -- Without knowing what has taken the place of what, nothing is refused.
     when others then
-      raise warning 'notika could not check %: % (%)', new.tag, sqlerrm, sqlstate
-        using hint = 'The command goes on. See what it left: select * from notika.check();';
+      perform notika._report_failure(new.workflow_id, new.tag, new.statement, sqlerrm, sqlstate);
   end;
   delete from notika.guard_pending as p where p.workflow_id = new.workflow_id;
   return null;
+exception
+  when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    raise warning 'notika could not check %: % (%)', new.tag, sqlerrm, sqlstate
+      using hint = 'The command goes on. See what it left: select * from notika.check();';
+    delete from notika.guard_pending as p where p.workflow_id = new.workflow_id;
+    return null;
 end;
 $$;
 
 comment on function notika._guard_at_commit() is
   'Judges what a transaction leaves of a workflow''s contract, when it commits.';
+
+create or replace function notika._note_judged(spec notika.workflow, statement text)
+  returns void
+  language sql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+  select notika._record(spec, 'repaired', 'not_judged', (spec).table_name, _note_judged.statement)
+   where notika._not_judged(spec) is not null and not exists (
+     select from notika.guard_log as l
+      where l.workflow = (spec).name and l.kind = 'not_judged' and l.at > (spec).published_at
+        and l.xid = pg_current_xact_id()
+   );
+$$;
+
+comment on function notika._note_judged(notika.workflow, text) is
+  'Writes down that a workflow at which the guard had failed could be judged again.';
 
 create or replace function notika._judge(workflow_id integer, statement text, occasion text)
   returns void
@@ -15714,18 +16542,19 @@ declare
   v_spec notika.workflow;
   v_finding record;
   v_verdict text;
+  v_statement text;
 begin
   select w.* into v_spec
     from notika.workflow as w
-   where w.workflow_id = _judge.workflow_id and w.unpublished_at is null;
+   where w.workflow_id = _judge.workflow_id and w.unpublished_at is null and w.table_name is not null;
   if not found then
     return;
   end if;
 
   if v_spec.broken_reason is not null then
     if not exists (
-      select from notika._findings(v_spec) as f
-       where notika._is_breaking(f.kind) or notika._is_rename(f.kind)
+      select from notika._try_findings(v_spec) as f
+       where notika._is_breaking(f.kind) or notika._is_rename(f.kind) or f.kind = 'not_judged'
     ) then
       update notika.workflow as w set broken_reason = null where w.workflow_id = v_spec.workflow_id;
       perform notika._record(v_spec, 'repaired', null, v_spec.table_name, statement);
@@ -15733,11 +16562,12 @@ begin
         perform notika._resume(v_spec.name);
       end if;
     end if;
+    perform notika._note_judged(v_spec, statement);
     return;
   end if;
 
   for v_finding in
-    with found as materialized (select f.* from notika._findings(v_spec) as f)
+    with found as materialized (select f.* from notika._try_findings(v_spec) as f)
     select f.*
       from found as f
      -- That is only a consequence.  A condition that means something else takes no trigger away.
@@ -15750,15 +16580,22 @@ begin
     v_verdict := case
       when occasion = 'commit' then notika._verdict(v_spec, v_finding.kind)
       when notika._is_breaking(v_finding.kind) then 'broken'
+      when v_finding.kind = 'type_narrowed' then 'followed'
       else 'warned'
     end;
+    v_statement := notika._statement_of(
+      v_spec.workflow_id, v_finding.kind, v_finding.object, _judge.statement);
     if v_verdict = 'blocked' then
       perform notika._refuse(v_spec, v_finding.kind, v_finding.object, v_finding.expected,
-                             v_finding.actual, statement);
+                             v_finding.actual, v_statement);
     end if;
     perform notika._note(v_spec, v_verdict, v_finding.kind, v_finding.object,
-                         v_finding.expected, v_finding.actual, statement);
+                         v_finding.expected, v_finding.actual, v_statement, (
+                           select min(p.tag) from notika.guard_pending as p
+                            where p.workflow_id = v_spec.workflow_id
+                         ));
   end loop;
+  perform notika._note_judged(v_spec, statement);
 end;
 $$;
 
@@ -15781,6 +16618,7 @@ as $$
               where l.xid = pg_current_xact_id_if_assigned()
                 and l.workflow = (spec).name and l.verdict = 'allowed' and l.reason is not null
            ) then 'allowed'
+           when kind = 'type_narrowed' then 'followed' -- nobody can notice
            when not notika._is_breaking(kind) and not notika._is_rename(kind) then 'warned'
            when notika._is_rename(kind) and (spec).on_rename = 'follow' then 'followed'
            when (spec).guard = 'off' then 'ignored'
@@ -15792,6 +16630,53 @@ $$;
 
 comment on function notika._verdict(notika.workflow, text) is
   'What a finding of this kind means for a workflow, here and now.';
+
+create or replace function notika._ways_out(spec notika.workflow)
+  returns text
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_owner constant name := notika._owner();
+  v_caller constant name := notika._session_role();
+  v_caller_id oid := (select r.oid from pg_roles as r where r.rolname = v_caller);
+  v_is_member boolean := coalesce(pg_has_role(v_caller_id, v_owner, 'member'), false);
+  v_has_part boolean := coalesce(
+    has_schema_privilege(v_caller_id, 'notika'::regnamespace, 'usage')
+    and has_function_privilege(v_caller_id, 'notika.allow_breaking_change(text,text)', 'execute'), false);
+  -- Whoever dropped the table owned it.
+  v_may_decide boolean := coalesce(
+    notika._quoted(spec.relation) is null or notika._may_decide(spec, v_caller), false);
+begin
+  if not v_may_decide then
+    return format(
+      'Role "%s" may not decide about this workflow. Before the next try let a member of %s run: '
+      'select notika.unpublish(%L); or let a member of "%s" run: '
+      'select notika.begin_maintenance(''<reason>'');',
+      v_caller,
+      (select string_agg(distinct format('"%s"', r.rolname), ' or ')
+         from pg_roles as r
+        where r.oid = spec.publisher_id or r.rolname = v_owner
+           or r.oid = (select c.relowner from pg_class as c where c.oid = spec.relation)),
+      spec.name, v_owner);
+  end if;
+  return concat_ws(' ',
+    case when v_has_part then 'In the same transaction'
+         else format('Role "%s" may not call Notika: let a member of "%s" run: '
+                     'select notika.grant_publisher(%L); After that, in the same transaction,',
+                     v_caller, v_owner, quote_ident(v_caller)) end,
+    format('publish the workflow again, or run: select notika.unpublish(%1$L); or: '
+           'select notika.allow_breaking_change(%1$L, ''<reason>'');', spec.name),
+    'A tool that commits each statement has committed those before this one: undo them, and before the '
+    'next try',
+    case when not v_is_member then format('let a member of "%s"', v_owner) end,
+    'run: select notika.begin_maintenance(''<reason>'');');
+end;
+$$;
+
+comment on function notika._ways_out(notika.workflow) is
+  'What the role that ran a refused command can do about it, or who can.';
 
 create or replace function notika._refuse(
   spec notika.workflow,
@@ -15808,8 +16693,9 @@ create or replace function notika._refuse(
   set standard_conforming_strings = on
 as $$
 declare
+  -- As it is called, for between quotes.
   v_column text := case when kind in ('column_dropped', 'column_renamed', 'type_changed', 'label_renamed')
-                        then replace(object, spec.table_name || '.', '') end;
+                        then (parse_ident(substr(object, length(spec.table_name) + 2)))[1] end;
 begin
   if kind = 'right_missing' then
     raise exception 'role "%" may not % %, which Notika''s workflow "%" has to capture',
@@ -15833,15 +16719,13 @@ begin
       when 'label_renamed' then format('cannot rename a label of the type of column "%s" of table %s',
                                        v_column, spec.table_name)
       else format('cannot drop trigger %s', object)
-    end || format(' because workflow "%s" uses it', spec.name)
+    end || format(' because Notika''s workflow "%s" uses it', spec.name)
     using errcode = 'NK001',
           detail = format(E'Workflow "%s" is published on %s for %s%s.\nStatement: %s',
                      spec.name, spec.table_name, array_to_string(spec.operations, ', '),
                      coalesce(' with the columns ' || array_to_string(spec.columns, ', '), ''),
                      statement),
-          hint = format('In the same transaction publish it anew, or run notika.unpublish(%1$L), or '
-                        'notika.allow_breaking_change(%1$L, ''<reason>''). Tools without '
-                        'transactions: notika.begin_maintenance(''<reason>'').', spec.name),
+          hint = notika._ways_out(spec),
           table = spec.table_name,
           column = coalesce(v_column, '');
 end;
@@ -15857,7 +16741,8 @@ create or replace function notika._note(
   object text,
   expected text,
   actual text,
-  statement text
+  statement text,
+  doing text default null
 )
   returns void
   language plpgsql
@@ -15865,37 +16750,47 @@ create or replace function notika._note(
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- What was said since it was published need not be said again.
-  if exists (
+  -- What was said since it was published need not be said again; but what breaks it, or could not be
+  -- judged, must have been whole in between.
+  if notika._is_breaking(kind) or notika._is_rename(kind) and verdict <> 'followed' or not exists (
     select from notika.guard_log as l
      where l.workflow = spec.name and l.at > spec.published_at
        and (l.kind, l.object, l.actual) is not distinct from (_note.kind, _note.object, _note.actual)
+       and (l.kind is distinct from 'not_judged' or notika._not_judged(spec) is not null)
   ) then
-    return;
+    insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
+    values (spec.name, _note.verdict, _note.kind, _note.object, _note.expected, _note.actual,
+            _note.statement);
+    if verdict = 'warned' and kind <> 'not_judged' then
+      raise warning 'Notika''s workflow "%": % %', spec.name, replace(kind, '_', ' '), object
+        using detail = format('Expected %s, found %s.', coalesce(expected, 'nothing'),
+                              coalesce(actual, 'nothing')),
+              hint = format('See: select * from notika.health where workflow = %L;', spec.name);
+    end if;
   end if;
-
-  insert into notika.guard_log (workflow, verdict, kind, object, expected, actual, statement)
-  values (spec.name, _note.verdict, _note.kind, _note.object, _note.expected, _note.actual,
-          _note.statement);
-  if verdict = 'warned' then
-    raise warning 'workflow "%": % %', spec.name, replace(kind, '_', ' '), object
-      using detail = format('Expected %s, found %s.', coalesce(expected, 'nothing'),
-                            coalesce(actual, 'nothing')),
-            hint = format('See: select * from notika.health where workflow = %L;', spec.name);
+  if kind = 'not_judged' then
+    raise warning 'notika could not check % for workflow "%": %',
+        coalesce(doing, 'the contract'), spec.name, actual
+      using detail = 'Its other workflows were checked.',
+            hint = case
+              when doing is not null then 'The command goes on. See what it left: select * from notika.check();'
+              else format('See: select * from notika.health where workflow = %L;', spec.name) end;
   end if;
 
   if notika._is_breaking(kind) or notika._is_rename(kind) and verdict <> 'followed' then
     perform notika._break(spec.workflow_id, format('%s: %s', replace(kind, '_', ' '), object));
-  elsif kind = 'type_widened' then
+  elsif kind in ('type_widened', 'type_narrowed') then
     update notika.contract as c
-       set type_name = format_type(a.atttypid, a.atttypmod), type = a.atttypid, typmod = a.atttypmod
+       set type_name = format_type(a.atttypid, a.atttypmod), type = a.atttypid, typmod = a.atttypmod,
+           labels = notika._labels(a.atttypid), attributes = notika._attributes(a.atttypid)
       from pg_attribute as a
-     where c.workflow_id = spec.workflow_id and a.attrelid = spec.relation and a.attnum = c.attnum;
+     where c.workflow_id = spec.workflow_id and a.attrelid = spec.relation and a.attnum = c.attnum
+       and not a.attisdropped and object = format('%s.%I', spec.table_name, c.column_name);
   end if;
 end;
 $$;
 
-comment on function notika._note(notika.workflow, text, text, text, text, text, text) is
+comment on function notika._note(notika.workflow, text, text, text, text, text, text, text) is
   'Writes a finding down, says it if it is a warning, and marks the workflow if it cannot go on.';
 
 create or replace function notika._break(workflow_id integer, reason text)
@@ -15954,29 +16849,35 @@ create or replace function notika._renew_capture(before notika.workflow, after n
   set standard_conforming_strings = on
 as $$
 declare
-  v_statement text := notika._capture_definition(after);
+  v_statement text;
 begin
-  if v_statement = any (before.definition)
-     or to_regprocedure(format('notika._capture_%s()', after.workflow_id)) is null
-  then
-    return;
-  end if;
-  perform notika._set_busy(true);
-  execute v_statement; -- the function alone: it takes no lock on the table
-  perform notika._set_busy(false);
-  update notika.workflow as w
-     set definition = array(
-           select case when starts_with(d.statement, 'create or replace function notika._capture_')
-                       then v_statement else d.statement end
-             from unnest(w.definition) with ordinality as d (statement, place)
-            order by d.place
-         )
-   where w.workflow_id = after.workflow_id;
+  for v_statement in
+    select notika._capture_definition(after)
+     where to_regprocedure(format('notika._capture_%s()', after.workflow_id)) is not null
+    union all
+    -- What an owner who must not parse the condition makes of it lets every row pass.
+    select notika._passes_definition(after)
+     where not after.is_pinned and after.condition is not null
+       and to_regprocedure(format('notika._passes_%s(record, record)', after.workflow_id)) is not null
+  loop
+    continue when v_statement = any (before.definition);
+    perform notika._set_busy(true);
+    execute v_statement; -- the function alone: it takes no lock on the table
+    perform notika._set_busy(false);
+    update notika.workflow as w
+       set definition = array(
+             select case when split_part(d.statement, '(', 1) = split_part(v_statement, '(', 1)
+                         then v_statement else d.statement end
+               from unnest(w.definition) with ordinality as d (statement, place)
+              order by d.place
+           )
+     where w.workflow_id = after.workflow_id;
+  end loop;
 end;
 $$;
 
 comment on function notika._renew_capture(notika.workflow, notika.workflow) is
-  'Makes the trigger function of a workflow again if it would be another one now.';
+  'Makes the trigger function of a workflow, and that of its condition, again if they would be others now.';
 
 create or replace function notika._follow_key(spec notika.workflow)
   returns void
@@ -16223,6 +17124,7 @@ create or replace function notika._do_end_maintenance(caller name)
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_workflow_id integer;
@@ -16235,10 +17137,20 @@ begin
   values ('maintenance ended', _do_end_maintenance.caller);
 
   for v_workflow_id in
-    select w.workflow_id from notika.workflow as w where w.unpublished_at is null
+    select w.workflow_id
+      from notika.workflow as w
+     where w.unpublished_at is null and w.table_name is not null
+     order by w.workflow_id
   loop
-    perform notika._reconcile(v_workflow_id, 'end_maintenance', true);
-    perform notika._judge(v_workflow_id, 'end_maintenance', 'maintenance');
+    begin
+      perform notika._reconcile(v_workflow_id, 'end_maintenance', true);
+      perform notika._judge(v_workflow_id, 'end_maintenance', 'maintenance');
+    exception
+      when serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others then
+        perform notika._report_failure(v_workflow_id, null, 'end_maintenance', sqlerrm, sqlstate);
+    end;
   end loop;
   return (
     select coalesce(json_agg(json_build_object(
@@ -16311,6 +17223,7 @@ create or replace function notika.check()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_workflow_id integer;
@@ -16326,8 +17239,7 @@ begin
       when serialization_failure or deadlock_detected or lock_not_available then
         raise;
       when others then
-        raise warning 'notika could not check workflow %: % (%)', v_workflow_id, sqlerrm, sqlstate
-          using hint = 'The others were checked.';
+        perform notika._report_failure(v_workflow_id, null, 'check', sqlerrm, sqlstate);
     end;
   end loop;
   return query select h.* from notika.health as h where h.severity <> 'ok';
@@ -16347,33 +17259,48 @@ as $$
 declare
   v_mended notika.workflow := _mended.spec;
   v_table regclass := coalesce(notika._table(spec.table_name), spec.relation);
-  v_renamed record;
+  v_old text[];
+  v_new text[];
 begin
   v_mended.table_name := coalesce(notika._quoted(v_table), spec.table_name);
   v_mended.columns := spec.column_names;
   if notika._quoted(v_table) is null then
     return v_mended;
   end if;
-  for v_renamed in
-    select c.column_name as old_name, a.attname::text as new_name
-      from notika.contract as c
-      left join pg_attribute as a
-        on a.attrelid = v_table and a.attnum = c.attnum and not a.attisdropped
-       and v_table = spec.relation
-     where c.workflow_id = spec.workflow_id
-       and not exists (
-         select from pg_attribute as p
-          where p.attrelid = v_table and p.attname = c.column_name and not p.attisdropped
-       )
-  loop
-    v_mended.columns :=
-      array_replace(v_mended.columns, v_renamed.old_name, v_renamed.new_name);
-    v_mended.watch := array_replace(v_mended.watch, v_renamed.old_name, v_renamed.new_name);
-    if v_renamed.new_name is not null then
-      v_mended.condition :=
-        notika._rename_in(v_mended.condition, v_renamed.old_name, v_renamed.new_name);
-    end if;
-  end loop;
+  -- As it is now; null: gone, and nothing has taken its place.
+  select array_agg(c.column_name),
+         array_agg(case
+           when v_table = spec.relation then coalesce(r.attname, case when not exists (
+             select from notika.contract as o
+              where o.workflow_id = c.workflow_id and o.attnum = n.attnum
+           ) then n.attname end)
+           else n.attname end::text)
+    into v_old, v_new
+    from notika.contract as c
+    left join pg_attribute as r
+      on r.attrelid = v_table and r.attnum = c.attnum and not r.attisdropped
+    left join pg_attribute as n
+      on n.attrelid = v_table and n.attname = c.column_name and n.attnum > 0 and not n.attisdropped
+   where c.workflow_id = spec.workflow_id;
+  v_mended.columns := (
+    select array_agg(m.name order by m.place)
+      from (
+        select case when u.name = any (v_old) then v_new[array_position(v_old, u.name)] else u.name end as name,
+               u.place
+          from unnest(v_mended.columns) with ordinality as u (name, place)
+      ) as m
+  );
+  v_mended.watch := (
+    select array_agg(m.name)
+      from (
+        select case when u.name = any (v_old) then v_new[array_position(v_old, u.name)] else u.name end as name
+          from unnest(v_mended.watch) as u (name)
+      ) as m
+  );
+  v_mended.condition := notika._rename_in(
+    v_mended.condition,
+    array(select v_old[i] from generate_subscripts(v_old, 1) as i where v_new[i] is not null),
+    array(select v_new[i] from generate_subscripts(v_old, 1) as i where v_new[i] is not null));
   v_mended.columns := nullif(array_remove(v_mended.columns, null), '{}');
   v_mended.watch := nullif(array_remove(v_mended.watch, null), '{}');
   return v_mended;
@@ -16389,6 +17316,7 @@ create or replace function notika._health()
   stable
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 begin
   if not notika._judges_always() then
@@ -16430,7 +17358,20 @@ begin
            end
       from notika._suspects() as s (workflow_id)
       join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
-     cross join lateral notika._findings(w) as f;
+     cross join lateral notika._try_findings(w) as f
+     where f.kind <> 'not_judged'
+    union
+    -- The guard failed at it, now or when it was last changed.
+    select 'not_judged', 'warning', w.name, format('the guard could not check it: %s', k.reason),
+           'select * from notika.check();'
+      from notika._suspects() as s (workflow_id)
+      join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
+     cross join lateral (
+       select f.actual from notika._try_findings(w) as f where f.kind = 'not_judged'
+       union
+       select notika._not_judged(w)
+     ) as k (reason)
+     where k.reason is not null;
   if notika._has_event_triggers() and not notika._is_guarded() then
     return query select 'guard_changed', 'error', null::text,
       'the event triggers, their functions or role notika_guard are not as install makes them',
@@ -16609,27 +17550,40 @@ create or replace function notika._foresee(settled boolean)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set quote_all_identifiers = off
 as $$
 declare
   v_workflow_id integer;
 begin
   for v_workflow_id in
-    select distinct p.workflow_id from notika.guard_pending as p
+    select distinct p.workflow_id from notika.guard_pending as p order by 1
   loop
     if not exists (
       select from notika.guard_pending as p
        where p.workflow_id = v_workflow_id and p.dropped is not null
     ) then
-      perform notika._reconcile(v_workflow_id, 'check_ddl', _foresee.settled);
+      begin
+        perform notika._reconcile(v_workflow_id, 'check_ddl', _foresee.settled);
+      exception
+        when serialization_failure or deadlock_detected or lock_not_available then
+          raise;
+        when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
+          null; -- as at commit
+        when others then
+          return query
+            select w.name, 'not_judged', w.table_name, 'warned', null, format('%s (%s)', sqlerrm, sqlstate)
+              from notika.workflow as w
+             where w.workflow_id = v_workflow_id;
+      end;
     end if;
     return query
       select w.name, f.kind, f.object, notika._verdict(w, f.kind), f.expected, f.actual
         from notika.workflow as w
-       cross join lateral notika._findings(w) as f
+       cross join lateral notika._try_findings(w) as f
        where w.workflow_id = v_workflow_id and w.unpublished_at is null
          -- That is only a consequence of the others.
          and (f.kind <> 'trigger_dropped' or not exists (
-           select from notika._findings(w) as o
+           select from notika._try_findings(w) as o
             where notika._is_breaking(o.kind) and o.kind <> 'trigger_dropped'
          ));
   end loop;
@@ -16789,7 +17743,7 @@ begin
                       case when f.actual is not null
                            then format(': %s instead of %s', f.actual, f.expected) else '' end),
                case when f.verdict = 'blocked' then format(
-                 'Publish %1$s anew in the same transaction, or select notika.allow_breaking_change(%1$L, ''<reason>'');',
+                 'Publish %1$s again in the same transaction, or there: select notika.allow_breaking_change(%1$L, ''<reason>'');',
                  f.workflow)
                     when f.verdict = 'healed' and exists (
                       select from unnest(v_seen) as s (seen)

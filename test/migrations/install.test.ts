@@ -5,6 +5,7 @@ import { installScript, installVersion } from "../../runner/bundle.ts";
 import type { Database } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
 import { committedMigrations } from "../../runner/migrations.ts";
+import { workflowWithoutTable } from "../support/database.ts";
 import { catalog } from "./catalog.ts";
 import { openEmpty } from "./empty.ts";
 
@@ -16,6 +17,7 @@ describe("install", () => {
     await using database = await openEmpty();
 
     const first = await install(database);
+    await database.script(workflowWithoutTable);
     const before = await everything(database);
     const second = await install(database);
 

@@ -7,6 +7,7 @@ import { installVersion } from "../../runner/bundle.ts";
 import { install } from "../../runner/install.ts";
 import { type Embedded, openEmbedded } from "../../runner/pglite/embedded.ts";
 import { listenTcp } from "../../runner/pglite/server.ts";
+import { workflowWithoutTable } from "../support/database.ts";
 import { notikaCommand } from "./process.ts";
 
 let folder: string;
@@ -37,7 +38,7 @@ beforeAll(async () => {
 
   embedded = await openEmbedded({ prepare: install, version: await installVersion() });
   server = await listenTcp(embedded.wire, 0, "127.0.0.1");
-  await embedded.database.script(`${schema}
+  await embedded.database.script(`${workflowWithoutTable} ${schema}
     select notika.publish('welcome_email', 'app.users', columns => '{id,email}')`);
 });
 afterAll(async () => {
@@ -56,7 +57,7 @@ describe("notika check", () => {
     expect(await check("1.sql", "2.sql")).toEqual({
       code: 1,
       stdout: `2.sql:4: breaks welcome_email: column dropped app.users.email
-  Publish welcome_email anew in the same transaction, or select notika.allow_breaking_change('welcome_email', '<reason>');
+  Publish welcome_email again in the same transaction, or there: select notika.allow_breaking_change('welcome_email', '<reason>');
   Unless 2.sql is run in one transaction, what stands in line 2 stays after the refusal, and a second try begins with it. For a tool that commits each statement, begin maintenance before the migration: select notika.begin_maintenance('<reason>'); and end it afterwards: select * from notika.end_maintenance();
 `,
     });

@@ -8,6 +8,7 @@ import { installScript, installVersion } from "../../runner/bundle.ts";
 import { install } from "../../runner/install.ts";
 import { openEmbedded } from "../../runner/pglite/embedded.ts";
 import { listenTcp } from "../../runner/pglite/server.ts";
+import { workflowWithoutTable } from "../support/database.ts";
 import { notikaCommand, start } from "./process.ts";
 
 const password = "s3cr3t-w0rd";
@@ -23,6 +24,7 @@ beforeAll(async () => {
   await task("by_hand", {});
   installed = await serve(install);
   await installed.script(`
+    ${workflowWithoutTable}
     create schema app;
     create table app.users (id bigint generated always as identity primary key, email text)`);
 });

@@ -3,6 +3,7 @@ import { test as base } from "vitest";
 import { type Database, openDatabase } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
 import type { Major } from "../support/binaries.ts";
+import { workflowWithoutTable } from "../support/database.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
 
 /** The PostgreSQL that these tests run on. */
@@ -50,6 +51,7 @@ export async function startCluster(
   const model = openDatabase({ connect: await postgres.createDatabase("model"), connections: 1 });
   await install(model);
   await model.script(`
+    ${workflowWithoutTable}
     create table item (id int primary key, n int not null default 0);
     select notika.publish('watch_item', 'public.item', operations => '{insert,update,delete}', columns => '{id,n}');`);
   await model.close();

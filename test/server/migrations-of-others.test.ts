@@ -48,30 +48,34 @@ const stories: Record<string, Story> = {
     },
     verdicts: {
       "000011": [
-        'cannot change the type of column "attempts" of table worker.jobs from integer to smallint because workflow "job_retried" uses it',
-        'cannot drop column "job_count" of table worker.job_queues because workflow "queue_grew" uses it',
+        `cannot drop column "job_count" of table worker.job_queues because Notika's workflow "queue_grew" uses it`,
         "job_added: healed table replaced worker.jobs",
+        "job_retried: followed type narrowed worker.jobs.attempts: smallint instead of integer",
+        "job_retried: healed table replaced worker.jobs",
         "queue_named: healed table replaced worker.job_queues",
       ],
       "000016": [
-        'cannot rename table worker.known_crontabs to worker._private_known_crontabs because workflow "cron_pinned" uses it',
+        `cannot rename table worker.known_crontabs to worker._private_known_crontabs because Notika's workflow "cron_pinned" uses it`,
         "cron_known: followed table renamed worker.known_crontabs: worker._private_known_crontabs instead of worker.known_crontabs",
         "job_added: followed table renamed worker.jobs: worker._private_jobs instead of worker.jobs",
+        "job_retried: followed table renamed worker.jobs: worker._private_jobs instead of worker.jobs",
         "queue_named: followed table renamed worker.job_queues: worker._private_job_queues instead of worker.job_queues",
       ],
     },
     alone: {
       "000011": [
-        'cannot change the type of column "attempts" of table worker.jobs from integer to smallint because workflow "job_retried" uses it',
+        "job_retried: followed type narrowed worker.jobs.attempts: smallint instead of integer",
         "job_added: followed table renamed worker.jobs: worker.jobs_legacy instead of worker.jobs",
+        "job_retried: followed table renamed worker.jobs: worker.jobs_legacy instead of worker.jobs",
         "queue_grew: followed table renamed worker.job_queues: worker.job_queues_legacy instead of worker.job_queues",
         "queue_named: followed table renamed worker.job_queues: worker.job_queues_legacy instead of worker.job_queues",
-        'cannot drop table worker.jobs_legacy because workflow "job_added" uses it',
-        'cannot drop table worker.job_queues_legacy because workflow "queue_grew" uses it',
-        'cannot drop table worker.job_queues_legacy because workflow "queue_named" uses it',
+        `cannot drop table worker.jobs_legacy because Notika's workflow "job_added" uses it`,
+        `cannot drop table worker.jobs_legacy because Notika's workflow "job_retried" uses it`,
+        `cannot drop table worker.job_queues_legacy because Notika's workflow "queue_grew" uses it`,
+        `cannot drop table worker.job_queues_legacy because Notika's workflow "queue_named" uses it`,
       ],
       "000016": [
-        'cannot rename table worker.known_crontabs to worker._private_known_crontabs because workflow "cron_pinned" uses it',
+        `cannot rename table worker.known_crontabs to worker._private_known_crontabs because Notika's workflow "cron_pinned" uses it`,
         "cron_known: followed table renamed worker.known_crontabs: worker._private_known_crontabs instead of worker.known_crontabs",
       ],
     },
@@ -79,6 +83,10 @@ const stories: Record<string, Story> = {
       job_added: [
         `select worker.add_job('greet', '{"to": "ada"}')`,
         { id: expect.stringMatching(/^\d+$/), payload: { to: "ada" } },
+      ],
+      job_retried: [
+        "update worker._private_jobs set attempts = 1",
+        { id: expect.stringMatching(/^\d+$/), attempts: 1 },
       ],
       queue_named: [`select worker.add_job('greet', queue_name => 'mail')`, { queue_name: "mail" }],
       cron_known: [
@@ -101,20 +109,20 @@ const stories: Record<string, Story> = {
     },
     verdicts: {
       "0001_tricky_sersi": [
-        'cannot drop column "error_code" of table workflow.workflow_runs because workflow "run_failed" uses it',
-        'cannot drop column "error_code" of table workflow.workflow_steps because workflow "step_failed" uses it',
+        `cannot drop column "error_code" of table workflow.workflow_runs because Notika's workflow "run_failed" uses it`,
+        `cannot drop column "error_code" of table workflow.workflow_steps because Notika's workflow "step_failed" uses it`,
       ],
       "0004_remove_run_pause_status": [
-        'cannot change the type of column "status" of table workflow.workflow_runs from {pending,running,completed,failed,paused,cancelled} to {pending,running,completed,failed,cancelled} because workflow "run_ended" uses it',
+        `cannot change the type of column "status" of table workflow.workflow_runs from {pending,running,completed,failed,paused,cancelled} to {pending,running,completed,failed,cancelled} because Notika's workflow "run_ended" uses it`,
       ],
     },
     alone: {
       "0001_tricky_sersi": [
-        'cannot drop column "error_code" of table workflow.workflow_runs because workflow "run_failed" uses it',
-        'cannot drop column "error_code" of table workflow.workflow_steps because workflow "step_failed" uses it',
+        `cannot drop column "error_code" of table workflow.workflow_runs because Notika's workflow "run_failed" uses it`,
+        `cannot drop column "error_code" of table workflow.workflow_steps because Notika's workflow "step_failed" uses it`,
       ],
       "0004_remove_run_pause_status": [
-        'cannot change the type of column "status" of table workflow.workflow_runs from public.status to public.status_new because workflow "run_ended" uses it',
+        `cannot change the type of column "status" of table workflow.workflow_runs from public.status to public.status_new because Notika's workflow "run_ended" uses it`,
       ],
     },
     writes: {
@@ -149,17 +157,19 @@ const stories: Record<string, Story> = {
     },
     verdicts: {
       Migration20240601111544: [
-        'cannot change the type of column "rank" of table public.product_category from numeric to integer because workflow "category_ranked" uses it',
+        `cannot change the type of column "rank" of table public.product_category from numeric to integer because Notika's workflow "category_ranked" uses it`,
       ],
-      Migration20241122120331: ['cannot drop table public.product_images because workflow "image_linked" uses it'],
+      Migration20241122120331: [
+        `cannot drop table public.product_images because Notika's workflow "image_linked" uses it`,
+      ],
       Migration20241125090957: [
-        'cannot change the type of column "weight" of table public.product_variant from numeric to integer because workflow "variant_weighed" uses it',
+        `cannot change the type of column "weight" of table public.product_variant from numeric to integer because Notika's workflow "variant_weighed" uses it`,
       ],
       Migration20251022153442: [
-        'cannot drop column "product_id" of table public.product_option because workflow "option_added" uses it',
+        `cannot drop column "product_id" of table public.product_option because Notika's workflow "option_added" uses it`,
       ],
       Migration20260301002050: [
-        'cannot change the type of column "weight" of table public.product from text to real because workflow "product_weighed" uses it',
+        `cannot change the type of column "weight" of table public.product from text to real because Notika's workflow "product_weighed" uses it`,
       ],
     },
     alone: "the same",
@@ -209,13 +219,13 @@ const stories: Record<string, Story> = {
     },
     verdicts: {
       "20220129113106-metrics-counters-as-bigint": [
-        'cannot change the type of column "yes" of table public.client_metrics_env from integer to bigint because workflow "metric_counted" uses it',
+        `cannot change the type of column "yes" of table public.client_metrics_env from integer to bigint because Notika's workflow "metric_counted" uses it`,
       ],
       "20220411103724-add-legal-value-description": [
-        'cannot change the type of column "legal_values" of table public.context_fields from text to json because workflow "legal_values_changed" uses it',
+        `cannot change the type of column "legal_values" of table public.context_fields from text to json because Notika's workflow "legal_values_changed" uses it`,
       ],
       "20220817130250-alter-api-tokens": [
-        'cannot drop column "metadata" of table public.api_tokens because workflow "token_described" uses it',
+        `cannot drop column "metadata" of table public.api_tokens because Notika's workflow "token_described" uses it`,
       ],
       "20230227115320-rename-login-events-table-to-sign-on-log": [
         "login_failed: followed table renamed public.login_events: public.sign_on_log instead of public.login_events",
@@ -224,14 +234,14 @@ const stories: Record<string, Story> = {
         "login_failed: followed table renamed public.sign_on_log: public.login_history instead of public.sign_on_log",
       ],
       "20231019110154-rename-message-banners-table-to-banners": [
-        'cannot rename table public.message_banners to public.banners because workflow "banner_pinned" uses it',
+        `cannot rename table public.message_banners to public.banners because Notika's workflow "banner_pinned" uses it`,
         "banner_shown: followed table renamed public.message_banners: public.banners instead of public.message_banners",
       ],
       "20231218165612-inc-webhook-tokens-rename-secret-to-token": [
         "webhook_token_added: followed column renamed public.incoming_webhook_tokens.secret: token instead of secret",
       ],
       "20240116104456-drop-unused-column-permissionid": [
-        'cannot drop column "permission_id" of table public.role_permission because workflow "group_role_added" uses it',
+        `cannot drop column "permission_id" of table public.role_permission because Notika's workflow "group_role_added" uses it`,
       ],
       "20240125085703-users-table-increae-image-url-size": [
         "user_added: warned type widened public.users.image_url: text instead of character varying(255)",
@@ -244,7 +254,7 @@ const stories: Record<string, Story> = {
         "webhook_token_added: followed table renamed public.incoming_webhook_tokens: public.signal_endpoint_tokens instead of public.incoming_webhook_tokens",
       ],
       "20240305094305-features-remove-archived": [
-        'cannot drop column "archived" of table public.features because workflow "feature_archived" uses it',
+        `cannot drop column "archived" of table public.features because Notika's workflow "feature_archived" uses it`,
       ],
     },
     writes: {

@@ -1,7 +1,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { describe, expect } from "vitest";
 import { catalog } from "../migrations/catalog.ts";
-import { test } from "../support/database.ts";
+import { testBeside as test } from "../support/database.ts";
 import { asRole, undone } from "./support.ts";
 
 /** Three roles, one of each kind, a table of somebody else's, and an event with a secret in it. */

@@ -48,6 +48,22 @@ async function inOrder<Row extends object>(execute: Execute, statements: string[
   return rows;
 }
 
+/** What a session is told while it runs a statement. */
+export async function told({ database }: Db, statement: string) {
+  const client = await database.pool.connect();
+  const notices: { message?: string | undefined; detail?: string | undefined; hint?: string | undefined }[] = [];
+  const listen = ({ message, detail, hint }: (typeof notices)[number]) =>
+    notices.push({ message, ...(detail && { detail }), ...(hint && { hint }) });
+  try {
+    client.on("notice", listen);
+    await client.query(statement);
+    return notices;
+  } finally {
+    client.off("notice", listen);
+    client.release();
+  }
+}
+
 /** Everything that publish makes in the catalog, as Postgres describes it. */
 export function generated({ query }: Db) {
   return query<{ kind: string; name: string; definition: string }>(generated.statement);

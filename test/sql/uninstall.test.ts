@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { install } from "../../runner/install.ts";
-import { test } from "../support/database.ts";
+import { testBeside as test } from "../support/database.ts";
 import { inTransaction } from "./support.ts";
 
 const scene = `
@@ -37,6 +37,7 @@ describe("uninstall", () => {
       { step: "history", outcome: "removed", detail: "the outcomes of 0 runs" },
       { step: "workflow w", outcome: "removed", detail: "triggers on app.admins, app.users" },
       { step: "workflow whole", outcome: "removed", detail: "triggers on app.parted" },
+      { step: "workflow without_table", outcome: "removed", detail: "triggers on nothing" },
       { step: "event trigger notika_guard_drop", outcome: "removed", detail: "on sql_drop" },
       { step: "event trigger notika_guard_end", outcome: "removed", detail: "on ddl_command_end" },
       { step: "event trigger notika_guard_start", outcome: "removed", detail: "on ddl_command_start" },
@@ -74,7 +75,7 @@ describe("uninstall", () => {
     expect(await db.query("select * from notika.uninstall(dry_run => true) limit 1")).toEqual([
       { step: "runner 42 on shop-1", outcome: "in the way", detail: "alive, heard of 0 seconds ago" },
     ]);
-    expect(await db.query("select count(*)::int from notika.workflows")).toEqual([{ count: 2 }]);
+    expect(await db.query("select count(*)::int from notika.workflows")).toEqual([{ count: 3 }]);
 
     expect(await db.query("select * from notika.uninstall(force => true) limit 1")).toMatchObject([
       { step: "runner 42 on shop-1", outcome: "overridden" },
@@ -139,7 +140,7 @@ describe("uninstall", () => {
     const [holder] = await db.query(/select pid.*;/.exec(error.hint)?.[0] ?? "");
     expect(holder).toMatchObject({ mode: "RowExclusiveLock", relation: "app.parted" });
     await other.query("commit");
-    expect(await db.query("select count(*)::int from notika.workflows")).toEqual([{ count: 2 }]);
+    expect(await db.query("select count(*)::int from notika.workflows")).toEqual([{ count: 3 }]);
 
     await other.query("begin");
     await other.query("select from notika.run_log");

@@ -1,5 +1,5 @@
 import { expect } from "vitest";
-import { test } from "../support/database.ts";
+import { testBeside as test } from "../support/database.ts";
 import { giveToKeeper } from "./guard/matrix.ts";
 import { asRole, captured } from "./support.ts";
 

@@ -43,6 +43,21 @@ export const test = base
     return db;
   });
 
+/**
+ * What every test of the guard, of roles, copies and the installation has beside its own: a workflow that is published on
+ * no table, so that nobody forgets them.  Its id is 0, because tests name triggers by theirs.
+ */
+export const workflowWithoutTable = `
+  alter sequence notika.workflow_workflow_id_seq minvalue 0 restart with 0;
+  select notika.schedule('without_table', '0 7 29 2 *');
+  alter sequence notika.workflow_workflow_id_seq minvalue 1 restart with 1;`;
+
+/** A test that is given `db` with such a workflow. */
+export const testBeside = test.extend("db", async ({ db }) => {
+  await db.script(workflowWithoutTable);
+  return db;
+});
+
 interface Server {
   cleanDatabase(): Promise<{ db: TestDatabase; release(): Promise<void> }>;
   stop(): Promise<void>;

@@ -146,7 +146,7 @@ describe("a guard that is broken or switched off", () => {
   const breaks = [
     "create or replace function notika._findings(spec notika.workflow) returns table (kind text, object text, expected text, actual text) language plpgsql as 'begin raise exception $x$oops$x$; end'",
     "create or replace function notika._reconcile(workflow_id integer, statement text, settled boolean) returns void language plpgsql as 'begin raise exception $x$oops$x$; end'",
-    "create or replace function notika._summon(workflow_ids integer[], tag text, statement text, dropped text default null) returns void language plpgsql as 'begin raise exception $x$oops$x$; end'",
+    "create or replace function notika._summon(workflow_ids integer[], tag text, statement text, dropped text default null, found text[] default null) returns void language plpgsql as 'begin raise exception $x$oops$x$; end'",
     "drop function notika._see_clearly()",
   ];
   for (const broken of breaks) {

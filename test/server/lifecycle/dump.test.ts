@@ -6,6 +6,7 @@ import { openDatabase } from "../../../runner/database.ts";
 import { install } from "../../../runner/install.ts";
 import { committedMigrations } from "../../../runner/migrations.ts";
 import { majors } from "../../support/binaries.ts";
+import { workflowWithoutTable } from "../../support/database.ts";
 import { findProgram, type Postgres } from "../../support/postgres.ts";
 import { drain, openArena, openSession, type Session, startCluster, stopCluster } from "../cluster.ts";
 import { type DumpTools, findDumpTools } from "../dump.ts";
@@ -489,7 +490,7 @@ const without = ["--exclude-schema=notika", "--exclude-schema=notika_worker"];
 async function installed(url: string, script: string): Promise<void> {
   const database = openDatabase({ connect: url, connections: 1 });
   await install(database);
-  await database.script(script);
+  await database.script(`${workflowWithoutTable} ${script}`);
   await database.close();
 }
 

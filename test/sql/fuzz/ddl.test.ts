@@ -1,5 +1,5 @@
 import { expect } from "vitest";
-import { test } from "../../support/database.ts";
+import { testBeside as test } from "../../support/database.ts";
 import { fuzzing, randomOf } from "../../support/fuzzing.ts";
 import { ddlScene, randomDdl } from "./ddl.ts";
 

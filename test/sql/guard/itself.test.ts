@@ -1,5 +1,5 @@
 import { expect } from "vitest";
-import { test } from "../../support/database.ts";
+import { testBeside as test } from "../../support/database.ts";
 import { inTransaction, noEventTriggers } from "../support.ts";
 
 const users = `
@@ -21,7 +21,7 @@ for (const ddl of [
 
     await expect(db.script(ddl)).rejects.toMatchObject({
       code: "NK001",
-      message: 'cannot drop schema notika because workflow "b" is published',
+      message: `cannot drop schema notika because Notika's workflow "b" is published`,
       detail: "Published are b, a.",
       hint: "Run: select * from notika.uninstall();",
     });

@@ -1,5 +1,5 @@
 import { expect } from "vitest";
-import { test } from "../../support/database.ts";
+import { testBeside as test } from "../../support/database.ts";
 import { chosen, guards, migrate, outcomeFor, shapesFor } from "./matrix.ts";
 import { migrations } from "./migrations.ts";
 

@@ -1,5 +1,5 @@
 import { expect } from "vitest";
-import { test } from "../../support/database.ts";
+import { testBeside as test } from "../../support/database.ts";
 
 // Reading such a text anew for each of its statements took minutes.
 const padding = `-- ${"a word or two; and 'a quote' ".repeat(4)}\n`;

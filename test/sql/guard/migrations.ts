@@ -20,7 +20,7 @@ const kin = {
 export const migrations: Record<string, Migration> = {
   "drop table": {
     judged: {
-      block: 'refused NK001: cannot drop table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_dropped',
       off: '(relation "s.users" does not exist) broken -: ignored table_dropped',
     },
@@ -33,7 +33,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop table, in other words": {
     judged: {
-      block: 'refused NK001: cannot drop table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_dropped',
       off: '(relation "s.users" does not exist) broken -: ignored table_dropped',
     },
@@ -46,7 +46,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop table cascade": {
     judged: {
-      block: 'refused NK001: cannot drop table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_dropped',
       off: '(relation "s.users" does not exist) broken -: ignored table_dropped',
     },
@@ -55,7 +55,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop several tables": {
     judged: {
-      block: 'refused NK001: cannot drop table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_dropped',
       off: '(relation "s.users" does not exist) broken -: ignored table_dropped',
     },
@@ -68,8 +68,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop table of whole rows": {
     judged: {
-      block:
-        'refused NK001: cannot drop table s.users because workflow "s" uses it, still published {id,email,status,age,address,junk,note}',
+      block: `refused NK001: cannot drop table s.users because Notika's workflow "s" uses it, still published {id,email,status,age,address,junk,note}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_dropped',
       off: '(relation "s.users" does not exist) broken -: ignored table_dropped',
     },
@@ -79,7 +78,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop schema cascade": {
     judged: {
-      block: 'refused NK001: cannot drop table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_dropped',
       off: '(relation "s.users" does not exist) broken -: ignored table_dropped',
     },
@@ -88,8 +87,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: warned column_dropped",
       off: "broken {id,status}: ignored column_dropped",
     },
@@ -102,8 +100,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column cascade": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: warned column_dropped",
       off: "broken {id,status}: ignored column_dropped",
     },
@@ -115,8 +112,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column, in other words": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: warned column_dropped",
       off: "broken {id,status}: ignored column_dropped",
     },
@@ -129,8 +125,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column on the search path": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: warned column_dropped",
       off: "broken {id,status}: ignored column_dropped",
     },
@@ -143,8 +138,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column in a block": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: warned column_dropped",
       off: "broken {id,status}: ignored column_dropped",
     },
@@ -157,8 +151,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column in a function": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: warned column_dropped",
       off: "broken {id,status}: ignored column_dropped",
     },
@@ -173,8 +166,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column in a function in SQL": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: warned column_dropped",
       off: "broken {id,status}: ignored column_dropped",
     },
@@ -199,8 +191,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column of the condition": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id}`,
       warn: "broken {id}: warned column_dropped",
       off: "broken {id}: ignored column_dropped",
     },
@@ -214,8 +205,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column that is watched": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id}`,
       warn: "broken {id}: warned column_dropped",
       off: "broken {id}: ignored column_dropped",
     },
@@ -266,8 +256,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop and add column of another type": {
     judged: {
-      block:
-        'refused NK001: cannot change the type of column "email" of table s.users from character varying(50) to integer because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot change the type of column "email" of table s.users from character varying(50) to integer because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,email,status}: warned type_changed",
       off: "broken {id,email,status}: ignored type_changed",
     },
@@ -309,8 +298,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop and create table without a column": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: healed table_replaced, warned column_dropped",
       off: "broken {id,status}: healed table_replaced, ignored column_dropped",
     },
@@ -328,8 +316,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop and create table without a column or a right": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken -: healed table_replaced, warned column_dropped, warned right_missing",
       off: "broken -: healed table_replaced, ignored column_dropped, ignored right_missing",
     },
@@ -365,8 +352,8 @@ export const migrations: Record<string, Migration> = {
     ddl: ["alter table $s.users rename email to mail", "alter table $s.users rename mail to email"],
   },
   "swap the names of columns": {
-    judged: "published {id,email,status}: healed column_replaced",
-    pinned: "published {id,email,status}, later published {id,email,status}: healed column_replaced",
+    judged: "published {id,email,status}: followed column_renamed",
+    pinned: "published {id,email,status}, later published {id,email,status}: followed column_renamed",
 
     ddl: [
       "alter table $s.users rename email to x",
@@ -374,16 +361,102 @@ export const migrations: Record<string, Migration> = {
       "alter table $s.users rename x to note",
     ],
   },
-  "rename column, another takes its name": {
+  "swap the names of columns, when that is refused": {
     judged: {
-      block:
-        'refused NK001: cannot change the type of column "email" of table s.users from character varying(50) to integer because workflow "s" uses it, still published {id,email,status}',
-      warn: "broken {id,email,status}: warned type_changed",
-      off: "broken {id,email,status}: ignored type_changed",
+      block: `refused NK001: cannot rename column "email" of table s.users to "note" because Notika's workflow "s" uses it, still published {id,email}`,
+      warn: "broken {id,email}: warned column_renamed",
+      off: "broken {id,email}: ignored column_renamed",
     },
-    pinned: "published {id,email,status}, later broken {id,email,status}: broken type_changed",
+    pinned: "published {id,email}, later broken {id,email}: warned column_renamed",
+
+    ddl: [
+      "alter table $s.users rename email to x",
+      "alter table $s.users rename note to email",
+      "alter table $s.users rename x to note",
+    ],
+    publish: "columns => '{id,email}', on_rename => 'block'",
+  },
+  "swap the names of columns that are both published": {
+    judged: "published {id,email,note}: followed column_renamed, followed column_renamed",
+    pinned:
+      "published {id,email,note}, later published {id,email,note}: followed column_renamed, followed column_renamed",
+
+    ddl: [
+      "alter table $s.users rename email to x",
+      "alter table $s.users rename note to email",
+      "alter table $s.users rename x to note",
+    ],
+    publish: "columns => '{id,email,note}', condition => 'new.email is null and new.note is null'",
+  },
+  "rename column, another takes its name": {
+    judged: "published {id,email,status}: followed column_renamed",
+    pinned: "published {id,email,status}, later published {id,email,status}: followed column_renamed",
 
     ddl: ["alter table $s.users rename email to mail", "alter table $s.users add column email int"],
+  },
+  "rename column, another takes its name, when that is refused": {
+    judged: {
+      block: `refused NK001: cannot rename column "email" of table s.users to "mail" because Notika's workflow "s" uses it, still published {id,email}`,
+      warn: "broken {id,email}: warned column_renamed",
+      off: "broken {id,email}: ignored column_renamed",
+    },
+    pinned: "published {id,email}, later broken {id,email}: warned column_renamed",
+
+    ddl: ["alter table $s.users rename email to mail", "alter table $s.users add column email varchar(50)"],
+    publish: "columns => '{id,email}', on_rename => 'block'",
+  },
+  "rename column of the condition, another takes its name": {
+    judged: "published {id}: followed column_renamed",
+    // Until the next look nobody knows which column is meant: rather an event too many.
+    pinned: {
+      block: "published {id}, later published {id}: followed column_renamed",
+      others: "published {id} x2, later published {id} x2: followed column_renamed",
+    },
+
+    ddl: [
+      "alter table $s.users rename email to mail",
+      "alter table $s.users add column email varchar(50)",
+      "insert into $s.users (id, email) values (-1, 'no event')",
+    ],
+    publish: conditioned,
+  },
+  "drop column, another column of the contract takes its name": {
+    judged: {
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,note}`,
+      warn: "broken {id,note}: warned column_dropped, followed column_renamed",
+      off: "broken {id,note}: ignored column_dropped, followed column_renamed",
+    },
+    pinned: {
+      block: `refused 2BP01: cannot drop column email of table s.users because other objects depend on it, still published {id,email,note}`,
+      others: "published {id,note}, later broken {id,note}: broken column_dropped, warned column_renamed",
+    },
+
+    ddl: ["alter table $s.users drop column email", "alter table $s.users rename note to email"],
+    publish: "columns => '{id,email,note}'",
+  },
+  "drop column, a column that nobody uses takes its name": {
+    judged: "published {id,email,status}: healed column_replaced",
+    pinned: {
+      block:
+        "refused 2BP01: cannot drop column email of table s.users because other objects depend on it, still published {id,email,status}",
+      others: "published {id,email,status}, later published {id,email,status}: healed column_replaced",
+    },
+
+    ddl: ["alter table $s.users drop column email", "alter table $s.users rename note to email"],
+  },
+  "rename and widen column, when renaming is refused": {
+    judged: {
+      block: `refused NK001: cannot rename column "email" of table s.users to "mail" because Notika's workflow "s" uses it, still published {id,email}`,
+      warn: "broken {id,email}: warned column_renamed, warned type_widened",
+      off: "broken {id,email}: ignored column_renamed, warned type_widened",
+    },
+    pinned: {
+      block: "refused 0A000: cannot alter type of a column used by a function or procedure, still published {id,email}",
+      others: "published {id,email}, later broken {id,email}: warned column_renamed, warned type_widened",
+    },
+
+    ddl: ["alter table $s.users rename email to mail", "alter table $s.users alter mail type text"],
+    publish: "columns => '{id,email}', on_rename => 'block'",
   },
   "rename table": {
     judged: "published {id,email,status}: followed table_renamed",
@@ -393,8 +466,7 @@ export const migrations: Record<string, Migration> = {
   },
   "rename table, when that is refused": {
     judged: {
-      block:
-        'refused NK001: cannot rename table s.users to s.people because workflow "s" uses it, still published {id}',
+      block: `refused NK001: cannot rename table s.users to s.people because Notika's workflow "s" uses it, still published {id}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_renamed',
       off: '(relation "s.users" does not exist) broken -: ignored table_renamed',
     },
@@ -405,8 +477,7 @@ export const migrations: Record<string, Migration> = {
   },
   "rename column, when that is refused": {
     judged: {
-      block:
-        'refused NK001: cannot rename column "email" of table s.users to "mail" because workflow "s" uses it, still published {id,email}',
+      block: `refused NK001: cannot rename column "email" of table s.users to "mail" because Notika's workflow "s" uses it, still published {id,email}`,
       warn: "broken {id,email}: warned column_renamed",
       off: "broken {id,email}: ignored column_renamed",
     },
@@ -430,8 +501,7 @@ export const migrations: Record<string, Migration> = {
   },
   "set schema, when that is refused": {
     judged: {
-      block:
-        'refused NK001: cannot rename table s.users to s_b.users because workflow "s" uses it, still published {id}',
+      block: `refused NK001: cannot rename table s.users to s_b.users because Notika's workflow "s" uses it, still published {id}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_renamed',
       off: '(relation "s.users" does not exist) broken -: ignored table_renamed',
     },
@@ -449,8 +519,7 @@ export const migrations: Record<string, Migration> = {
   },
   "rename schema, when that is refused": {
     judged: {
-      block:
-        'refused NK001: cannot rename table s.users to s_c.users because workflow "s" uses it, still published {id}',
+      block: `refused NK001: cannot rename table s.users to s_c.users because Notika's workflow "s" uses it, still published {id}`,
       warn: '(relation "s.users" does not exist) broken -: warned table_renamed',
       off: '(relation "s.users" does not exist) broken -: ignored table_renamed',
     },
@@ -484,14 +553,40 @@ export const migrations: Record<string, Migration> = {
   },
   "rename label, when that is refused": {
     judged: {
-      block:
-        'refused NK001: cannot rename a label of the type of column "status" of table s.users because workflow "s" uses it, still published {id,status}',
+      block: `refused NK001: cannot rename a label of the type of column "status" of table s.users because Notika's workflow "s" uses it, still published {id,status}`,
       warn: "broken {id,status}: warned label_renamed",
       off: "broken {id,status}: ignored label_renamed",
     },
     pinned: "published {id,status}, later broken {id,status}: warned label_renamed",
 
     ddl: ["alter type $s.status rename value 'old' to 'gone'"],
+    publish: "columns => '{id,status}', on_rename => 'block'",
+  },
+  "swap labels of the condition": {
+    judged: "published {id}: followed label_renamed",
+    pinned: "published {id}, later published {id}: followed label_renamed",
+
+    ddl: [
+      "alter type $s.status rename value 'new' to 'x'",
+      "alter type $s.status rename value 'old' to 'new'",
+      "alter type $s.status rename value 'x' to 'old'",
+    ],
+    publish: `columns => '{id}', condition => $$new.status = 'new'$$`,
+    write: "insert into $s.users (id, status) values (1, 'old'), (2, 'new')",
+  },
+  "swap labels, when that is refused": {
+    judged: {
+      block: `refused NK001: cannot rename a label of the type of column "status" of table s.users because Notika's workflow "s" uses it, still published {id,status}`,
+      warn: "broken {id,status}: warned label_renamed",
+      off: "broken {id,status}: ignored label_renamed",
+    },
+    pinned: "published {id,status}, later broken {id,status}: warned label_renamed",
+
+    ddl: [
+      "alter type $s.status rename value 'new' to 'x'",
+      "alter type $s.status rename value 'old' to 'new'",
+      "alter type $s.status rename value 'x' to 'old'",
+    ],
     publish: "columns => '{id,status}', on_rename => 'block'",
   },
   "rename label that nobody uses": {
@@ -508,8 +603,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop type of the condition cascade": {
     judged: {
-      block:
-        'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id}',
+      block: `refused NK001: cannot drop trigger notika_n_insert on s.users because Notika's workflow "s" uses it, still published {id}`,
       warn: "broken -: warned condition_changed, warned trigger_dropped",
       off: "broken -: ignored condition_changed, ignored trigger_dropped",
     },
@@ -524,8 +618,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop function of the condition cascade": {
     judged: {
-      block:
-        'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id}',
+      block: `refused NK001: cannot drop trigger notika_n_insert on s.users because Notika's workflow "s" uses it, still published {id}`,
       warn: "broken -: warned condition_changed, warned trigger_dropped",
       off: "broken -: ignored condition_changed, ignored trigger_dropped",
     },
@@ -551,8 +644,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop type cascade": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "status" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "status" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,email}: warned column_dropped",
       off: "broken {id,email}: ignored column_dropped",
     },
@@ -581,23 +673,17 @@ export const migrations: Record<string, Migration> = {
     ddl: ["alter table $s.users alter column email set data type text"],
   },
   "narrow type": {
-    judged: {
-      block:
-        'refused NK001: cannot change the type of column "email" of table s.users from character varying(50) to character varying(10) because workflow "s" uses it, still published {id,email,status}',
-      warn: "broken {id,email,status}: warned type_changed",
-      off: "broken {id,email,status}: ignored type_changed",
-    },
+    judged: "published {id,email,status}: followed type_narrowed",
     pinned: {
       block:
         "refused 0A000: cannot alter type of a column used by a function or procedure, still published {id,email,status}",
-      others: "published {id,email,status}, later broken {id,email,status}: broken type_changed",
+      others: "published {id,email,status}, later published {id,email,status}: followed type_narrowed",
     },
     ddl: ["alter table $s.users alter email type varchar(10)"],
   },
   "change type": {
     judged: {
-      block:
-        'refused NK001: cannot change the type of column "id" of table s.users from bigint to integer because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot change the type of column "id" of table s.users from bigint to integer because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,email,status}: warned type_changed",
       off: "broken {id,email,status}: ignored type_changed",
     },
@@ -616,8 +702,7 @@ export const migrations: Record<string, Migration> = {
   },
   "change type of the condition": {
     judged: {
-      block:
-        'refused NK001: cannot change the type of column "email" of table s.users from character varying(50) to integer because workflow "s" uses it, still published {id}',
+      block: `refused NK001: cannot change the type of column "email" of table s.users from character varying(50) to integer because Notika's workflow "s" uses it, still published {id}`,
       warn: "broken {id}: warned type_changed",
       off: "broken {id}: ignored type_changed",
     },
@@ -652,8 +737,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop domain cascade": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "age" of table s.users because workflow "s" uses it, still published {id,age}',
+      block: `refused NK001: cannot drop column "age" of table s.users because Notika's workflow "s" uses it, still published {id,age}`,
       warn: "broken {id}: warned column_dropped",
       off: "broken {id}: ignored column_dropped",
     },
@@ -672,8 +756,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop attribute": {
     judged: {
-      block:
-        'refused NK001: cannot change the type of column "address" of table s.users from {"street text","town text"} to {"street text"} because workflow "s" uses it, still published {id,address}',
+      block: `refused NK001: cannot change the type of column "address" of table s.users from {"street text","town text"} to {"street text"} because Notika's workflow "s" uses it, still published {id,address}`,
       warn: "broken {id,address}: warned type_changed",
       off: "broken {id,address}: ignored type_changed",
     },
@@ -687,8 +770,7 @@ export const migrations: Record<string, Migration> = {
   },
   "rename attribute": {
     judged: {
-      block:
-        'refused NK001: cannot change the type of column "address" of table s.users from {"street text","town text"} to {"street text","city text"} because workflow "s" uses it, still published {id,address}',
+      block: `refused NK001: cannot change the type of column "address" of table s.users from {"street text","town text"} to {"street text","city text"} because Notika's workflow "s" uses it, still published {id,address}`,
       warn: "broken {id,address}: warned type_changed",
       off: "broken {id,address}: ignored type_changed",
     },
@@ -699,8 +781,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop trigger": {
     judged: {
-      block:
-        'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop trigger notika_n_insert on s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken -: warned trigger_dropped",
       off: "broken -: ignored trigger_dropped",
     },
@@ -717,8 +798,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop trigger, then something else": {
     judged: {
-      block:
-        'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop trigger notika_n_insert on s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken -: warned trigger_dropped",
       off: "broken -: ignored trigger_dropped",
     },
@@ -807,8 +887,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop trigger function": {
     judged: {
-      block:
-        'refused NK001: cannot drop trigger notika_n_insert on s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop trigger notika_n_insert on s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken -: warned trigger_dropped, warned trigger_dropped, warned trigger_dropped",
       off: "broken -: ignored trigger_dropped, ignored trigger_dropped, ignored trigger_dropped",
     },
@@ -872,8 +951,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column of a partitioned table": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "note" of table s.log because workflow "s" uses it, still published {id,note}',
+      block: `refused NK001: cannot drop column "note" of table s.log because Notika's workflow "s" uses it, still published {id,note}`,
       warn: "broken {id}: warned column_dropped",
       off: "broken {id}: ignored column_dropped",
     },
@@ -888,7 +966,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop partitioned table": {
     judged: {
-      block: 'refused NK001: cannot drop table s.log because workflow "s" uses it, still published {id,note}',
+      block: `refused NK001: cannot drop table s.log because Notika's workflow "s" uses it, still published {id,note}`,
       warn: '(relation "s.log" does not exist) broken -: warned table_dropped',
       off: '(relation "s.log" does not exist) broken -: ignored table_dropped',
     },
@@ -902,8 +980,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column of the parent of a published partition": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "note" of table s.log_1 because workflow "s" uses it, still published {id,note}',
+      block: `refused NK001: cannot drop column "note" of table s.log_1 because Notika's workflow "s" uses it, still published {id,note}`,
       warn: "broken {id}: warned column_dropped",
       off: "broken {id}: ignored column_dropped",
     },
@@ -920,7 +997,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop the parent of a published partition": {
     judged: {
-      block: 'refused NK001: cannot drop table s.log_1 because workflow "s" uses it, still published {id,note}',
+      block: `refused NK001: cannot drop table s.log_1 because Notika's workflow "s" uses it, still published {id,note}`,
       warn: '(relation "s.log" does not exist) broken -: warned table_dropped',
       off: '(relation "s.log" does not exist) broken -: ignored table_dropped',
     },
@@ -935,8 +1012,7 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column of a table with children": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: warned column_dropped",
       off: "broken {id,status}: ignored column_dropped",
     },
@@ -1080,8 +1156,7 @@ export const migrations: Record<string, Migration> = {
   },
   "swap tables, a column is missing": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: healed table_replaced, warned column_dropped",
       off: "broken {id,status}: healed table_replaced, ignored column_dropped",
     },
@@ -1096,8 +1171,7 @@ export const migrations: Record<string, Migration> = {
   },
   "swap tables, a column and a right are missing": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken -: healed table_replaced, warned column_dropped, warned right_missing",
       off: "broken -: healed table_replaced, ignored column_dropped, ignored right_missing",
     },
@@ -1111,8 +1185,7 @@ export const migrations: Record<string, Migration> = {
   },
   "swap tables and drop a trigger": {
     judged: {
-      block:
-        'refused NK001: cannot replace table s.users by another because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot replace table s.users by another because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken -: warned table_replaced",
       off: "broken -: ignored table_replaced",
     },
@@ -1186,14 +1259,12 @@ export const migrations: Record<string, Migration> = {
   },
   "drop column, released": {
     judged: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: released, warned column_dropped",
       off: "broken {id,status}: released, ignored column_dropped",
     },
     pinned: {
-      block:
-        'refused NK001: cannot drop column "email" of table s.users because workflow "s" uses it, still published {id,email,status}',
+      block: `refused NK001: cannot drop column "email" of table s.users because Notika's workflow "s" uses it, still published {id,email,status}`,
       warn: "broken {id,status}: released, warned column_dropped",
       off: "broken {id,status}: released, ignored column_dropped",
     },

@@ -1,5 +1,5 @@
 import { describe, expect } from "vitest";
-import { test } from "../../support/database.ts";
+import { testBeside as test } from "../../support/database.ts";
 import { captured, grantedLater, inTransaction } from "../support.ts";
 
 const orders = `
@@ -59,7 +59,7 @@ describe("a table that takes the place of a published one", () => {
     );
     await db.script("insert into public.orders (id, stage) values (1, 'paid')");
 
-    expect(await db.query("select state, reason from notika.workflows")).toEqual([
+    expect(await db.query("select state, reason from notika.workflows where workflow = 'w'")).toEqual([
       { state: "broken", reason: "right missing: table public.orders" },
     ]);
     const [health] = await db.query<{ remedy: string }>(
@@ -82,7 +82,7 @@ describe("a table that takes the place of a published one", () => {
 
     await expect(replaced).rejects.toMatchObject({
       code: "NK001",
-      message: 'cannot drop column "id" of table public.orders because workflow "w" uses it',
+      message: `cannot drop column "id" of table public.orders because Notika's workflow "w" uses it`,
     });
   });
 });
@@ -115,7 +115,7 @@ describe("an enum that is replaced by another of its name", () => {
       code: "NK001",
       message:
         'cannot change the type of column "stage" of table public.orders from {new,paid} to {new,sent} ' +
-        'because workflow "w" uses it',
+        `because Notika's workflow "w" uses it`,
     });
   });
 });
@@ -224,7 +224,7 @@ test("a label that is renamed keeps its old name where the same word is a text",
   );
 
   expect(await captured(db)).toEqual([{ id: 1 }, { id: 2 }]);
-  expect(await db.query("select condition from notika.workflows")).toEqual([
+  expect(await db.query("select condition from notika.workflows where workflow = 'w'")).toEqual([
     { condition: "new.note = 'new' or new.stage in ('it''s') and 'x''new''' <> new.note" },
   ]);
 });

@@ -1,33 +1,18 @@
 import { expect } from "vitest";
-import { type TestDatabase, test } from "../../support/database.ts";
+import { testBeside as test } from "../../support/database.ts";
+import { told } from "../support.ts";
 
 const users = `
   create schema app;
   create table app.users (id int, email varchar(50));
   select notika.publish('w', 'app.users', columns => '{id,email}', guard => 'warn');`;
 
-/** What a session is told while it runs a statement. */
-async function told({ database }: TestDatabase, statement: string) {
-  const client = await database.pool.connect();
-  const notices: { message?: string | undefined; detail?: string | undefined; hint?: string | undefined }[] = [];
-  const listen = ({ message, detail, hint }: (typeof notices)[number]) =>
-    notices.push({ message, ...(detail && { detail }), ...(hint && { hint }) });
-  try {
-    client.on("notice", listen);
-    await client.query(statement);
-    return notices;
-  } finally {
-    client.off("notice", listen);
-    client.release();
-  }
-}
-
 test("a guard that warns says what broke and where to look", async ({ db }) => {
   await db.script(users);
 
   expect(await told(db, "alter table app.users drop column email")).toEqual([
     {
-      message: 'workflow "w": column dropped app.users.email',
+      message: `Notika's workflow "w": column dropped app.users.email`,
       detail: "Expected character varying(50), found nothing.",
       hint: "See: select * from notika.health where workflow = 'w';",
     },
@@ -40,7 +25,7 @@ test("what only deserves a warning is said once until it is published again", as
 
   expect(await told(db, replace)).toEqual([
     {
-      message: 'workflow "w": trigger disabled notika_1_insert on app.users',
+      message: `Notika's workflow "w": trigger disabled notika_1_insert on app.users`,
       detail: "Expected enabled, found disabled.",
       hint: "See: select * from notika.health where workflow = 'w';",
     },
@@ -55,27 +40,38 @@ test("a guard that fails says so, and lets the migration pass", async ({ db }) =
   const fails = (signature: string) => `
     create or replace function ${signature}
       language plpgsql as 'begin raise exception $x$oops$x$; end'`;
+  const hint = "The command goes on. See what it left: select * from notika.check();";
   const warning = {
-    message: "notika could not check ALTER TABLE: oops (P0001)",
-    hint: "The command goes on. See what it left: select * from notika.check();",
+    message: 'notika could not check ALTER TABLE for workflow "w": oops (P0001)',
+    detail: "Its other workflows were checked.",
+    hint,
   };
 
   await db.query(fails("notika._judge(workflow_id integer, statement text, occasion text) returns void"));
   expect(await told(db, "alter table app.users add column a int")).toEqual([warning]);
   await db.query("update notika.workflow set broken_reason = 'x'");
   expect(await told(db, "select notika.check()")).toEqual([
-    { message: "notika could not check workflow 1: oops (P0001)", hint: "The others were checked." },
+    {
+      message: 'notika could not check the contract for workflow "w": oops (P0001)',
+      detail: "Its other workflows were checked.",
+      hint: "See: select * from notika.health where workflow = 'w';",
+    },
   ]);
 
   await db.query(fails("notika._named_tables(command text, path text) returns setof regclass"));
-  expect(await told(db, "alter table app.users drop column a")).toContainEqual(warning);
+  expect(await told(db, "alter table app.users drop column a")).toContainEqual({
+    message: "notika could not check ALTER TABLE: oops (P0001)",
+    hint,
+  });
 
   await db.query(
-    fails("notika._summon(workflow_ids integer[], tag text, statement text, dropped text default null) returns void"),
+    fails(
+      "notika._summon(workflow_ids integer[], tag text, statement text, dropped text default null, found text[] default null) returns void",
+    ),
   );
   expect(await told(db, "drop trigger notika_1_insert on app.users")).toContainEqual({
-    ...warning,
     message: "notika could not check DROP TRIGGER: oops (P0001)",
+    hint,
   });
 });
 

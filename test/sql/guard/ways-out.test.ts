@@ -1,5 +1,5 @@
 import { describe, expect } from "vitest";
-import { type TestDatabase, test } from "../../support/database.ts";
+import { type TestDatabase, testBeside as test } from "../../support/database.ts";
 import { asRole, captured, grantedLater, inTransaction } from "../support.ts";
 import { giveToKeeper } from "./matrix.ts";
 
@@ -21,12 +21,12 @@ describe("a refusal", () => {
 
     await expect(db.query(drop)).rejects.toMatchObject({
       code: "NK001",
-      message: 'cannot drop column "email" of table app.users because workflow "w" uses it',
+      message: `cannot drop column "email" of table app.users because Notika's workflow "w" uses it`,
       detail: `Workflow "w" is published on app.users for insert with the columns id, email.\nStatement: ${drop}`,
       hint:
-        "In the same transaction publish it anew, or run notika.unpublish('w'), or " +
-        "notika.allow_breaking_change('w', '<reason>'). Tools without transactions: " +
-        "notika.begin_maintenance('<reason>').",
+        "In the same transaction publish the workflow again, or run: select notika.unpublish('w'); or: " +
+        "select notika.allow_breaking_change('w', '<reason>'); A tool that commits each statement has committed those " +
+        "before this one: undo them, and before the next try run: select notika.begin_maintenance('<reason>');",
       table: "app.users",
       column: "email",
     });
@@ -72,7 +72,7 @@ describe("a refusal", () => {
 
     await db.query("select notika.unpublish('w')");
     await db.query(drop);
-    expect(await db.query("select workflow, state from notika.workflows")).toEqual([
+    expect(await db.query("select workflow, state from notika.workflows where table_name is not null")).toEqual([
       { workflow: "a", state: "broken" },
     ]);
   });
@@ -191,6 +191,7 @@ describe("maintenance", () => {
     await db.query("drop trigger notika_2_insert on app.users");
 
     expect(await db.query("select * from notika.end_maintenance()")).toEqual([
+      { workflow: "without_table", state: "published", reason: null },
       { workflow: "w", state: "broken", reason: "column dropped: app.users.email" },
       { workflow: "x", state: "published", reason: null },
     ]);
