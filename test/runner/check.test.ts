@@ -92,13 +92,13 @@ describe("notika check", () => {
     expect(await check("5.sql", "6.sql")).toEqual({
       code: 1,
       stdout: `5.sql:1: breaks welcome_email: column dropped app.users.email
-  Publish welcome_email anew in the same transaction, or select notika.allow_breaking_change('welcome_email', '<reason>');
+  Publish welcome_email again in the same transaction, or there: select notika.allow_breaking_change('welcome_email', '<reason>');
 `,
     });
     expect(await check("7.sql")).toEqual({
       code: 1,
       stdout: `7.sql:3: breaks welcome_email: column dropped app.users.email
-  Publish welcome_email anew in the same transaction, or select notika.allow_breaking_change('welcome_email', '<reason>');
+  Publish welcome_email again in the same transaction, or there: select notika.allow_breaking_change('welcome_email', '<reason>');
   7.sql is not one transaction (COMMIT in line 2): what stands in line 1 stays after the refusal, and a second try begins with it. Make it one, or begin maintenance before the migration: select notika.begin_maintenance('<reason>'); and end it afterwards: select * from notika.end_maintenance();
 `,
       stderr: "7.sql is not one transaction (COMMIT in line 2)\n",
