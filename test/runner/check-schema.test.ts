@@ -177,13 +177,13 @@ INSERT INTO "schema_migrations" (version) VALUES ('20240101000000');
       schema,
       { users: { table: 'public."User"', columns: ["id", "role"] } },
       `alter table things add column note text; drop view dashboard; drop function start();`,
-      `alter table public."User" alter column role type text;`,
+      `alter table public."User" alter column role drop default, alter column role type integer using 0;`,
     );
 
     expect(stdout).toEqual([
       "schema.sql:46: unknown: left out of the schema: that is for psql",
       'schema.sql:48: unknown: left out of the schema: relation "twice" already exists',
-      '2.sql:1: breaks users: type changed public."User".role: text instead of public."Role"',
+      '2.sql:1: breaks users: type changed public."User".role: integer instead of public."Role"',
     ]);
     expect(stderr).toBe("");
   });
