@@ -22,7 +22,8 @@ test("check_ddl judges at each commit of a migration", async ({ db }) => {
       .query("select line, verdict, problem, remedy from notika.check_ddl($1)", [sql])
       .then((rows) => rows.map(({ line, verdict, problem, remedy }) => [`${line} ${verdict} ${problem}`, remedy]));
   const inOne = "Run it in one transaction: a tool that commits each statement is refused in the middle.";
-  const remedy = "Publish w again in the same transaction, or there: select notika.allow_breaking_change('w', '<reason>');";
+  const remedy =
+    "Publish w again in the same transaction, or there: select notika.allow_breaking_change('w', '<reason>');";
 
   expect(await said(`${drop}\n${add}`)).toEqual([["2 healed column replaced app.users.email", inOne]]);
   expect(await said(`begin;\n${drop}\n${add}\ncommit;`)).toEqual([["3 healed column replaced app.users.email", inOne]]);
