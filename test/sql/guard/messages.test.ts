@@ -11,7 +11,13 @@ const refusal = (attempt: Promise<unknown>) =>
     },
   );
 
-describe("names are quoted once", () => {
+test("names are quoted once", async ({ db }) => {
+  await db.script(`
+    create schema app;
+    create type app."Mood" as enum ('fine');
+    create table app."Odd ""table""" (id int, "thankYouCard" text, "a.b" text, "Mood" app."Mood");
+    select notika.publish('w', 'app."Odd ""table"""', columns => '{id,thankYouCard,a.b,Mood}', on_rename => 'block');`);
+
   for (const [ddl, message] of Object.entries({
     'alter table app."Odd ""table""" drop "thankYouCard"':
       'cannot drop column "thankYouCard" of table app."Odd ""table"""',
@@ -25,19 +31,10 @@ describe("names are quoted once", () => {
     "alter type app.\"Mood\" rename value 'fine' to 'well'":
       'cannot rename a label of the type of column "Mood" of table app."Odd ""table"""',
   })) {
-    test(message, async ({ db }) => {
-      await db.script(`
-        create schema app;
-        create type app."Mood" as enum ('fine');
-        create table app."Odd ""table""" (id int, "thankYouCard" text, "a.b" text, "Mood" app."Mood");
-        select notika.publish('w', 'app."Odd ""table"""', columns => '{id,thankYouCard,a.b,Mood}', on_rename => 'block');`);
+    const error = await refusal(db.query(ddl));
 
-      const error = await refusal(db.query(ddl));
-
-      expect(error.message).toBe(`${message} because Notika's workflow "w" uses it`);
-      const column = /column "([^"]*)"/.exec(message)?.[1];
-      expect(error.column || undefined).toBe(column);
-    });
+    expect(error.message).toBe(`${message} because Notika's workflow "w" uses it`);
+    expect(error.column || undefined).toBe(/column "([^"]*)"/.exec(message)?.[1]);
   }
 });
 
@@ -57,35 +54,27 @@ describe("the statement is the one that did it", () => {
   ];
   const after = ["alter table app.users add column z int", "create index on app.users (note)"];
 
-  for (const culprit of [
-    "alter table app.users drop column email",
-    "alter table app.users alter column note type int using 1",
-    "alter table app.users rename email to mail",
-    "drop table app.users",
-    "alter table app.users rename to people",
-  ]) {
-    const rest = culprit.includes("to people") || culprit.startsWith("drop") ? [] : after;
+  test("in one text, in a transaction, in a block", async ({ db }) => {
+    await db.script(scene);
 
-    test(`in one text: ${culprit}`, async ({ db }) => {
-      await db.script(scene);
+    for (const culprit of [
+      "alter table app.users drop column email",
+      "alter table app.users alter column note type int using 1",
+      "alter table app.users rename email to mail",
+      "drop table app.users",
+      "alter table app.users rename to people",
+    ]) {
+      const rest = culprit.includes("to people") || culprit.startsWith("drop") ? [] : after;
+      const statements = [...harmless, culprit, ...rest];
 
-      expect(await statement(db.script([...harmless, culprit, ...rest].join(";\n")))).toBe(culprit);
-    });
-
-    test(`in a transaction: ${culprit}`, async ({ db }) => {
-      await db.script(scene);
-
-      expect(await statement(inTransaction(db, ...harmless, culprit, ...rest))).toBe(culprit);
-    });
-
-    test(`in a block: ${culprit}`, async ({ db }) => {
-      await db.script(scene);
-
-      const block = `do $$ begin ${[...harmless, culprit, ...rest].join("; ")}; end $$`;
-      // The block has no statement of its own: what command it was, and about what.
-      expect(await statement(db.query(block))).toMatch(/^(ALTER|DROP) TABLE app\.\w+(\.\w+)?$/);
-    });
-  }
+      expect(await statement(db.script(statements.join(";\n"))), "in one text").toBe(culprit);
+      expect(await statement(inTransaction(db, ...statements)), "in a transaction").toBe(culprit);
+      // A block has no statement of its own: what command it was, and about what.
+      expect(await statement(db.query(`do $$ begin ${statements.join("; ")}; end $$`)), "in a block").toMatch(
+        /^(ALTER|DROP) TABLE app\.\w+(\.\w+)?$/,
+      );
+    }
+  });
 
   test("what was mended by a later one is not it", async ({ db }) => {
     await db.script(scene);
