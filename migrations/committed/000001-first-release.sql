@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:89303f6ead08517006a7dd9c1b6d7278cd843505
+--! Hash: sha1:e5da8deb113e15cffb5c37b4c1d4c907c12fdbc7
 --! Message: first release
 
 --! split: 1-current.sql
@@ -15908,14 +15908,36 @@ create or replace function notika._would_refuse(workflow_id integer)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_spec notika.workflow;
 begin
+  select w.* into v_spec from notika.workflow as w where w.workflow_id = _would_refuse.workflow_id;
+  -- Mostly there is nothing, and that is told by less than by all that can be found.
+  if v_spec.is_pinned and v_spec.table_name = notika._quoted(v_spec.relation)
+     and not exists (
+       select from notika.contract as c
+         left join pg_attribute as a
+           on a.attrelid = v_spec.relation and a.attnum = c.attnum and not a.attisdropped
+        where c.workflow_id = v_spec.workflow_id
+          and ((c.column_name, c.type, c.typmod) is distinct from (a.attname::text, a.atttypid, a.atttypmod)
+               or c.labels is not null or c.attributes is not null)
+     )
+     and not exists (select from pg_inherits as i where i.inhparent = v_spec.relation)
+     and cardinality(v_spec.operations) = (
+       select count(*)
+         from unnest(v_spec.operations) as o (name)
+         join pg_trigger as t
+           on t.tgrelid = v_spec.relation and t.tgname = format('notika_%s_%s', v_spec.workflow_id, o.name)
+     )
+  then
+    return '{}';
+  end if;
   return array(
     select concat_ws(' ', f.kind, f.object)
-      from notika.workflow as w
-     cross join lateral notika._try_findings(w) as f
-     where w.workflow_id = _would_refuse.workflow_id
-       and (notika._is_breaking(f.kind) or notika._is_rename(f.kind))
+      from notika._try_findings(v_spec) as f
+     where notika._is_breaking(f.kind) or notika._is_rename(f.kind)
      order by 1
   );
 end;
