@@ -129,12 +129,8 @@ export function makeTask(workflow: Workflow, setting: Setting) {
       stop.addEventListener("abort", stopped);
       if (stop.aborted) stopped();
       const steps = openSteps({
-<<<<<<< HEAD
-        run,
-        installation,
-=======
         run: { id: event.id, depth: event.depth },
->>>>>>> h-tasks
+        installation,
         waitsFor: workflow.waitsFor,
         past,
         database,
