@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:e5da8deb113e15cffb5c37b4c1d4c907c12fdbc7
+--! Hash: sha1:020549303d207cb5c89efdcb8e1f30e0b71231a2
 --! Message: first release
 
 --! split: 1-current.sql
@@ -1161,6 +1161,7 @@ create or replace function notika._take_chunk(
   volatile
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan -- a better one is not worth planning for each chunk
+  set enable_nestloop = off -- the planner thinks of two events and two workflows
 as $$
 declare
   -- No chunk has more events than this has microseconds.
@@ -1224,16 +1225,18 @@ begin
                 as h (id, priority, place)
         on h.id = 0 and h.priority = t.priority
   ), placed as materialized (
-    select t.workflow_id as id, t.priority, t.place + t.events * interval '1 microsecond' as place
-      from target as t
-     where t.place is not null
-    union all
-    select l.id, l.priority, l.place
-      from unnest(here.flow_ids, here.flow_priorities, here.flow_places) as l (id, priority, place)
-     where not exists (
-       select from target as t
-        where t.workflow_id = l.id and t.priority = l.priority and t.place is not null
-     )
+    -- The new place of a workflow is behind the one that it had.
+    select p.id, p.priority, max(p.place) as place
+      from (
+        select t.workflow_id as id, t.priority, t.place + t.events * interval '1 microsecond' as place
+          from target as t
+         where t.place is not null
+        union all
+        select l.id, l.priority, l.place
+          from unnest(here.flow_ids, here.flow_priorities, here.flow_places)
+               as l (id, priority, place)
+      ) as p
+     group by p.id, p.priority
   ), too_deep as (
     insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
     select c.event_id, t.name, 'failed', 0, notika._payload(c.event, t.name, t.table_name),

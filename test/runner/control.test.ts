@@ -163,6 +163,8 @@ test.for([
   [{ order: [] }, "order must be a column or a list of columns, not []"],
   [{ digest: { by: [1], window: "1 hour" } }, "digest.by must be a column or a list of columns, not [1]"],
   [{ concurrency: 0 }, "concurrency must be a whole number from 1 to 10000, not 0"],
+  [{ priority: 1.5 }, "priority must be a whole number from -1000 to 1000, not 1.5"],
+  [{ priority: -1001 }, "priority must be a whole number from -1000 to 1000, not -1001"],
   [{ digest: { window: "1 hour", max: 0.5 } }, "digest.max must be a whole number from 1 to 10000, not 0.5"],
   [{ digest: {} }, 'digest.window must be a length of time, such as "5 minutes", not undefined'],
   [{ debounce: { window: "soon" } }, 'debounce.window must be a length of time, such as "5 minutes", not "soon"'],

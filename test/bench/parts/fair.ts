@@ -143,17 +143,19 @@ async function measure({ durable, seconds }: Bench, way: Way, events: number): P
 }
 
 function notika(options = "{}"): Way {
+  let last = "0";
   return {
     async burst(database, events) {
       await database.script(`insert into bench.burst select generate_series(1, ${events})`);
+      const [row] = await database.execute<{ last: string }>(raw("select max(event_id) as last from notika._event"));
+      last = row?.last ?? "0";
     },
     async single(database, id) {
       await database.script(`insert into bench.single values (${id})`);
     },
     async isHandedOver(database) {
       const [row] = await database.execute<{ done: boolean }>(
-        // The burst is one window, which is closed when all of it is handed over.
-        raw("select window_snapshot is null and high > 0 as done from notika._position()"),
+        raw(`select notika._bound(p) >= ${last} as done from notika._position() as p`),
       );
       return row?.done === true;
     },

@@ -61,6 +61,7 @@ describe.skipIf(!library)("a server whose clock is set", () => {
   test("starts what is new at once, and what waited when the clock was set back as much later", async () => {
     const due = "select count(*)::int from notika_worker._private_jobs where run_at <= now()";
     setClock("+200000");
+    await db.query("delete from notika_worker._private_jobs"); // behind a backlog it has a place of then
     await db.query("insert into item values (21)");
     await drain(db);
     const before = await db.value<number>(due);

@@ -260,6 +260,7 @@ function options(random: Random): string {
     ...(random.chance(0.4) && { key: by() }),
     ...(random.chance(0.4) && { order: by() }),
     ...(random.chance(0.4) && { concurrency: count() }),
+    ...(random.chance(0.2) && { priority: count() }),
     ...(random.chance(0.3) && { debounce: random.chance(0.9) ? gather() : count() }),
     ...(random.chance(0.3) && { digest: random.chance(0.9) ? gather() : span() }),
     ...(random.chance(0.2) && {
