@@ -12,11 +12,7 @@ const refused: [given: string, message: string, detail: string, hint: string][] 
   [
     '{"concurency": 5}',
     'workflow "ship" has no option "concurency"',
-<<<<<<< HEAD
     "The options are key, concurrency, order, debounce, digest, schedule, truncate and priority.",
-=======
-    "The options are key, concurrency, order, debounce, digest, schedule and priority.",
->>>>>>> h-fair
     example('{"concurrency": 5}'),
   ],
   ['{"key": 5}', 'key of workflow "ship" is not a column or a list of columns', "It is 5.", example('{"key": "id"}')],
