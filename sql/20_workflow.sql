@@ -62,6 +62,7 @@ create table if not exists notika.workflow (
   given jsonb not null default '[]',
   fires_always boolean not null default false,
   placed_until timestamptz,
+  resumed_at timestamptz,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -130,6 +131,7 @@ comment on column notika.workflow.fires_always is
 
 comment on column notika.workflow.placed_until is
   'The last place in the queue that a run of it got when it was resumed: new runs come behind it.';
+comment on column notika.workflow.resumed_at is 'When its runs were last let go after a pause.';
 
 create or replace function notika._workflow_of(name text)
   returns text

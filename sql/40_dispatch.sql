@@ -160,22 +160,20 @@ create or replace function notika._dispatched(
   language sql
   stable
 begin atomic
-  select case
-    when workflow_id = any ((here).aside_ids) then
-      event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
-        or coalesce(
-             event_id <= (here).aside_window_at
-               and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
-             false
-           )
-    else
-      event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
-        or coalesce(
-             event_id <= (here).window_at
-               and pg_visible_in_snapshot(xid, (here).window_snapshot),
-             false
-           )
-  end;
+  select workflow_id <> all ((here).aside_ids)
+         and (event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
+              or coalesce(
+                   event_id <= (here).window_at
+                     and pg_visible_in_snapshot(xid, (here).window_snapshot),
+                   false
+                 ))
+      or workflow_id = any ((here).aside_ids)
+         and (event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
+              or coalesce(
+                   event_id <= (here).aside_window_at
+                     and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
+                   false
+                 ));
 end;
 
 comment on function notika._dispatched(bigint, xid8, integer, notika.position) is

@@ -195,7 +195,7 @@ comment on function notika._place_due(notika.position, timestamptz) is
   'Moves what has fallen due behind a backlog, such as retries and sleepers, to the head of the '
   'queue; the position after that, or null if there was nothing.';
 
-create or replace function notika._place_held(workflow text)
+create or replace function notika._place_held(workflow text, waits boolean default true)
   returns void
   language plpgsql
   volatile
@@ -216,6 +216,9 @@ begin
       join notika.workflow as w on w.name = t.identifier
      where t.identifier = _place_held.workflow
        and j.run_at = 'infinity' and j.locked_at is null
+       -- One that waits and is woken too early finds that out: it may have been held as well.
+       and (_place_held.waits
+            or not exists (select from notika.wait as v where v.run_id = j.key::bigint))
        and not notika._is_behind(j.key::bigint)
        and not exists (
          select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
@@ -252,5 +255,24 @@ begin
 end;
 $$;
 
-comment on function notika._place_held(text) is
-  'Gives places in the queue to the runs of a workflow that were held, in the order of their events.';
+comment on function notika._place_held(text, boolean) is
+  'Gives places in the queue to the runs of a workflow that were held, in the order of their events; '
+  'without waits those that wait for something are left alone.';
+
+create or replace function notika._place_late()
+  returns setof text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Handed over in the moment when their workflow was resumed, for a hand-over that did not see that.
+  perform notika._place_held(w.name, waits => false)
+     from notika.workflow as w
+    where w.resumed_at > clock_timestamp() - interval '1 minute'
+      and w.paused_at is null and w.broken_reason is null;
+end;
+$$;
+
+comment on function notika._place_late() is
+  'Lets runs go that were held by a pause that was over already; returns no rows.';

@@ -15,6 +15,7 @@ begin
   return query select * from notika._attempt('_bury_jobs');
   return query select * from notika._attempt('_tend_lines');
   return query select * from notika._attempt('_hold_jobs');
+  return query select * from notika._attempt('_place_late');
   return query select * from notika._attempt('_forget');
   if notika._lock_dispatch() then
     return query select * from notika._attempt('_turn');

@@ -465,7 +465,7 @@ declare
   v_workflow_id integer := notika._published(_resume.workflow);
 begin
   update notika.workflow as w
-     set paused_at = null
+     set paused_at = null, resumed_at = clock_timestamp()
    where w.workflow_id = v_workflow_id;
 
   perform notika._place_held(_resume.workflow);

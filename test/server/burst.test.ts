@@ -137,6 +137,26 @@ describe("a burst", () => {
     }
   });
 
+  test("finds a writer of its workflow whom no snapshot had listed when the cursor aside went on", async ({ db }) => {
+    const writer = await open(db);
+    const unlisted = await db.connect();
+    const more = () => writer.database.script(`begin; ${burst(1)} commit`);
+    await more();
+    await db.query("select notika.dispatch(4)");
+    await more();
+    // Its xid is the newest, and its event lies before the last id that the next dispatch reads.
+    await begin(unlisted, "update piece set n = n + 1 where id = 6");
+
+    await db.query("select notika.dispatch(30)"); // what was left of the first burst, and some of the second
+    await db.query("select notika.dispatch(6)");
+    await more();
+    await db.query("select notika.dispatch(4)"); // lists it
+    await commit(unlisted);
+    await drain(db, 4);
+
+    expect((await ran(db)).length).toBe(61);
+  });
+
   test("of a workflow goes on with its signals", async ({ db }) => {
     const writer = await open(db);
     await db.query(

@@ -55,6 +55,19 @@ test("configure gives up when another session is at the same workflow", async ({
   });
 });
 
+test("a run that is handed over in the moment when its workflow is resumed is not held for ever", async ({ db }) => {
+  await db.query("select notika.pause('watch_item')");
+  await db.query("insert into item values (1)");
+  const dispatcher = await db.connect();
+
+  await begin(dispatcher, "select notika.dispatch()");
+  await db.query("select notika.resume('watch_item')");
+  await commit(dispatcher);
+  await db.query("select notika.maintain()");
+
+  expect(await db.query("select state from notika.runs")).toEqual([{ state: "ready" }]);
+});
+
 async function finish(session: Session, run: number) {
   await session.query(
     `select notika._finish('[{"run_id": ${run}, "workflow": "watch_item", "state": "done", "attempts": 1}]')`,
