@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:020549303d207cb5c89efdcb8e1f30e0b71231a2
+--! Hash: sha1:ec519fe44cdd0c6ebcd18dc30faa12f45b119224
 --! Message: first release
 
 --! split: 1-current.sql
@@ -199,6 +199,7 @@ create table if not exists notika.workflow (
   given jsonb not null default '[]',
   fires_always boolean not null default false,
   placed_until timestamptz,
+  resumed_at timestamptz,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -267,6 +268,7 @@ comment on column notika.workflow.fires_always is
 
 comment on column notika.workflow.placed_until is
   'The last place in the queue that a run of it got when it was resumed: new runs come behind it.';
+comment on column notika.workflow.resumed_at is 'When its runs were last let go after a pause.';
 
 create or replace function notika._workflow_of(name text)
   returns text
@@ -905,22 +907,20 @@ create or replace function notika._dispatched(
   language sql
   stable
 begin atomic
-  select case
-    when workflow_id = any ((here).aside_ids) then
-      event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
-        or coalesce(
-             event_id <= (here).aside_window_at
-               and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
-             false
-           )
-    else
-      event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
-        or coalesce(
-             event_id <= (here).window_at
-               and pg_visible_in_snapshot(xid, (here).window_snapshot),
-             false
-           )
-  end;
+  select workflow_id <> all ((here).aside_ids)
+         and (event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
+              or coalesce(
+                   event_id <= (here).window_at
+                     and pg_visible_in_snapshot(xid, (here).window_snapshot),
+                   false
+                 ))
+      or workflow_id = any ((here).aside_ids)
+         and (event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
+              or coalesce(
+                   event_id <= (here).aside_window_at
+                     and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
+                   false
+                 ));
 end;
 
 comment on function notika._dispatched(bigint, xid8, integer, notika.position) is
@@ -2350,7 +2350,7 @@ comment on function notika._place_due(notika.position, timestamptz) is
   'Moves what has fallen due behind a backlog, such as retries and sleepers, to the head of the '
   'queue; the position after that, or null if there was nothing.';
 
-create or replace function notika._place_held(workflow text)
+create or replace function notika._place_held(workflow text, waits boolean default true)
   returns void
   language plpgsql
   volatile
@@ -2371,6 +2371,9 @@ begin
       join notika.workflow as w on w.name = t.identifier
      where t.identifier = _place_held.workflow
        and j.run_at = 'infinity' and j.locked_at is null
+       -- One that waits and is woken too early finds that out: it may have been held as well.
+       and (_place_held.waits
+            or not exists (select from notika.wait as v where v.run_id = j.key::bigint))
        and not notika._is_behind(j.key::bigint)
        and not exists (
          select from notika.slot as s where s.run_id = j.key::bigint and s.taken_at is null
@@ -2407,8 +2410,27 @@ begin
 end;
 $$;
 
-comment on function notika._place_held(text) is
-  'Gives places in the queue to the runs of a workflow that were held, in the order of their events.';
+comment on function notika._place_held(text, boolean) is
+  'Gives places in the queue to the runs of a workflow that were held, in the order of their events; '
+  'without waits those that wait for something are left alone.';
+
+create or replace function notika._place_late()
+  returns setof text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Handed over in the moment when their workflow was resumed, for a hand-over that did not see that.
+  perform notika._place_held(w.name, waits => false)
+     from notika.workflow as w
+    where w.resumed_at > clock_timestamp() - interval '1 minute'
+      and w.paused_at is null and w.broken_reason is null;
+end;
+$$;
+
+comment on function notika._place_late() is
+  'Lets runs go that were held by a pause that was over already; returns no rows.';
 --! EndIncluded 41_place.sql
 --! Included 42_batch.sql
 -- Batches: one run for many events of a workflow with debounce or digest.
@@ -3607,6 +3629,7 @@ begin
   return query select * from notika._attempt('_bury_jobs');
   return query select * from notika._attempt('_tend_lines');
   return query select * from notika._attempt('_hold_jobs');
+  return query select * from notika._attempt('_place_late');
   return query select * from notika._attempt('_forget');
   if notika._lock_dispatch() then
     return query select * from notika._attempt('_turn');
@@ -5929,7 +5952,7 @@ declare
   v_workflow_id integer := notika._published(_resume.workflow);
 begin
   update notika.workflow as w
-     set paused_at = null
+     set paused_at = null, resumed_at = clock_timestamp()
    where w.workflow_id = v_workflow_id;
 
   perform notika._place_held(_resume.workflow);
