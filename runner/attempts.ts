@@ -5,22 +5,16 @@ import type { Log } from "./log.ts";
 export interface Attempt {
   readonly workflow: string;
   readonly run: string;
+  /** Does the work, so that whatever it starts is known to be the attempt's. */
+  within<T>(work: () => T): T;
   /** Takes an error that nothing in the task has caught: it fails the attempt, or is logged when that is over. */
   take(error: Error): void;
+  /** The attempt is over, unless it was before; gives the first error that it took. */
+  end(): Error | undefined;
 }
 
 const storage = new AsyncLocalStorage<Attempt>();
 const running = new Set<Attempt>();
-
-/** Does the work of an attempt, so that whatever it starts is known to be the attempt's. */
-export async function inAttempt<T>(attempt: Attempt, work: () => Promise<T>): Promise<T> {
-  running.add(attempt);
-  try {
-    return await storage.run(attempt, work);
-  } finally {
-    running.delete(attempt);
-  }
-}
 
 /** The attempt whose code is running now, also after the attempt is over. */
 export const currentAttempt = (): Attempt | undefined => storage.getStore();
@@ -28,28 +22,38 @@ export const currentAttempt = (): Attempt | undefined => storage.getStore();
 /** All that run in this process. */
 export const runningAttempts = (): Attempt[] => [...running];
 
-/** An attempt that takes errors: `first` resolves with the first of them while it is not closed. */
-export function openStrays({ workflow, run, log }: { workflow: string; run: string; log: Log }) {
+interface Setting {
+  workflow: string;
+  run: string;
+  log: Log;
+  /** Is given an error that the attempt takes before it is over. */
+  onError: (error: Error) => void;
+}
+
+/** Begins an attempt. */
+export function openAttempt({ workflow, run, log, onError }: Setting): Attempt {
   let isOver = false;
-  let resolve: (error: Error) => void = () => {};
-  const first = new Promise<Error>((take) => {
-    resolve = take;
-  });
+  let first: Error | undefined;
   const attempt: Attempt = {
     workflow,
     run,
+    within: (work) => storage.run(attempt, work),
     take(error) {
       const fields = { workflow, run, error: error.message, stack: error.stack };
-      if (isOver) log.error("nothing caught an error of a run that is over, so its outcome stands", fields);
-      else log.error("nothing caught an error of a run, so its attempt fails", fields);
-      resolve(error);
+      if (isOver) {
+        log.error("nothing caught an error of a run that is over, so its outcome stands", fields);
+      } else {
+        log.error("nothing caught an error of a run, so its attempt fails", fields);
+        first ??= error;
+        onError(error);
+      }
     },
-  };
-  return {
-    attempt,
-    first,
-    close() {
+    end() {
       isOver = true;
+      running.delete(attempt);
+      return first;
     },
   };
+  running.add(attempt);
+  return attempt;
 }

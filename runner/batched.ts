@@ -18,8 +18,9 @@ export function batched<Item, Answer>(
   let writing = false;
 
   async function writeAll() {
-    await setImmediate();
     while (waiting.length > 0) {
+      // By then Node has said which promises have failed that were left to themselves.
+      await setImmediate();
       const batch = waiting;
       waiting = [];
       const started = performance.now();

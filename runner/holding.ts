@@ -22,13 +22,12 @@ interface Setting {
 /** What a runner does about a run that it has claimed, when the database or it itself was away. */
 export function openHolding({ database, cells, job, stop }: Setting) {
   const isCertain = cells ? hold(cells) : () => true;
-  const { execute } = database.within(10_000);
-  const own = sql`select notika._is_own(${job.id}::text::bigint, ${job.attempts}::int) as answer`;
+  const execute: Database["execute"] = (statement) => database.within(10_000).execute(statement);
 
-  /** Whether nobody else has got the run; asks only after this runner was away. */
   async function isOwn(): Promise<boolean> {
-    if (isCertain()) return true;
-    const [row] = await execute<{ answer: boolean }>(own);
+    const [row] = await execute<{ answer: boolean }>(
+      sql`select notika._is_own(${job.id}::text::bigint, ${job.attempts}::int) as answer`,
+    );
     return row?.answer === true;
   }
 
@@ -45,12 +44,15 @@ export function openHolding({ database, cells, job, stop }: Setting) {
   }
 
   return {
+    /** Whether nobody else can have got the run, because this runner was not away. */
+    isCertain,
+    /** Asks whether nobody else has. */
     isOwn,
     patiently,
     /** Puts the run back as if this attempt had not been; false: it has been so often, and this one counts. */
     async giveBack(why: Error, exit: () => Promise<void>): Promise<boolean> {
       return patiently(async () => {
-        if (!(await isOwn())) throw new TakenAway();
+        if (!(isCertain() || (await isOwn()))) throw new TakenAway();
         await exit();
         const [row] = await execute<{ done: boolean }>(
           sql`select notika._give_back(${job.id}::text::bigint, ${job.attempts}::int, ${why.message}) as done`,

@@ -15,16 +15,22 @@ export interface Outcome {
   started_at: string;
 }
 
-/** Appends outcomes to `run_log`: those of one moment in one statement.  Resolves when they are committed. */
-export function openOutcomes(database: Database): (outcome: Outcome) => Promise<void> {
+/** Keeps an outcome, if it still holds when it is written; gives whether it did, when that is committed. */
+export type Finish = (outcome: Outcome, holds?: () => boolean) => Promise<boolean>;
+
+/** Appends outcomes to `run_log`: those of one moment in one statement. */
+export function openOutcomes(database: Database): Finish {
   const { execute } = database.within(10_000);
-  return batched(
-    async (outcomes) => {
-      await execute(sql`select notika._finish(${toJson(outcomes)}::text::json)`);
-      return [];
+  const keep = batched(
+    async (given: { outcome: Outcome; holds: (() => boolean) | undefined }[]) => {
+      const holding = given.map(({ holds }) => holds?.() ?? true);
+      const outcomes = given.flatMap(({ outcome }, index) => (holding[index] ? [outcome] : []));
+      if (outcomes.length > 0) await execute(sql`select notika._finish(${toJson(outcomes)}::text::json)`);
+      return holding;
     },
     { patient: true },
   );
+  return (outcome, holds) => keep({ outcome, holds });
 }
 
 /** Notes of jobs that the last attempt that their run has begins: of those of one moment in one statement. */

@@ -1,7 +1,6 @@
-import { setImmediate as soon } from "node:timers/promises";
 import type { Job } from "graphile-worker";
 import sql from "sql-template-tag";
-import { inAttempt, openStrays } from "./attempts.ts";
+import { openAttempt } from "./attempts.ts";
 import type { Database } from "./database.ts";
 import { interval, milliseconds } from "./duration.ts";
 import { NonRetriable } from "./errors.ts";
@@ -11,7 +10,7 @@ import { type Log, withFields } from "./log.ts";
 import { isLost } from "./lost.ts";
 import type { Memory, Remembered } from "./memory.ts";
 import { nameGrant } from "./missing_grant.ts";
-import type { Outcome } from "./outcomes.ts";
+import type { Finish, Outcome } from "./outcomes.ts";
 import { type Halt, openSteps, type StepObserver } from "./steps.ts";
 import { toError } from "./thrown.ts";
 import type { Event, Workflow } from "./workflow.ts";
@@ -24,7 +23,7 @@ interface Setting {
   memory: Memory;
   /** Notes that the last attempt that a run has begins, so that no crash gives it another. */
   begin: (job: string) => Promise<void>;
-  finish: (outcome: Outcome) => Promise<void>;
+  finish: Finish;
   /** What is known of this runner's signs of life; without them nobody else is there. */
   cells?: Cells | undefined;
   log: Log;
@@ -52,7 +51,7 @@ export function makeTask(workflow: Workflow, setting: Setting) {
     const fields = { workflow: event.workflow, run: event.id };
     const isNew = !job.flags?.resumed;
     const isGated = job.flags?.gated === true;
-    const { isOwn, patiently, giveBack } = openHolding({ database, cells, job, stop });
+    const { isCertain, isOwn, patiently, giveBack } = openHolding({ database, cells, job, stop });
     const outcome = {
       run_id: event.id,
       workflow: event.workflow,
@@ -72,7 +71,8 @@ export function makeTask(workflow: Workflow, setting: Setting) {
       if (!entry.steps) return;
       ({ steps: past, events } = entry);
       if (isNew && expires !== undefined && started.getTime() - Date.parse(event.at) > expires) {
-        return await conclude({ ...outcome, state: "expired", error: `not started within ${workflow.expires}` });
+        await conclude({ ...outcome, state: "expired", error: `not started within ${workflow.expires}` });
+        return;
       }
       if (left < 0 && job.flags?.begun) return await endWithoutAttempt();
       if (left <= 0) await begin(job.id);
@@ -82,16 +82,34 @@ export function makeTask(workflow: Workflow, setting: Setting) {
       throw error;
     }
 
-    const end = await attempt();
+    let interrupt: (end: End) => void = () => {};
+    const interrupted = new Promise<End>((resolve) => {
+      interrupt = resolve;
+    });
+    const over = new AbortController();
+    const attempt = openAttempt({
+      ...fields,
+      log,
+      onError(error) {
+        over.abort(error);
+        interrupt({ kind: "throws", error });
+      },
+    });
+    const end = await attempt.within(run);
+    if (end.kind !== "done") attempt.end();
     if (end.kind === "crashes") throw end.error;
-    if (end.kind === "lost" || !(await isOwn().catch(() => true))) {
+    if (end.kind === "lost" || !(isCertain() || (await isOwn().catch(() => true)))) {
+      attempt.end();
       log.warn("the run was given to another runner while this one was away, and goes no further here", fields);
       throw new TakenAway();
     }
     switch (end.kind) {
-      case "done":
-        await conclude({ ...outcome, state: "done" });
-        return ended();
+      case "done": {
+        // What it has left to itself may have failed by the time that the outcome is written.
+        await conclude({ ...outcome, state: "done" }, () => !attempt.end()).finally(() => attempt.end());
+        const error = attempt.end();
+        return error ? fail(error, isFinal({ kind: "throws", error })) : ended();
+      }
       case "waits":
         return park(end.waits).catch((error) => (isRefused(error) ? fail(asRefusal(error), true) : fail(error, false)));
       case "reenters":
@@ -103,37 +121,28 @@ export function makeTask(workflow: Workflow, setting: Setting) {
     }
 
     /** Runs the task until it is done, or can go no further. */
-    async function attempt(): Promise<End> {
-      const over = new AbortController();
+    function run(): Promise<End> {
       const { signal } = over;
       const stopped = () => over.abort(stop.reason); // AbortSignal.any would remember each attempt in `stop`
       stop.addEventListener("abort", stopped);
       if (stop.aborted) stopped();
-      const run = { id: event.id, depth: event.depth };
       const steps = openSteps({
-        run,
+        run: { id: event.id, depth: event.depth },
         waitsFor: workflow.waitsFor,
         past,
         database,
         memory,
         signal,
         isLastAttempt,
-        isOwn,
+        isOwn: cells && (async () => isCertain() || isOwn()),
         observe: observeStep,
       });
-      let timer: NodeJS.Timeout | undefined;
-      const timedOut = new Promise<End>((resolve) => {
-        if (timeout === undefined) return;
-        timer = setTimeout(
-          () => {
-            const error = new Error(`timed out after ${workflow.timeout}`);
-            over.abort(error);
-            resolve({ kind: "fails", error });
-          },
-          Math.min(timeout, longestTimer),
-        );
-      });
-      const strays = openStrays({ ...fields, log });
+      const late = () => {
+        const error = new Error(`timed out after ${workflow.timeout}`);
+        over.abort(error);
+        interrupt({ kind: "fails", error });
+      };
+      const timer = timeout === undefined ? undefined : setTimeout(late, Math.min(timeout, longestTimer));
       const task = async (): Promise<End> => {
         try {
           await workflow.run({
@@ -147,25 +156,16 @@ export function makeTask(workflow: Workflow, setting: Setting) {
           const error = steps.forgotten();
           if (error) return { kind: "throws", error };
           leave();
-          // Now Node says of promises that were left to themselves whether they have failed.
-          await soon();
           return { kind: "done" };
         } catch (thrown) {
           return { kind: "throws", error: toError(thrown) };
         }
       };
-      const strayed = strays.first.then((error): End => {
-        over.abort(error);
-        return { kind: "throws", error };
+      return Promise.race([task(), steps.halted, interrupted]).finally(() => {
+        clearTimeout(timer);
+        stop.removeEventListener("abort", stopped);
+        steps.close();
       });
-      return inAttempt(strays.attempt, () =>
-        Promise.race([strayed, task(), steps.halted, timedOut]).finally(() => {
-          strays.close();
-          clearTimeout(timer);
-          stop.removeEventListener("abort", stopped);
-          steps.close();
-        }),
-      );
     }
 
     async function fail(error: Error, isFinal: boolean): Promise<void> {
@@ -201,11 +201,11 @@ export function makeTask(workflow: Workflow, setting: Setting) {
       await conclude({ ...outcome, attempts: job.attempts - 1, state: "failed", error: error.message });
     }
 
-    /** Keeps the outcome, unless somebody else has the run by now. */
-    async function conclude(outcome: Outcome): Promise<void> {
-      await patiently(async () => {
-        if (!(await isOwn())) throw new TakenAway();
-        await finish(outcome);
+    /** Keeps the outcome, if it still holds when it is written; unless somebody else has the run by now. */
+    function conclude(outcome: Outcome, holds?: () => boolean): Promise<boolean> {
+      return patiently(async () => {
+        if (!(isCertain() || (await isOwn()))) throw new TakenAway();
+        return finish(outcome, holds);
       });
     }
 

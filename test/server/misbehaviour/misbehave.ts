@@ -11,6 +11,9 @@ export const ways = {
     void fails();
     await sleep(60_000);
   },
+  async "leaves one to itself that fails as it returns"() {
+    void Promise.reject(new Error("left alone"));
+  },
   async "leaves one to itself that fails after the run has ended"() {
     void sleep(300).then(fails);
   },
