@@ -47,6 +47,8 @@ export function openPulse({ address, tasks, log }: Setting): Pulse {
 
   function report(ms: number, running: string[]) {
     const { workflow, run } = culprit ?? {};
+    // While no task runs it is Notika itself that starts, or a Postgres in this process.
+    if (workflow === undefined && running.length === 0) return;
     log.warn("the event loop was blocked, and nothing else ran in this process", {
       seconds: Math.round(ms / 1000),
       ...(workflow === undefined ? { running } : { workflow, run }),

@@ -62,7 +62,10 @@ export async function createRunner({ url, directUrl, tasks, signal, ...options }
   try {
     await arrival(database, options.log ?? textLog, signal);
     const runner = await startRunner({ database, tasks: loaded, ...options });
-    await warnOfUnpublished(database, loaded, options.log ?? textLog);
+    await warnOfUnpublished(database, loaded, options.log ?? textLog).catch(async (error) => {
+      await runner.stop(0);
+      throw error;
+    });
     return { stop: (deadline) => runner.stop(deadline).finally(() => database.close()) };
   } catch (error) {
     await database.close();

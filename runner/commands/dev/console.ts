@@ -4,9 +4,9 @@ import { indented, printable } from "../../printable.ts";
 import type { RunObserver } from "../../run.ts";
 
 /** What tasks and runner say, for a person who watches: `· #7 Dear Ada, welcome! to=ada@example.com` */
-export const devLog: Log = makeLog((level, message, { run, workflow: _, ...fields }) => {
+export const devLog: Log = makeLog((level, message, { run, workflow: _, stack, ...fields }) => {
   const sign = level === "info" ? styled("dim", "·") : styled(color[level], "!");
-  return `${sign} ${run === undefined ? "" : styled("dim", `#${printable(String(run))} `)}${styled(color[level], indented(message))}${fieldText(fields)}`;
+  return `${sign} ${run === undefined ? "" : styled("dim", `#${printable(String(run))} `)}${styled(color[level], indented(message))}${fieldText(fields)}${stack ? `\n  ${styled("dim", indented(String(stack)))}` : ""}`;
 });
 
 /** One line a run, on stdout: `✓ #7 welcome_customer insert shop.customers 3 ms` */
