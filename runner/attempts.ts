@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import type { Log } from "./log.ts";
+import { stackOf } from "./thrown.ts";
 
 /** An attempt of a run, as the code that it started is traced back to it. */
 export interface Attempt {
@@ -39,7 +40,7 @@ export function openAttempt({ workflow, run, log, onError }: Setting): Attempt {
     run,
     within: (work) => storage.run(attempt, work),
     take(error) {
-      const fields = { workflow, run, error: error.message, stack: error.stack };
+      const fields = { workflow, run, error: error.message, stack: stackOf(error) };
       if (isOver) {
         log.error("nothing caught an error of a run that is over, so its outcome stands", fields);
       } else {

@@ -6,6 +6,7 @@ import { currentAttempt, runningAttempts } from "./attempts.ts";
 import { breakOff, type Cells, openCells, stillFor, turn } from "./lease.ts";
 import { jsonLog, type Log, textLog } from "./log.ts";
 import type { PulseMessage, PulseSetting } from "./pulse_thread.ts";
+import { stackOf } from "./thrown.ts";
 
 /** Watches the event loop, and gives signs of life from another thread while it is blocked. */
 export interface Pulse {
@@ -82,7 +83,7 @@ function settingOf(log: Log): Pick<PulseSetting, "format" | "host"> {
 /** For the thread, which makes the blocked code call this. */
 function findBlocked(): PulseMessage {
   const { workflow, run } = currentAttempt() ?? {};
-  const [, , ...lines] = new Error().stack?.split("\n") ?? []; // but for this function
+  const [, , ...lines] = stackOf(new Error())?.split("\n") ?? []; // but for this function
   const stack = lines.filter((line) => !line.includes("eval at ")).join("\n");
   return { ...(workflow !== undefined && run !== undefined && { workflow, run }), stack };
 }

@@ -12,7 +12,7 @@ import type { Memory, Remembered } from "./memory.ts";
 import { nameGrant } from "./missing_grant.ts";
 import type { Finish, Outcome } from "./outcomes.ts";
 import { type Halt, openSteps, type StepObserver } from "./steps.ts";
-import { toError } from "./thrown.ts";
+import { stackOf, toError } from "./thrown.ts";
 import type { Event, Workflow } from "./workflow.ts";
 
 /** Sees each attempt of a run when it ends: with its error, and whether it was the last. */
@@ -188,7 +188,7 @@ export function makeTask(workflow: Workflow, setting: Setting) {
         await exit();
         throw error;
       }
-      const { stack } = error.cause instanceof Error ? error.cause : error;
+      const stack = stackOf(error.cause instanceof Error ? error.cause : error);
       await conclude({ ...outcome, state: "failed", error: error.message, stack });
     }
 

@@ -1,7 +1,7 @@
 import { inspect } from "node:util";
 import { currentAttempt } from "./attempts.ts";
 import type { Log } from "./log.ts";
-import { toError } from "./thrown.ts";
+import { stackOf, toError } from "./thrown.ts";
 
 const reported = new WeakSet<Error>();
 const survivors = new Set<Log>();
@@ -48,7 +48,7 @@ function isTaken(thrown: unknown): boolean {
   if (reported.has(error)) return true;
   if (attempt) attempt.take(error);
   for (const log of attempt ? [] : survivors) {
-    log.error("nothing caught an error that belongs to no run", { error: error.message, stack: error.stack });
+    log.error("nothing caught an error that belongs to no run", { error: error.message, stack: stackOf(error) });
   }
   if (!attempt && survivors.size === 0) return false;
   reported.add(error);

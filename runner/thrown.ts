@@ -23,6 +23,19 @@ export function toError(thrown: unknown): Error {
   return thrown;
 }
 
+/** Where it was thrown, with modules by their files, however they were loaded. */
+export function stackOf({ stack }: Error): string | undefined {
+  return stack
+    ?.replace(/data:text\/javascript,\S*?[?&]filePath=([^\s?&:)]+)/g, (all, file) => {
+      try {
+        return decodeURIComponent(file);
+      } catch {
+        return all;
+      }
+    })
+    .replace(/\?(?:tsx-)?namespace=notika-[-0-9a-f]+/g, "");
+}
+
 function shown(value: unknown): string {
   try {
     const text = inspect(value, { depth: 3, breakLength: Number.POSITIVE_INFINITY, compact: true });

@@ -139,6 +139,21 @@ test("tasks are loaded again when they change", async () => {
   await sql`insert into people values ('Barbara')`;
   await it.says(/↻ #\d fail insert public.people \d+ ms\n {2}not today, will be tried again/);
 
+  await write(
+    "tasks/fail.ts",
+    `export default {
+      on: { table: "public.people" },
+      retries: 0,
+      run() { setTimeout(() => { throw new Error("left alone"); }); process.exit(3); },
+    };`,
+  );
+  await it.says(/fail is published on public.people/);
+  await sql`insert into people values ('Donald')`;
+  await it.says(/✗ #\d fail insert public.people \d+ ms\n {2}the task called process.exit\(3\)/);
+  await it.says(
+    /nothing caught an error of a run that is over, .*\n {2}Error: left alone\n {6}at .*\(.{0,80}\/tasks\/fail.ts:/,
+  );
+
   await rm(path.join(project, "tasks/fail.ts"));
   await it.says(/fail has no task any more.*notika.unpublish\('fail'\)/);
 
