@@ -157,7 +157,7 @@ test("nor one that a task has let go of", async () => {
 
   expect(code).toBe(0);
   expect(stderr).toMatch(
-    /^\S+ nothing caught an error of a run.* error="RED \\x1b\[31m.* stack="Error: RED \\x1b\[31m/m,
+    /^\S+ nothing caught an error of a run.* error="RED \\u001b\[31m.* stack="Error: RED \\u001b\[31m/m,
   );
   expect(stderr).not.toMatch(new RegExp(`^${forged}`, "m"));
 });
