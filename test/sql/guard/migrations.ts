@@ -574,6 +574,18 @@ export const migrations: Record<string, Migration> = {
     publish: `columns => '{id}', condition => $$new.status = 'new'$$`,
     write: "insert into $s.users (id, status) values (1, 'old'), (2, 'new')",
   },
+  "rename a label of the condition and add others": {
+    judged: "published {id}: followed label_renamed",
+    pinned: "published {id}, later published {id}: followed label_renamed",
+
+    ddl: [
+      "alter type $s.status rename value 'new' to 'fresh'",
+      "alter type $s.status add value 'new' before 'old'",
+      "alter table $s.users add column more int",
+    ],
+    publish: `columns => '{id}', condition => $$new.status = 'new'$$`,
+    write: "insert into $s.users (id, status) values (1, 'fresh'), (2, 'old')",
+  },
   "swap labels, when that is refused": {
     judged: {
       block: `refused NK001: cannot rename a label of the type of column "status" of table s.users because Notika's workflow "s" uses it, still published {id,status}`,
