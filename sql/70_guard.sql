@@ -1250,11 +1250,16 @@ begin
     v_after.condition_sql := v_spec.condition_sql;
   end if;
   v_after := notika._follow_labels(v_spec, v_after, statement);
+  select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+  if v_after.condition is distinct from v_spec.condition and not v_before.is_pinned then
+    v_after.is_pinned := false;
+    perform notika._renew_capture(v_before, v_after); -- it is parsed again in each session
+    select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+  end if;
   -- In a trigger a string whose type is named is no constant, which would have followed.
   if v_after.condition is distinct from v_spec.condition and notika._names_others(v_after.condition)
      and may_alter and notika._has_all_it_needs(v_after) and notika._may_make(v_after)
   then
-    select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
     v_after.is_pinned := notika._wants_pins(v_spec.guard);
     perform notika._bring_into_form(v_before, v_after);
   end if;

@@ -564,7 +564,11 @@ export const migrations: Record<string, Migration> = {
   },
   "swap labels of the condition": {
     judged: "published {id}: followed label_renamed",
-    pinned: "published {id}, later published {id}: followed label_renamed",
+    // Until the next look: rather an event too many.
+    pinned: {
+      block: "published {id}, later published {id}: followed label_renamed",
+      others: "published {id} x2, later published {id} x2: followed label_renamed",
+    },
 
     ddl: [
       "alter type $s.status rename value 'new' to 'x'",
@@ -576,7 +580,11 @@ export const migrations: Record<string, Migration> = {
   },
   "rename a label of the condition and add others": {
     judged: "published {id}: followed label_renamed",
-    pinned: "published {id}, later published {id}: followed label_renamed",
+    // Until the next look: rather an event too many.
+    pinned: {
+      block: "published {id}, later published {id}: followed label_renamed",
+      others: "published {id} x2, later published {id} x2: followed label_renamed",
+    },
 
     ddl: [
       "alter type $s.status rename value 'new' to 'fresh'",
