@@ -131,22 +131,42 @@ begin
   -- In the catalog alone: the writer has no right on Notika.  In a restored copy all numbers are others.
   -- The types because a session would go on with its plan, and fail.
   return (
-    select format(E'\n     and (not exists (select from pg_class as c where c.oid = %s and c.relname = ''workflow'')\n'
-                  '          or %s = (select count(*) from pg_attribute as a where a.attrelid = %s\n'
-                  '                   and (a.attnum, a.attname, a.atttypid) in (%s)))',
-                  'notika.workflow'::regclass::oid, count(*), spec.relation::oid,
-                  string_agg(format('(%s, %L, %s)', a.attnum, a.attname, a.atttypid), ', ' order by a.attnum))
-      from pg_attribute as a
-     where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
-       and notika._reads(spec.condition_sql, a.attname)
-    having count(*) > 0
+    with read (attnum, attname, type) as (
+      select a.attnum, a.attname, a.atttypid
+        from pg_attribute as a
+       where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+         and notika._reads(spec.condition_sql, a.attname)
+    ), label (oid, name) as (
+      select distinct e.oid, e.enumlabel
+        from (
+          select l.type from read as r cross join lateral notika._leaf_types(r.type) as l (type)
+          union
+          select u.oid from jsonb_to_recordset(spec.condition_uses) as u (kind text, oid oid) where u.kind = 'type'
+        ) as t
+        join pg_enum as e on e.enumtypid = t.type
+    )
+    select E'\n     and (not exists (select from pg_class as c where c.relname = ''workflow'' and c.oid = '
+           || 'notika.workflow'::regclass::oid || ')'
+           || E'\n          or ' || string_agg(h.code, E'\n             and ' order by h.code) || ')'
+      from (
+        select format('%s = (select count(*) from pg_attribute as a where a.attrelid = %s '
+                      'and (a.attnum, a.attname, a.atttypid) in (%s))', count(*), spec.relation::oid,
+                      string_agg(format('(%s, %L, %s)', r.attnum, r.attname, r.type), ', ' order by r.attnum))
+          from read as r
+        having count(*) > 0
+        union all
+        select format('%s = (select count(*) from pg_enum as e where (e.oid, e.enumlabel) in (%s))', count(*),
+                      string_agg(format('(%s, %L)', l.oid, l.name), ', ' order by l.oid))
+          from label as l
+        having count(*) > 0
+      ) as h (code)
   );
 end;
 $$;
 
 comment on function notika._columns_hold_code(notika.workflow) is
-  'SQL that is true while the columns that a condition reads have the names and types that they have '
-  'now; null: it reads none.';
+  'SQL that is true while the columns that a condition reads, and the labels of their enums, have the '
+  'names and types that they have now; null: it reads none.';
 
 create or replace function notika._passes_definition(spec notika.workflow)
   returns text

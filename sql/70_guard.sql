@@ -13,6 +13,7 @@ create table if not exists notika.contract (
   type oid not null,
   typmod integer not null,
   labels text[],
+  label_ids oid[],
   attributes text[],
   constraint contract_pkey primary key (workflow_id, column_name),
   constraint contract_workflow_id_fkey foreign key (workflow_id) references notika.workflow
@@ -28,6 +29,8 @@ comment on column notika.contract.type_name is 'Its type when it was published, 
 comment on column notika.contract.type is 'The same without its modifier, for the catalog.';
 comment on column notika.contract.typmod is 'The type''s modifier.';
 comment on column notika.contract.labels is 'The labels of the enums in it.';
+comment on column notika.contract.label_ids is
+  'Their numbers, which stay when they are renamed; null: another type has taken its place since.';
 comment on column notika.contract.attributes is 'The attributes of the composite types in it.';
 
 create table if not exists notika.contract_key (
@@ -211,20 +214,46 @@ $$;
 
 comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
 
-create or replace function notika._has_labels(labels text[], now text[])
-  returns boolean
-  language sql
-  immutable
+create or replace function notika._label_ids(type oid)
+  returns oid[]
+  language plpgsql
+  stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Labels are only ever added.  Where there are as many as before and others, they were renamed, and
-  -- may have swapped their names.
-  select _has_labels.now is not null and labels <@ now
-     and (cardinality(labels) <> cardinality(now) or labels = now);
+begin
+  return (
+    select array_agg(e.oid order by e.enumtypid, e.enumsortorder)
+      from notika._leaf_types(_label_ids.type) as l (oid)
+      join pg_enum as e on e.enumtypid = l.oid
+     where _label_ids.type >= 16384
+  );
+end;
 $$;
 
-comment on function notika._has_labels(text[], text[]) is
-  'Whether the labels of an enum are what they were, but for those that were added.';
+comment on function notika._label_ids(oid) is
+  'The numbers of the labels of the enums in a type, in the order of _labels.';
+
+create or replace function notika._has_labels(contract notika.contract)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if contract.label_ids is null then
+    return contract.labels <@ coalesce(notika._labels(contract.type), '{}');
+  end if;
+  -- By their numbers: labels may have swapped their names, and others may have been added.
+  return not exists (
+    select from unnest(contract.labels, contract.label_ids) as l (label, id)
+      left join pg_enum as e on e.oid = l.id
+     where e.enumlabel is distinct from l.label
+  );
+end;
+$$;
+
+comment on function notika._has_labels(notika.contract) is
+  'Whether the labels of the enums in a column''s type are what they were, but for those that were added.';
 
 create or replace function notika._part_types(type oid)
   returns setof oid
@@ -339,9 +368,9 @@ begin
   perform notika._bind_key(_bind.workflow_id);
 
   insert into notika.contract
-    (workflow_id, column_name, attnum, type_name, type, typmod, labels, attributes)
+    (workflow_id, column_name, attnum, type_name, type, typmod, labels, label_ids, attributes)
   select v_spec.workflow_id, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
-         a.atttypid, a.atttypmod, notika._labels(a.atttypid),
+         a.atttypid, a.atttypmod, notika._labels(a.atttypid), notika._label_ids(a.atttypid),
          notika._attributes(a.atttypid)
     from pg_attribute as a
    where a.attrelid = v_spec.relation and a.attnum > 0 and not a.attisdropped
@@ -501,7 +530,7 @@ begin
        union all
        select 'label_renamed', c.labels::text, notika._labels(a.atttypid)::text
         where a.atttypid = c.type and a.atttypmod = c.typmod and c.labels is not null
-          and not notika._has_labels(c.labels, notika._labels(a.atttypid))
+          and not notika._has_labels(c)
      ) as k (kind, expected, actual)
      where c.workflow_id = spec.workflow_id;
 
@@ -966,6 +995,8 @@ begin
   for v_column in
     update notika.contract as c
        set attnum = coalesce(b.attnum, 0),
+           label_ids = case when b.type = c.type then c.label_ids
+                            when c.labels = notika._labels(b.type) then notika._label_ids(b.type) end,
            -- Another enum of that name will do if it has all labels.
            type = case when b.type_name = c.type_name
                         and (c.labels is null or c.labels <@ notika._labels(b.type))
@@ -1069,25 +1100,27 @@ begin
      and exists (select from pg_type as t where t.oid = c.type);
 
   for v_column in
-    select c.column_name, c.type, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
+    select c.column_name, c.type, c.labels, c.label_ids, n.labels as new_labels, n.label_ids as new_label_ids,
+           notika._has_labels(c) as has_labels
       from notika.contract as c
       join pg_attribute as a
         on a.attrelid = after.relation and a.attnum = c.attnum and a.atttypid = c.type
-     where c.workflow_id = after.workflow_id
-       and case when c.labels is not null then c.labels <> notika._labels(a.atttypid) end
+     cross join lateral (
+       select notika._labels(a.atttypid), notika._label_ids(a.atttypid)
+     ) as n (labels, label_ids)
+     where c.workflow_id = after.workflow_id and c.labels is not null
+       and (c.labels, c.label_ids) is distinct from (n.labels, n.label_ids)
   loop
     update notika.contract as c
-       set labels = v_column.new_labels
+       set labels = v_column.new_labels, label_ids = v_column.new_label_ids
      where c.workflow_id = after.workflow_id and c.column_name = v_column.column_name;
-    continue when notika._has_labels(v_column.old_labels, v_column.new_labels);
+    continue when v_column.has_labels;
     perform notika._record(before, 'followed', 'label_renamed',
                            format('%s.%I', before.table_name, v_column.column_name),
                            notika._statement_of(before.workflow_id, 'label_renamed',
                                                 format('%s.%I', before.table_name, v_column.column_name),
                                                 statement),
-                           v_column.old_labels::text, v_column.new_labels::text);
-    -- A renamed label keeps its place.
-    continue when cardinality(v_column.old_labels) <> cardinality(v_column.new_labels);
+                           v_column.labels::text, v_column.new_labels::text);
     for v_type in
       select l.type
         from notika._leaf_types(v_column.type) as l (type)
@@ -1095,10 +1128,10 @@ begin
     loop
       v_after := notika._relabel(v_after, v_type, r.old_labels, r.new_labels)
          from (
-           select array_agg(l.old_label) as old_labels, array_agg(l.new_label) as new_labels
-             from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
-             join pg_enum as e on e.enumtypid = v_type and e.enumlabel = l.new_label
-            where l.old_label <> l.new_label
+           select array_agg(l.label) as old_labels, array_agg(e.enumlabel::text) as new_labels
+             from unnest(v_column.labels, v_column.label_ids) as l (label, id)
+             join pg_enum as e on e.enumtypid = v_type and e.oid = l.id
+            where e.enumlabel <> l.label
          ) as r;
     end loop;
   end loop;
@@ -1217,11 +1250,16 @@ begin
     v_after.condition_sql := v_spec.condition_sql;
   end if;
   v_after := notika._follow_labels(v_spec, v_after, statement);
+  select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+  if v_after.condition is distinct from v_spec.condition and not v_before.is_pinned then
+    v_after.is_pinned := false;
+    perform notika._renew_capture(v_before, v_after); -- it is parsed again in each session
+    select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+  end if;
   -- In a trigger a string whose type is named is no constant, which would have followed.
   if v_after.condition is distinct from v_spec.condition and notika._names_others(v_after.condition)
      and may_alter and notika._has_all_it_needs(v_after) and notika._may_make(v_after)
   then
-    select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
     v_after.is_pinned := notika._wants_pins(v_spec.guard);
     perform notika._bring_into_form(v_before, v_after);
   end if;

@@ -1009,7 +1009,8 @@ begin
   elsif kind in ('type_widened', 'type_narrowed') then
     update notika.contract as c
        set type_name = format_type(a.atttypid, a.atttypmod), type = a.atttypid, typmod = a.atttypmod,
-           labels = notika._labels(a.atttypid), attributes = notika._attributes(a.atttypid)
+           labels = notika._labels(a.atttypid), label_ids = notika._label_ids(a.atttypid),
+           attributes = notika._attributes(a.atttypid)
       from pg_attribute as a
      where c.workflow_id = spec.workflow_id and a.attrelid = spec.relation and a.attnum = c.attnum
        and not a.attisdropped and object = format('%s.%I', spec.table_name, c.column_name);

@@ -276,6 +276,7 @@ begin
   -- 0: there is none.
   update notika.contract as c
      set attnum = coalesce(a.attnum, 0),
+         label_ids = case when c.labels = notika._labels(a.atttypid) then notika._label_ids(a.atttypid) end,
          type = case when format_type(a.atttypid, a.atttypmod) = c.type_name then a.atttypid
                      when c.type < 16384 then c.type
                      else 0 end

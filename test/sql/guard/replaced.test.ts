@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { testBeside as test } from "../../support/database.ts";
-import { captured, grantedLater, inTransaction } from "../support.ts";
+import { captured, grantedLater, inTransaction, noEventTriggers } from "../support.ts";
 
 const orders = `
   ${grantedLater}
@@ -226,5 +226,28 @@ test("a label that is renamed keeps its old name where the same word is a text",
   expect(await captured(db)).toEqual([{ id: 1 }, { id: 2 }]);
   expect(await db.query("select condition from notika.workflows where workflow = 'w'")).toEqual([
     { condition: "new.note = 'new' or new.stage in ('it''s') and 'x''new''' <> new.note" },
+  ]);
+});
+
+test("where a condition is parsed in each session, it follows columns and labels at the next look", async ({ db }) => {
+  await db.script(`${noEventTriggers}
+    create type public.stage as enum ('new', 'paid');
+    create table public.orders (id int, stage public.stage, note text);
+    select notika.publish('w', 'public.orders', columns => '{id}', guard => 'warn',
+      condition => $$new.stage = 'new' and new.note = 'x'$$);
+    alter type public.stage rename value 'new' to 'fresh';
+    alter type public.stage add value 'new';
+    alter table public.orders rename note to remark;
+    alter table public.orders add column note text;`);
+
+  await db.query("insert into public.orders values (1, 'fresh', 'x')");
+  await db.query("select notika.check()");
+  await db.query(
+    "insert into public.orders values (2, 'fresh', 'x', null), (3, 'new', 'x', null), (4, 'fresh', 'y', null), (5, 'fresh', 'y', 'x')",
+  );
+
+  expect(await captured(db)).toEqual([{ id: 1 }, { id: 2 }]);
+  expect(await db.query("select condition from notika.workflows where workflow = 'w'")).toEqual([
+    { condition: "new.stage = 'fresh' and new.remark = 'x'" },
   ]);
 });
