@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:ec519fe44cdd0c6ebcd18dc30faa12f45b119224
+--! Hash: sha1:e65a3f4dab3d1a71bdecb99670739fbcc958e335
 --! Message: first release
 
 --! split: 1-current.sql
@@ -8690,22 +8690,42 @@ begin
   -- In the catalog alone: the writer has no right on Notika.  In a restored copy all numbers are others.
   -- The types because a session would go on with its plan, and fail.
   return (
-    select format(E'\n     and (not exists (select from pg_class as c where c.oid = %s and c.relname = ''workflow'')\n'
-                  '          or %s = (select count(*) from pg_attribute as a where a.attrelid = %s\n'
-                  '                   and (a.attnum, a.attname, a.atttypid) in (%s)))',
-                  'notika.workflow'::regclass::oid, count(*), spec.relation::oid,
-                  string_agg(format('(%s, %L, %s)', a.attnum, a.attname, a.atttypid), ', ' order by a.attnum))
-      from pg_attribute as a
-     where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
-       and notika._reads(spec.condition_sql, a.attname)
-    having count(*) > 0
+    with read (attnum, attname, type) as (
+      select a.attnum, a.attname, a.atttypid
+        from pg_attribute as a
+       where a.attrelid = spec.relation and a.attnum > 0 and not a.attisdropped
+         and notika._reads(spec.condition_sql, a.attname)
+    ), label (oid, name) as (
+      select distinct e.oid, e.enumlabel
+        from (
+          select l.type from read as r cross join lateral notika._leaf_types(r.type) as l (type)
+          union
+          select u.oid from jsonb_to_recordset(spec.condition_uses) as u (kind text, oid oid) where u.kind = 'type'
+        ) as t
+        join pg_enum as e on e.enumtypid = t.type
+    )
+    select E'\n     and (not exists (select from pg_class as c where c.relname = ''workflow'' and c.oid = '
+           || 'notika.workflow'::regclass::oid || ')'
+           || E'\n          or ' || string_agg(h.code, E'\n             and ' order by h.code) || ')'
+      from (
+        select format('%s = (select count(*) from pg_attribute as a where a.attrelid = %s '
+                      'and (a.attnum, a.attname, a.atttypid) in (%s))', count(*), spec.relation::oid,
+                      string_agg(format('(%s, %L, %s)', r.attnum, r.attname, r.type), ', ' order by r.attnum))
+          from read as r
+        having count(*) > 0
+        union all
+        select format('%s = (select count(*) from pg_enum as e where (e.oid, e.enumlabel) in (%s))', count(*),
+                      string_agg(format('(%s, %L)', l.oid, l.name), ', ' order by l.oid))
+          from label as l
+        having count(*) > 0
+      ) as h (code)
   );
 end;
 $$;
 
 comment on function notika._columns_hold_code(notika.workflow) is
-  'SQL that is true while the columns that a condition reads have the names and types that they have '
-  'now; null: it reads none.';
+  'SQL that is true while the columns that a condition reads, and the labels of their enums, have the '
+  'names and types that they have now; null: it reads none.';
 
 create or replace function notika._passes_definition(spec notika.workflow)
   returns text
@@ -13753,6 +13773,7 @@ create table if not exists notika.contract (
   type oid not null,
   typmod integer not null,
   labels text[],
+  label_ids oid[],
   attributes text[],
   constraint contract_pkey primary key (workflow_id, column_name),
   constraint contract_workflow_id_fkey foreign key (workflow_id) references notika.workflow
@@ -13768,6 +13789,8 @@ comment on column notika.contract.type_name is 'Its type when it was published, 
 comment on column notika.contract.type is 'The same without its modifier, for the catalog.';
 comment on column notika.contract.typmod is 'The type''s modifier.';
 comment on column notika.contract.labels is 'The labels of the enums in it.';
+comment on column notika.contract.label_ids is
+  'Their numbers, which stay when they are renamed; null: another type has taken its place since.';
 comment on column notika.contract.attributes is 'The attributes of the composite types in it.';
 
 create table if not exists notika.contract_key (
@@ -13951,20 +13974,46 @@ $$;
 
 comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
 
-create or replace function notika._has_labels(labels text[], now text[])
-  returns boolean
-  language sql
-  immutable
+create or replace function notika._label_ids(type oid)
+  returns oid[]
+  language plpgsql
+  stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Labels are only ever added.  Where there are as many as before and others, they were renamed, and
-  -- may have swapped their names.
-  select _has_labels.now is not null and labels <@ now
-     and (cardinality(labels) <> cardinality(now) or labels = now);
+begin
+  return (
+    select array_agg(e.oid order by e.enumtypid, e.enumsortorder)
+      from notika._leaf_types(_label_ids.type) as l (oid)
+      join pg_enum as e on e.enumtypid = l.oid
+     where _label_ids.type >= 16384
+  );
+end;
 $$;
 
-comment on function notika._has_labels(text[], text[]) is
-  'Whether the labels of an enum are what they were, but for those that were added.';
+comment on function notika._label_ids(oid) is
+  'The numbers of the labels of the enums in a type, in the order of _labels.';
+
+create or replace function notika._has_labels(contract notika.contract)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if contract.label_ids is null then
+    return contract.labels <@ coalesce(notika._labels(contract.type), '{}');
+  end if;
+  -- By their numbers: labels may have swapped their names, and others may have been added.
+  return not exists (
+    select from unnest(contract.labels, contract.label_ids) as l (label, id)
+      left join pg_enum as e on e.oid = l.id
+     where e.enumlabel is distinct from l.label
+  );
+end;
+$$;
+
+comment on function notika._has_labels(notika.contract) is
+  'Whether the labels of the enums in a column''s type are what they were, but for those that were added.';
 
 create or replace function notika._part_types(type oid)
   returns setof oid
@@ -14079,9 +14128,9 @@ begin
   perform notika._bind_key(_bind.workflow_id);
 
   insert into notika.contract
-    (workflow_id, column_name, attnum, type_name, type, typmod, labels, attributes)
+    (workflow_id, column_name, attnum, type_name, type, typmod, labels, label_ids, attributes)
   select v_spec.workflow_id, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod),
-         a.atttypid, a.atttypmod, notika._labels(a.atttypid),
+         a.atttypid, a.atttypmod, notika._labels(a.atttypid), notika._label_ids(a.atttypid),
          notika._attributes(a.atttypid)
     from pg_attribute as a
    where a.attrelid = v_spec.relation and a.attnum > 0 and not a.attisdropped
@@ -14241,7 +14290,7 @@ begin
        union all
        select 'label_renamed', c.labels::text, notika._labels(a.atttypid)::text
         where a.atttypid = c.type and a.atttypmod = c.typmod and c.labels is not null
-          and not notika._has_labels(c.labels, notika._labels(a.atttypid))
+          and not notika._has_labels(c)
      ) as k (kind, expected, actual)
      where c.workflow_id = spec.workflow_id;
 
@@ -14706,6 +14755,8 @@ begin
   for v_column in
     update notika.contract as c
        set attnum = coalesce(b.attnum, 0),
+           label_ids = case when b.type = c.type then c.label_ids
+                            when c.labels = notika._labels(b.type) then notika._label_ids(b.type) end,
            -- Another enum of that name will do if it has all labels.
            type = case when b.type_name = c.type_name
                         and (c.labels is null or c.labels <@ notika._labels(b.type))
@@ -14809,25 +14860,27 @@ begin
      and exists (select from pg_type as t where t.oid = c.type);
 
   for v_column in
-    select c.column_name, c.type, c.labels as old_labels, notika._labels(a.atttypid) as new_labels
+    select c.column_name, c.type, c.labels, c.label_ids, n.labels as new_labels, n.label_ids as new_label_ids,
+           notika._has_labels(c) as has_labels
       from notika.contract as c
       join pg_attribute as a
         on a.attrelid = after.relation and a.attnum = c.attnum and a.atttypid = c.type
-     where c.workflow_id = after.workflow_id
-       and case when c.labels is not null then c.labels <> notika._labels(a.atttypid) end
+     cross join lateral (
+       select notika._labels(a.atttypid), notika._label_ids(a.atttypid)
+     ) as n (labels, label_ids)
+     where c.workflow_id = after.workflow_id and c.labels is not null
+       and (c.labels, c.label_ids) is distinct from (n.labels, n.label_ids)
   loop
     update notika.contract as c
-       set labels = v_column.new_labels
+       set labels = v_column.new_labels, label_ids = v_column.new_label_ids
      where c.workflow_id = after.workflow_id and c.column_name = v_column.column_name;
-    continue when notika._has_labels(v_column.old_labels, v_column.new_labels);
+    continue when v_column.has_labels;
     perform notika._record(before, 'followed', 'label_renamed',
                            format('%s.%I', before.table_name, v_column.column_name),
                            notika._statement_of(before.workflow_id, 'label_renamed',
                                                 format('%s.%I', before.table_name, v_column.column_name),
                                                 statement),
-                           v_column.old_labels::text, v_column.new_labels::text);
-    -- A renamed label keeps its place.
-    continue when cardinality(v_column.old_labels) <> cardinality(v_column.new_labels);
+                           v_column.labels::text, v_column.new_labels::text);
     for v_type in
       select l.type
         from notika._leaf_types(v_column.type) as l (type)
@@ -14835,10 +14888,10 @@ begin
     loop
       v_after := notika._relabel(v_after, v_type, r.old_labels, r.new_labels)
          from (
-           select array_agg(l.old_label) as old_labels, array_agg(l.new_label) as new_labels
-             from unnest(v_column.old_labels, v_column.new_labels) as l (old_label, new_label)
-             join pg_enum as e on e.enumtypid = v_type and e.enumlabel = l.new_label
-            where l.old_label <> l.new_label
+           select array_agg(l.label) as old_labels, array_agg(e.enumlabel::text) as new_labels
+             from unnest(v_column.labels, v_column.label_ids) as l (label, id)
+             join pg_enum as e on e.enumtypid = v_type and e.oid = l.id
+            where e.enumlabel <> l.label
          ) as r;
     end loop;
   end loop;
@@ -14957,11 +15010,16 @@ begin
     v_after.condition_sql := v_spec.condition_sql;
   end if;
   v_after := notika._follow_labels(v_spec, v_after, statement);
+  select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+  if v_after.condition is distinct from v_spec.condition and not v_before.is_pinned then
+    v_after.is_pinned := false;
+    perform notika._renew_capture(v_before, v_after); -- it is parsed again in each session
+    select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
+  end if;
   -- In a trigger a string whose type is named is no constant, which would have followed.
   if v_after.condition is distinct from v_spec.condition and notika._names_others(v_after.condition)
      and may_alter and notika._has_all_it_needs(v_after) and notika._may_make(v_after)
   then
-    select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
     v_after.is_pinned := notika._wants_pins(v_spec.guard);
     perform notika._bring_into_form(v_before, v_after);
   end if;
@@ -16830,7 +16888,8 @@ begin
   elsif kind in ('type_widened', 'type_narrowed') then
     update notika.contract as c
        set type_name = format_type(a.atttypid, a.atttypmod), type = a.atttypid, typmod = a.atttypmod,
-           labels = notika._labels(a.atttypid), attributes = notika._attributes(a.atttypid)
+           labels = notika._labels(a.atttypid), label_ids = notika._label_ids(a.atttypid),
+           attributes = notika._attributes(a.atttypid)
       from pg_attribute as a
      where c.workflow_id = spec.workflow_id and a.attrelid = spec.relation and a.attnum = c.attnum
        and not a.attisdropped and object = format('%s.%I', spec.table_name, c.column_name);
@@ -17246,6 +17305,7 @@ begin
   -- 0: there is none.
   update notika.contract as c
      set attnum = coalesce(a.attnum, 0),
+         label_ids = case when c.labels = notika._labels(a.atttypid) then notika._label_ids(a.atttypid) end,
          type = case when format_type(a.atttypid, a.atttypmod) = c.type_name then a.atttypid
                      when c.type < 16384 then c.type
                      else 0 end
