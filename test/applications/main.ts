@@ -1,15 +1,16 @@
 // npm run test:applications: published applications, driven over HTTP, with Notika beside them and without.
-import { chownSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { raw } from "sql-template-tag";
 import { openDatabase } from "../../runner/database.ts";
-import { type Major, majors, serverUser } from "../support/binaries.ts";
+import { type Major, majors } from "../support/binaries.ts";
 import { startPostgres } from "../support/postgres.ts";
 import { directus } from "./directus/index.ts";
 import type { Application } from "./harness/application.ts";
 import { perform } from "./harness/perform.ts";
+import { makeFolder } from "./harness/program.ts";
 import { compareAnswers, differences } from "./harness/report.ts";
 import { parseServer } from "./parse/index.ts";
 
@@ -42,9 +43,7 @@ async function tryOut(application: Application): Promise<number> {
   say(`${application.name} ${application.version} (${application.licence}): installing`);
   await application.install();
   const server = await startPostgres({ major, settings: { max_connections: "200" } });
-  const folder = mkdtempSync(path.join(tmpdir(), "notika-application-"));
-  const { uid, gid } = serverUser();
-  if (uid !== undefined && gid !== undefined) chownSync(folder, uid, gid);
+  const folder = makeFolder(mkdtempSync(path.join(tmpdir(), "notika-application-")));
   try {
     const administrator = openDatabase({ connect: server.url, connections: 1 });
     const [row] = await administrator.execute<{ version: string }>(raw("select version() as version"));

@@ -169,7 +169,7 @@ export const collections: Chapter = {
       name: "section_any",
       table: "public.sections",
       operations: ["insert", "update", "delete"],
-      columns: ["id", "heading", "article", "position"],
+      columns: ["id", "heading", "article"],
     },
     {
       name: "section_moved",
@@ -225,10 +225,10 @@ export const collections: Chapter = {
     },
     { name: "field_any", table: "public.directus_fields", operations: ["insert", "update", "delete"], columns: null },
     {
-      name: "settings_changed",
+      name: "settings_any",
       table: "public.directus_settings",
       operations: ["insert", "update"],
-      columns: ["id", "project_name", "mcp_enabled"],
+      columns: null,
     },
   ],
 };

@@ -24,6 +24,7 @@ export const concurrency: Chapter = {
         { body: { views: n, status: n % 2 ? "published" : "draft" } },
       ]),
     );
+    await api.send(`PATCH /items/articles/${id(0)}?fields=id`, { body: { views: 0, status: "draft" } }); // which was the last?
     await api.together(
       Array.from({ length: 60 }, (_, n): [string, { body: unknown }][] => [
         [`PATCH /items/articles/${id(n + 1)}?fields=id`, { body: { price: n, meta: { n } } }],

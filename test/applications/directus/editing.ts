@@ -60,6 +60,8 @@ export const editing: Chapter = {
       },
       tags: { create: [{ tags_slug: "sport" }], update: [], delete: [first.tags[0]] },
     });
+    await patch(`/items/sections/${intro}`, { position: 7 });
+    await patch(`/items/sections/${intro}`, { position: 7, heading: "Moved" });
     await patch(`/items/articles/${first.id}`, { sections: [intro] }); // the others are deleted
     await patch(`/items/articles/${second.id}`, { author: { id: second.author, name: "Joseph" } });
     await patch("/items/articles", { keys: ids.slice(0, 10), data: { status: "published", price: 5 } });

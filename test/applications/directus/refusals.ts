@@ -1,12 +1,13 @@
 import type { Api, Body } from "../harness/api.ts";
 import type { Refusal, Stage } from "../harness/application.ts";
-import { run } from "./index.ts";
+import { migrate } from "./index.ts";
 
-/** The fields that it knows, an item, and a write. */
+/** The fields that it knows, and a write. */
 const look = (collection: string, body: object) => async (api: Api) => {
   await api.send(`GET /fields/${collection}`);
-  await api.send(`GET /relations/${collection}`);
-  const [first] = (await api.send(`GET /items/${collection}?limit=1&fields=id`)).data;
+  const [first] = (
+    await api.send(`GET /items/${collection}?limit=1&fields=id&sort=${collection === "articles" ? "title" : "id"}`)
+  ).data;
   await api.send(`PATCH /items/${collection}/${first.id}`, { body });
 };
 
@@ -69,13 +70,13 @@ async function migrateDown({ api, place, restart }: Stage) {
   const answer = { request: "migrate:down", status: 200, body: "", normalised: "" };
   await restart(async () => {
     try {
-      for (let n = 0; n < 11; n++) await run(place, "database", "migrate:down");
+      await migrate(place, "down", "down", "down");
     } catch (error) {
       const lines = String(error).split("\n");
       answer.status = 500;
       answer.normalised = lines.find((line) => line.includes("workflow")) ?? String(error);
     }
-    await run(place, "database", "migrate:latest");
+    await migrate(place, "latest");
   });
   api.answers.push(answer);
 }

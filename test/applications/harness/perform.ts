@@ -1,11 +1,10 @@
-import { chownSync, mkdirSync } from "node:fs";
 import path from "node:path";
 import { raw } from "sql-template-tag";
 import { openDatabase } from "../../../runner/database.ts";
-import { serverUser } from "../../support/binaries.ts";
 import { freePort, type Postgres } from "../../support/postgres.ts";
 import { type Answer, openApi } from "./api.ts";
 import type { Application, Place, Refusal, Stage } from "./application.ts";
+import { makeFolder } from "./program.ts";
 import { asLine, compareAnswers } from "./report.ts";
 import { openWatch, type Watch } from "./watch.ts";
 
@@ -29,7 +28,7 @@ export interface Performance {
 
 /** Plays the whole script of an application in a database of its own. */
 export async function perform(options: PerformOptions): Promise<Performance> {
-  const { application, server, watched } = options;
+  const { application, watched } = options;
   const say = (progress: string) => options.say(`${watched ? "with   " : "without"}  ${progress}`);
   const began = performance.now();
   const place = await makePlace(options);
@@ -101,11 +100,11 @@ export async function perform(options: PerformOptions): Promise<Performance> {
         .replaceAll(/.*DeprecationWarning.*\n/g, "")
         .slice(-6000),
     );
+    console.error(api.answers.slice(-3).map(asLine).join("\n"));
     throw error;
   } finally {
     await program.stop();
     await watch?.close();
-    void server;
   }
 }
 
@@ -137,7 +136,7 @@ async function refuse(refusal: Refusal, { stage, said, watch, objections }: Refu
     lines.push(
       `${refusal.title}:`,
       ...refused.map((answer) => `  refused: ${asLine(answer)}`),
-      ...logged.slice(0, 3).map((line) => `  its log: ${line.slice(0, 1500)}`),
+      ...logged.slice(0, 1).map((line) => `  its log: ${line.slice(0, 800)}`),
     );
     if (refused.every(({ status }) => status < 400)) objections.push(`${refusal.title}: was not refused`);
     for (const objection of compareAnswers(before, after)) {
@@ -174,14 +173,10 @@ async function makePlace({ application, server, folder, watched }: PerformOption
   const url = await server.createDatabase(name);
   const database = openDatabase({ connect: url, connections: 1 });
   await database.script(`alter database "${name}" owner to application`).finally(database.close);
-  const own = path.join(folder, name);
-  mkdirSync(own);
-  const { uid, gid } = serverUser();
-  if (uid !== undefined && gid !== undefined) chownSync(own, uid, gid);
   return {
     database: { url, port: server.port, name, user: "application" },
     port: await freePort(),
-    folder: own,
+    folder: makeFolder(path.join(folder, name)),
   };
 }
 

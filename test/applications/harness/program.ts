@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { chownSync, mkdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { serverUser } from "../../support/binaries.ts";
 
@@ -13,6 +14,14 @@ interface ProgramOptions {
   command: string[];
   folder: string;
   env?: Record<string, string>;
+}
+
+/** Makes a folder that programs may write to. */
+export function makeFolder(folder: string): string {
+  mkdirSync(folder, { recursive: true });
+  const { uid, gid } = serverUser();
+  if (uid !== undefined && gid !== undefined) chownSync(folder, uid, gid);
+  return folder;
 }
 
 const children = new Set<ChildProcess>();

@@ -8,10 +8,19 @@ export function compareAnswers(without: Answer[], beside: Answer[]): string[] {
     if (one && other && one.request === other.request && one.status === other.status) {
       if (one.normalised === other.normalised) continue;
     }
-    objections.push(`answer ${index}\n  without ${asLine(one)}\n  with    ${asLine(other)}`);
+    const [left, right] = [one, other].map((answer) => (answer ? `${answer.status} ${answer.normalised}` : "nothing"));
+    objections.push(
+      `answer ${index}, ${one?.request}\n  without ${around(left, right)}\n  with    ${around(right, left)}`,
+    );
     if (one?.request !== other?.request) break; // the rest is out of step
   }
   return objections;
+}
+
+/** A text, near where another differs from it. */
+function around(text = "", other = ""): string {
+  const at = [...text].findIndex((character, index) => character !== other[index]);
+  return text.slice(Math.max(at - 150, 0), at + 150);
 }
 
 /** The lines that only one of two lists has. */
@@ -25,5 +34,5 @@ export function differences(without: string[], beside: string[]): string[] {
 export function asLine(answer: Pick<Answer, "request" | "status" | "normalised"> | undefined): string {
   if (!answer) return "no request";
   const { request, status, normalised } = answer;
-  return `${request}: ${status} ${normalised.length > 900 ? `${normalised.slice(0, 900)}…` : normalised}`;
+  return `${request}: ${status} ${normalised.length > 400 ? `${normalised.slice(0, 400)}…` : normalised}`;
 }

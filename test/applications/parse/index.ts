@@ -36,6 +36,7 @@ export const parseServer: Application = {
       [/127\.0\.0\.1:\d+/g, "host"],
       [/[0-9a-f]{32}_/g, "random"],
       [/(?<=\/|objectId%22%3A%22)[A-Za-z0-9]{10}(?=[ "?%]|$)/g, "objectId"],
+      [/(?<="expiresAt":{"__type":"Date","iso":")[^"]*/g, "time"],
       [/(?<="ACL":{")[A-Za-z0-9]{10}(?=":)/g, "objectId"],
     ],
     varyingKeys: ["objectId", "createdAt", "updatedAt", "sessionToken", "installationId", "expiresAt"],
