@@ -39,7 +39,7 @@ export const directus: Application = {
       [/\$argon2id\$[^"]*/g, "hash"],
       [/"\d{4}-\d\d-\d\dT[^"]*"/g, "time"],
     ],
-    varyingKeys: ["access_token", "refresh_token", "mainHash"],
+    varyingKeys: ["access_token", "refresh_token", "hash", "mainHash"],
   },
   async logIn(api) {
     delete api.headers.authorization;
