@@ -267,9 +267,9 @@ declare
   v_due timestamptz;
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
-  v_due := notika._ask('schedule', jsonb_build_object(
+  v_due := (notika._ask('schedule', jsonb_build_object(
     'workflow', schedule.workflow, 'cron', schedule.cron, 'time_zone', schedule.time_zone,
-    'missed', schedule.missed)) #>> '{}';
+    'missed', schedule.missed)) #>> '{}')::timestamptz;
   perform set_config('lock_timeout', v_before, true);
   return v_due;
 end;

@@ -83,7 +83,7 @@ create or replace function notika._refuse_shortly(
   hint text,
   context text
 )
-  returns boolean
+  returns void
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
@@ -93,7 +93,7 @@ begin
   -- Where in Notika it was refused is of no use to anybody who reads it; of an error that Notika did
   -- not foresee it is.
   if _refuse_shortly.context !~ '^PL/pgSQL function notika\.[^\n]* at RAISE(\n|$)' then
-    return false;
+    return;
   elsif detail <> '' and hint <> '' then
     raise exception '%', message using errcode = state, detail = detail, hint = hint;
   elsif detail <> '' then
@@ -106,7 +106,7 @@ end;
 $$;
 
 comment on function notika._refuse_shortly(text, text, text, text, text) is
-  'Raises an error of Notika''s again, without the context in which it was raised; false: it is none.';
+  'Raises an error of Notika''s again, without the context in which it was raised; nothing if it is none.';
 
 create or replace function notika._ask(verb text, args jsonb)
   returns json
@@ -117,11 +117,6 @@ create or replace function notika._ask(verb text, args jsonb)
 as $$
 declare
   v_result json;
-  v_state text;
-  v_message text;
-  v_detail text;
-  v_hint text;
-  v_context text;
 begin
   if not has_column_privilege('notika._request', 'verb', 'insert') then
     raise exception 'role "%" may not call notika.%', current_user, replace(verb, 'retry_failed', 'retry')
@@ -134,18 +129,39 @@ begin
   values (_ask.verb, _ask.args)
   returning result into v_result;
   return v_result;
-exception when others then
-  get stacked diagnostics
-    v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
-    v_hint = pg_exception_hint, v_context = pg_exception_context;
-  if not notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
-    raise;
-  end if;
 end;
 $$;
 
 comment on function notika._ask(text, jsonb) is
   'Passes the request of a verb, as its caller, and returns the answer.';
+
+create or replace function notika._ask_shortly(verb text, args jsonb)
+  returns json
+  language plpgsql
+  volatile
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_state text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+  v_context text;
+begin
+  return notika._ask(_ask_shortly.verb, _ask_shortly.args);
+exception when others then
+  get stacked diagnostics
+    v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+    v_hint = pg_exception_hint, v_context = pg_exception_context;
+  perform notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context);
+  raise;
+end;
+$$;
+
+comment on function notika._ask_shortly(text, jsonb) is
+  'The same, and an error comes without its context. Not for verbs whose locks notika.lag has to name: '
+  'of a lock that a subtransaction took nobody can tell the session.';
 
 create or replace function notika._carry_out()
   returns trigger

@@ -1464,7 +1464,7 @@ begin
   if v_call.relation is not null then
     v_given := notika._grant_missing(v_call.relation, v_function);
   end if;
-  v_outcome := notika._ask(
+  v_outcome := notika._ask_shortly(
     'publish', notika._request_of(v_call, publish.options, v_function, v_given)) #>> '{}';
   if v_function is not null then
     execute 'drop function pg_temp.notika_condition()';
@@ -1702,7 +1702,7 @@ declare
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   perform notika._revoke_given(
-    notika._ask('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
+    notika._ask_shortly('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
   perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, (

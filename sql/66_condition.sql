@@ -447,9 +447,8 @@ exception when others then
   get stacked diagnostics
     v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
     v_hint = pg_exception_hint, v_context = pg_exception_context;
-  if not notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
-    raise;
-  end if;
+  perform notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context);
+  raise;
 end;
 $$;
 

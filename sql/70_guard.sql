@@ -426,7 +426,7 @@ comment on function
 create or replace function notika._column_change(
   spec notika.workflow,
   contract notika.contract,
-  "column" pg_attribute
+  attribute pg_attribute
 )
   returns text
   language plpgsql
@@ -434,16 +434,16 @@ create or replace function notika._column_change(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_change text := notika._type_change("column".atttypid, "column".atttypmod, contract.type, contract.typmod);
+  v_change text := notika._type_change(attribute.atttypid, attribute.atttypmod, contract.type, contract.typmod);
   v_strings constant oid[] := '{text,varchar}'::regtype[];
 begin
   -- What a condition does with a column depends on its type.
   if v_change <> 'type_changed'
-     and notika._base_type("column".atttypid) <> notika._base_type(contract.type)
-     and not (notika._base_type("column".atttypid) = any (v_strings)
+     and notika._base_type(attribute.atttypid) <> notika._base_type(contract.type)
+     and not (notika._base_type(attribute.atttypid) = any (v_strings)
               and notika._base_type(contract.type) = any (v_strings))
      and (notika._reads(spec.condition, contract.column_name)
-          or notika._reads(spec.condition, "column".attname))
+          or notika._reads(spec.condition, attribute.attname))
   then
     return 'type_changed';
   end if;

@@ -74,22 +74,18 @@ comment on function notika._scale(oid, integer) is
   'How many digits numbers of this type have after the point; null: as many as each was written with.';
 
 create or replace function notika._without_domain(inout type oid, inout typmod integer)
-  language plpgsql
+  language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_domain pg_type;
-begin
-  loop
-    select t.* into v_domain
-      from pg_type as t
-     where t.oid = _without_domain.type and t.typtype = 'd';
-    exit when not found;
-    type := v_domain.typbasetype;
-    typmod := v_domain.typtypmod;
-  end loop;
-end;
+  with recursive under (type, typmod, place) as (
+    select _without_domain.type, _without_domain.typmod, 0
+    union all
+    select t.typbasetype, t.typtypmod, u.place + 1
+      from under as u
+      join pg_type as t on t.oid = u.type and t.typtype = 'd'
+  )
+  select u.type, u.typmod from under as u order by u.place desc limit 1;
 $$;
 
 comment on function notika._without_domain(oid, integer) is

@@ -137,7 +137,7 @@ begin
            on t.tgrelid = v_spec.relation and t.tgname = format('notika_%s_%s', v_spec.workflow_id, o.name)
      )
   then
-    return '{}';
+    return array[]::text[];
   end if;
   return array(
     select concat_ws(' ', f.kind, f.object)

@@ -196,7 +196,7 @@ declare
   v_seen jsonb[] := array[]::jsonb[]; -- what was found after each statement
   v_lines integer[] := array[]::integer[];
   v_texts text[] := array[]::text[];
-  v_said jsonb := '[]'; -- what is returned already
+  v_said jsonb := '[]'::jsonb; -- what is returned already
   v_found jsonb;
   v_is_over boolean := false;
 begin

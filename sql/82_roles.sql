@@ -42,6 +42,7 @@ as $$
 
         -- The verbs that decide by their caller pass a request.
         ('function', '_ask', '{publisher,runner}'),
+        ('function', '_ask_shortly', '{publisher}'),
         ('function', '_refuse_shortly', '{publisher,runner}'),
         ('request', '_request', '{publisher,runner}'),
 

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:e65a3f4dab3d1a71bdecb99670739fbcc958e335
+--! Hash: sha1:dfe5c19e59943f0c2a50da4ee59c48b61bcb039e
 --! Message: first release
 
 --! split: 1-current.sql
@@ -4162,9 +4162,9 @@ declare
   v_due timestamptz;
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
-  v_due := notika._ask('schedule', jsonb_build_object(
+  v_due := (notika._ask('schedule', jsonb_build_object(
     'workflow', schedule.workflow, 'cron', schedule.cron, 'time_zone', schedule.time_zone,
-    'missed', schedule.missed)) #>> '{}';
+    'missed', schedule.missed)) #>> '{}')::timestamptz;
   perform set_config('lock_timeout', v_before, true);
   return v_due;
 end;
@@ -8866,7 +8866,7 @@ create or replace function notika._refuse_shortly(
   hint text,
   context text
 )
-  returns boolean
+  returns void
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
@@ -8876,7 +8876,7 @@ begin
   -- Where in Notika it was refused is of no use to anybody who reads it; of an error that Notika did
   -- not foresee it is.
   if _refuse_shortly.context !~ '^PL/pgSQL function notika\.[^\n]* at RAISE(\n|$)' then
-    return false;
+    return;
   elsif detail <> '' and hint <> '' then
     raise exception '%', message using errcode = state, detail = detail, hint = hint;
   elsif detail <> '' then
@@ -8889,7 +8889,7 @@ end;
 $$;
 
 comment on function notika._refuse_shortly(text, text, text, text, text) is
-  'Raises an error of Notika''s again, without the context in which it was raised; false: it is none.';
+  'Raises an error of Notika''s again, without the context in which it was raised; nothing if it is none.';
 
 create or replace function notika._ask(verb text, args jsonb)
   returns json
@@ -8900,11 +8900,6 @@ create or replace function notika._ask(verb text, args jsonb)
 as $$
 declare
   v_result json;
-  v_state text;
-  v_message text;
-  v_detail text;
-  v_hint text;
-  v_context text;
 begin
   if not has_column_privilege('notika._request', 'verb', 'insert') then
     raise exception 'role "%" may not call notika.%', current_user, replace(verb, 'retry_failed', 'retry')
@@ -8917,18 +8912,39 @@ begin
   values (_ask.verb, _ask.args)
   returning result into v_result;
   return v_result;
-exception when others then
-  get stacked diagnostics
-    v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
-    v_hint = pg_exception_hint, v_context = pg_exception_context;
-  if not notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
-    raise;
-  end if;
 end;
 $$;
 
 comment on function notika._ask(text, jsonb) is
   'Passes the request of a verb, as its caller, and returns the answer.';
+
+create or replace function notika._ask_shortly(verb text, args jsonb)
+  returns json
+  language plpgsql
+  volatile
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_state text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+  v_context text;
+begin
+  return notika._ask(_ask_shortly.verb, _ask_shortly.args);
+exception when others then
+  get stacked diagnostics
+    v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+    v_hint = pg_exception_hint, v_context = pg_exception_context;
+  perform notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context);
+  raise;
+end;
+$$;
+
+comment on function notika._ask_shortly(text, jsonb) is
+  'The same, and an error comes without its context. Not for verbs whose locks notika.lag has to name: '
+  'of a lock that a subtransaction took nobody can tell the session.';
 
 create or replace function notika._carry_out()
   returns trigger
@@ -9389,7 +9405,7 @@ declare
   v_outcome text;
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
-  v_outcome := notika._ask('configure', jsonb_build_object(
+  v_outcome := notika._ask_shortly('configure', jsonb_build_object(
     'workflow', configure.workflow, 'options', configure.options)) #>> '{}';
   perform set_config('lock_timeout', v_before, true);
   return v_outcome;
@@ -10907,7 +10923,7 @@ begin
   if v_call.relation is not null then
     v_given := notika._grant_missing(v_call.relation, v_function);
   end if;
-  v_outcome := notika._ask(
+  v_outcome := notika._ask_shortly(
     'publish', notika._request_of(v_call, publish.options, v_function, v_given)) #>> '{}';
   if v_function is not null then
     execute 'drop function pg_temp.notika_condition()';
@@ -11145,7 +11161,7 @@ declare
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   perform notika._revoke_given(
-    notika._ask('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
+    notika._ask_shortly('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
   perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, (
@@ -11973,9 +11989,8 @@ exception when others then
   get stacked diagnostics
     v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
     v_hint = pg_exception_hint, v_context = pg_exception_context;
-  if not notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
-    raise;
-  end if;
+  perform notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context);
+  raise;
 end;
 $$;
 
@@ -14186,7 +14201,7 @@ comment on function
 create or replace function notika._column_change(
   spec notika.workflow,
   contract notika.contract,
-  "column" pg_attribute
+  attribute pg_attribute
 )
   returns text
   language plpgsql
@@ -14194,16 +14209,16 @@ create or replace function notika._column_change(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_change text := notika._type_change("column".atttypid, "column".atttypmod, contract.type, contract.typmod);
+  v_change text := notika._type_change(attribute.atttypid, attribute.atttypmod, contract.type, contract.typmod);
   v_strings constant oid[] := '{text,varchar}'::regtype[];
 begin
   -- What a condition does with a column depends on its type.
   if v_change <> 'type_changed'
-     and notika._base_type("column".atttypid) <> notika._base_type(contract.type)
-     and not (notika._base_type("column".atttypid) = any (v_strings)
+     and notika._base_type(attribute.atttypid) <> notika._base_type(contract.type)
+     and not (notika._base_type(attribute.atttypid) = any (v_strings)
               and notika._base_type(contract.type) = any (v_strings))
      and (notika._reads(spec.condition, contract.column_name)
-          or notika._reads(spec.condition, "column".attname))
+          or notika._reads(spec.condition, attribute.attname))
   then
     return 'type_changed';
   end if;
@@ -15419,22 +15434,18 @@ comment on function notika._scale(oid, integer) is
   'How many digits numbers of this type have after the point; null: as many as each was written with.';
 
 create or replace function notika._without_domain(inout type oid, inout typmod integer)
-  language plpgsql
+  language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_domain pg_type;
-begin
-  loop
-    select t.* into v_domain
-      from pg_type as t
-     where t.oid = _without_domain.type and t.typtype = 'd';
-    exit when not found;
-    type := v_domain.typbasetype;
-    typmod := v_domain.typtypmod;
-  end loop;
-end;
+  with recursive under (type, typmod, place) as (
+    select _without_domain.type, _without_domain.typmod, 0
+    union all
+    select t.typbasetype, t.typtypmod, u.place + 1
+      from under as u
+      join pg_type as t on t.oid = u.type and t.typtype = 'd'
+  )
+  select u.type, u.typmod from under as u order by u.place desc limit 1;
 $$;
 
 comment on function notika._without_domain(oid, integer) is
@@ -16016,7 +16027,7 @@ begin
            on t.tgrelid = v_spec.relation and t.tgname = format('notika_%s_%s', v_spec.workflow_id, o.name)
      )
   then
-    return '{}';
+    return array[]::text[];
   end if;
   return array(
     select concat_ws(' ', f.kind, f.object)
@@ -17779,7 +17790,7 @@ declare
   v_seen jsonb[] := array[]::jsonb[]; -- what was found after each statement
   v_lines integer[] := array[]::integer[];
   v_texts text[] := array[]::text[];
-  v_said jsonb := '[]'; -- what is returned already
+  v_said jsonb := '[]'::jsonb; -- what is returned already
   v_found jsonb;
   v_is_over boolean := false;
 begin
@@ -18586,6 +18597,7 @@ as $$
 
         -- The verbs that decide by their caller pass a request.
         ('function', '_ask', '{publisher,runner}'),
+        ('function', '_ask_shortly', '{publisher}'),
         ('function', '_refuse_shortly', '{publisher,runner}'),
         ('request', '_request', '{publisher,runner}'),
 

@@ -29,6 +29,7 @@ test("plpgsql_check finds nothing wrong inside the functions", async ({ skip, on
                                      anyelememttype => case proname when '_json_value' then 'int[]' else 'int' end::regtype
            ) as finding
      where pronamespace = 'notika'::regnamespace
+       and message !~ '^composite OUT variable "\\w+" is not single argument$' -- which is what is meant
        and (prorettype <> 'trigger'::regtype or tgrelid is not null)
      order by function, lineno`);
 

@@ -37,7 +37,10 @@ describe("a copy in another cluster", () => {
       await commit(writer);
       await drain(copy, 2);
 
-      expect(warnings).toEqual([warning]);
+      expect(warnings).toEqual([
+        "notika: this is a restored copy; workflows were bound to its tables by name",
+        warning,
+      ]);
       expect((await jobs(copy)).toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 20, 21, 22, 23]);
       expect(await copy.value("select count(*)::int from notika.event_log where not dispatched")).toBe(0);
       expect(await copy.value("select events_waiting::int from notika.lag")).toBe(0);
