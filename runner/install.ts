@@ -16,20 +16,25 @@ export interface InstallReport {
  */
 export async function install(database: Database, { owner = "" }: { owner?: string } = {}): Promise<InstallReport> {
   const migrate = raw(await migrateScript());
-  const report = database.transaction(async (execute) => {
-    await execute(sql`select set_config('notika.owner', ${owner}, true)`);
-    await execute(migrate);
-    const applied = await execute<{ name: string }>(
-      sql`select name from notika.migration where xmin = pg_current_xact_id()::xid order by name`,
-    );
-    return {
-      applied: applied.map(({ name }) => name),
-      steps: await execute<InstallReport["steps"][number]>(sql`select step, outcome, detail from notika.install()`),
-    };
-  });
-  return report.catch((error) => {
-    throw asRefusal(error) ?? error;
-  });
+  const once = () =>
+    database.transaction(async (execute) => {
+      await execute(sql`select set_config('notika.owner', ${owner}, true)`);
+      await execute(migrate);
+      const applied = await execute<{ name: string }>(
+        sql`select name from notika.migration where xmin = pg_current_xact_id()::xid order by name`,
+      );
+      return {
+        applied: applied.map(({ name }) => name),
+        steps: await execute<InstallReport["steps"][number]>(sql`select step, outcome, detail from notika.install()`),
+      };
+    });
+  // Several at once may meet in a deadlock, of which nothing is left.
+  const again = (error: { code?: string }) => (error.code === "40P01" ? once() : Promise.reject(error));
+  return once()
+    .catch(again)
+    .catch((error) => {
+      throw asRefusal(error) ?? error;
+    });
 }
 
 function asRefusal(cause: Error & { code?: string; hint?: string }): NotikaError | undefined {
