@@ -447,7 +447,9 @@ exception when others then
   get stacked diagnostics
     v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
     v_hint = pg_exception_hint, v_context = pg_exception_context;
-  perform notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context);
+  if notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
+    return null;
+  end if;
   raise;
 end;
 $$;

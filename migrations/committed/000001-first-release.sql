@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:dfe5c19e59943f0c2a50da4ee59c48b61bcb039e
+--! Hash: sha1:300aed8d6e699d8557af209c29279ed7e3b3de0e
 --! Message: first release
 
 --! split: 1-current.sql
@@ -8866,7 +8866,7 @@ create or replace function notika._refuse_shortly(
   hint text,
   context text
 )
-  returns void
+  returns boolean
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
@@ -8876,7 +8876,7 @@ begin
   -- Where in Notika it was refused is of no use to anybody who reads it; of an error that Notika did
   -- not foresee it is.
   if _refuse_shortly.context !~ '^PL/pgSQL function notika\.[^\n]* at RAISE(\n|$)' then
-    return;
+    return false;
   elsif detail <> '' and hint <> '' then
     raise exception '%', message using errcode = state, detail = detail, hint = hint;
   elsif detail <> '' then
@@ -8889,7 +8889,7 @@ end;
 $$;
 
 comment on function notika._refuse_shortly(text, text, text, text, text) is
-  'Raises an error of Notika''s again, without the context in which it was raised; nothing if it is none.';
+  'Raises an error of Notika''s again, without the context in which it was raised; false: it is none.';
 
 create or replace function notika._ask(verb text, args jsonb)
   returns json
@@ -8937,7 +8937,9 @@ exception when others then
   get stacked diagnostics
     v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
     v_hint = pg_exception_hint, v_context = pg_exception_context;
-  perform notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context);
+  if notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
+    return null; -- which it never says: as a statement of its own it would be in the context, too
+  end if;
   raise;
 end;
 $$;
@@ -11989,7 +11991,9 @@ exception when others then
   get stacked diagnostics
     v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
     v_hint = pg_exception_hint, v_context = pg_exception_context;
-  perform notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context);
+  if notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
+    return null;
+  end if;
   raise;
 end;
 $$;
