@@ -347,7 +347,7 @@ begin
   perform notika_worker.add_job(
     v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
     max_attempts => v_job.max_attempts, priority => v_job.priority,
-    -- Attempts are counted anew.
+    -- The count of attempts starts again.
     flags => array(
       select k from jsonb_object_keys(coalesce(v_job.flags, '{}')) as k where k not in ('begun', 'lost')
       union select 'resumed'

@@ -97,16 +97,11 @@ create or replace function notika._has_truncate_triggers(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return not notika._notices_truncate(spec)
-      or not exists (
-        select from notika._family((spec).relation) as f (relation)
-         where not exists (
-           select from pg_trigger as t
-            where t.tgrelid = f.relation
-              and t.tgname = format('notika_%s_truncate', (spec).workflow_id)
-              and t.tgfoid = to_regprocedure(format('notika._truncated_%s()', (spec).workflow_id))
-         )
-      );
+  return not notika._notices_truncate(spec) or not exists (
+    select notika._quoted(f) from notika._family(spec.relation) as f
+    except
+    select t from notika._truncate_tables(spec.workflow_id) as t
+  );
 end;
 $$;
 

@@ -105,10 +105,11 @@ $$;
 comment on function notika._option_interval(text, text, jsonb, text) is
   'The time that an option says, or an error.';
 
-create or replace function notika._option_count(
+create or replace function notika._option_number(
   workflow text,
   option text,
   value jsonb,
+  at_least integer,
   at_most integer,
   example text
 )
@@ -118,21 +119,22 @@ create or replace function notika._option_count(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_count numeric := case jsonb_typeof(_option_count.value)
-                       when 'number' then (value #>> '{}')::numeric end;
+  v_number numeric := case jsonb_typeof(_option_number.value)
+                        when 'number' then (value #>> '{}')::numeric end;
 begin
-  if v_count is null or v_count <> trunc(v_count)
-     or v_count not between 1 and _option_count.at_most
+  if v_number is null or v_number <> trunc(v_number)
+     or v_number not between _option_number.at_least and _option_number.at_most
   then
     perform notika._refuse_option(
-      workflow, option, format('is not a whole number from 1 to %s', _option_count.at_most),
-      _option_count.example, detail => format('It is %s.', _option_count.value));
+      workflow, option,
+      format('is not a whole number from %s to %s', _option_number.at_least, _option_number.at_most),
+      _option_number.example, detail => format('It is %s.', _option_number.value));
   end if;
-  return v_count;
+  return v_number;
 end;
 $$;
 
-comment on function notika._option_count(text, text, jsonb, integer, text) is
+comment on function notika._option_number(text, text, jsonb, integer, integer, text) is
   'The number that an option says, or an error.';
 
 create or replace function notika._option_choice(
@@ -159,31 +161,6 @@ $$;
 
 comment on function notika._option_choice(text, text, jsonb, text[], text) is
   'The word that an option says, or an error.';
-
-create or replace function notika._option_priority(workflow text, value jsonb, example text)
-  returns integer
-  language plpgsql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_priority numeric := case jsonb_typeof(_option_priority.value)
-                          when 'number' then (value #>> '{}')::numeric end;
-begin
-  if v_priority is null or v_priority <> trunc(v_priority)
-     or v_priority not between -1000 and 1000
-  then
-    perform notika._refuse_option(
-      workflow, 'priority', 'is not a whole number from -1000 to 1000', _option_priority.example,
-      detail => format('It is %s. Runs with a smaller number go first; 0 is the default.',
-                       _option_priority.value));
-  end if;
-  return v_priority;
-end;
-$$;
-
-comment on function notika._option_priority(text, jsonb, text) is
-  'The priority that an option says, or an error.';
 
 create or replace function notika._gathering_options(
   workflow text,
@@ -231,7 +208,7 @@ begin
 
   if option = 'digest' then
     return v_gathering || jsonb_build_object(
-      'max', notika._option_count(workflow, 'digest.max', value -> 'max', 10000, v_example));
+      'max', notika._option_number(workflow, 'digest.max', value -> 'max', 1, 10000, v_example));
   end if;
   if notika._option_interval(workflow, 'debounce.max', value -> 'max', v_example) < v_window then
     perform notika._refuse_option(
@@ -299,14 +276,14 @@ begin
       when v_option in ('key', 'order') then
         notika._option_columns(spec.name, v_option, v_value, v_known, v_example)
       when v_option = 'concurrency' then
-        to_jsonb(notika._option_count(spec.name, v_option, v_value, 10000, v_example))
+        to_jsonb(notika._option_number(spec.name, v_option, v_value, 1, 10000, v_example))
       when v_option = 'truncate' then notika._option_choice(
         spec.name, v_option, v_value, '{record,warn,refuse}', '{"truncate": "refuse"}')
       when v_option in ('debounce', 'digest') then
         notika._gathering_options(spec.name, v_option, v_value, v_known)
       when v_option = 'schedule' then notika._check_schedule(spec.name, v_value)
       when v_option = 'priority' then
-        to_jsonb(notika._option_priority(spec.name, v_value, v_example))
+        to_jsonb(notika._option_number(spec.name, v_option, v_value, -1000, 1000, v_example))
     end);
     if v_checked -> v_option = 'null' then
       raise exception 'workflow "%" has no option "%"', spec.name, v_option

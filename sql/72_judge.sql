@@ -872,7 +872,7 @@ declare
   v_has_part boolean := coalesce(
     has_schema_privilege(v_caller_id, 'notika'::regnamespace, 'usage')
     and has_function_privilege(v_caller_id, 'notika.allow_breaking_change(text,text)', 'execute'), false);
-  -- Whoever dropped the table owned it.
+  -- Only its owner can have dropped the table.
   v_may_decide boolean := coalesce(
     notika._quoted(spec.relation) is null or notika._may_decide(spec, v_caller), false);
 begin

@@ -1,8 +1,9 @@
 --! Previous: -
---! Hash: sha1:300aed8d6e699d8557af209c29279ed7e3b3de0e
+--! Hash: sha1:2cf530bf4b98657bc6e46d41981cd39c696aecbd
 --! Message: first release
 
 --! split: 1-current.sql
+-- The first release: all of sql/.
 --! Included 10_schema.sql
 -- Notika: the schema, its version and its settings.
 -- Names: a plain verb is public; a leading underscore is private; tables are singular, views plural.
@@ -5138,7 +5139,7 @@ begin
   perform notika_worker.add_job(
     v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
     max_attempts => v_job.max_attempts, priority => v_job.priority,
-    -- Attempts are counted anew.
+    -- The count of attempts starts again.
     flags => array(
       select k from jsonb_object_keys(coalesce(v_job.flags, '{}')) as k where k not in ('begun', 'lost')
       union select 'resumed'
@@ -8459,16 +8460,11 @@ create or replace function notika._has_truncate_triggers(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return not notika._notices_truncate(spec)
-      or not exists (
-        select from notika._family((spec).relation) as f (relation)
-         where not exists (
-           select from pg_trigger as t
-            where t.tgrelid = f.relation
-              and t.tgname = format('notika_%s_truncate', (spec).workflow_id)
-              and t.tgfoid = to_regprocedure(format('notika._truncated_%s()', (spec).workflow_id))
-         )
-      );
+  return not notika._notices_truncate(spec) or not exists (
+    select notika._quoted(f) from notika._family(spec.relation) as f
+    except
+    select t from notika._truncate_tables(spec.workflow_id) as t
+  );
 end;
 $$;
 
@@ -9159,10 +9155,11 @@ $$;
 comment on function notika._option_interval(text, text, jsonb, text) is
   'The time that an option says, or an error.';
 
-create or replace function notika._option_count(
+create or replace function notika._option_number(
   workflow text,
   option text,
   value jsonb,
+  at_least integer,
   at_most integer,
   example text
 )
@@ -9172,21 +9169,22 @@ create or replace function notika._option_count(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_count numeric := case jsonb_typeof(_option_count.value)
-                       when 'number' then (value #>> '{}')::numeric end;
+  v_number numeric := case jsonb_typeof(_option_number.value)
+                        when 'number' then (value #>> '{}')::numeric end;
 begin
-  if v_count is null or v_count <> trunc(v_count)
-     or v_count not between 1 and _option_count.at_most
+  if v_number is null or v_number <> trunc(v_number)
+     or v_number not between _option_number.at_least and _option_number.at_most
   then
     perform notika._refuse_option(
-      workflow, option, format('is not a whole number from 1 to %s', _option_count.at_most),
-      _option_count.example, detail => format('It is %s.', _option_count.value));
+      workflow, option,
+      format('is not a whole number from %s to %s', _option_number.at_least, _option_number.at_most),
+      _option_number.example, detail => format('It is %s.', _option_number.value));
   end if;
-  return v_count;
+  return v_number;
 end;
 $$;
 
-comment on function notika._option_count(text, text, jsonb, integer, text) is
+comment on function notika._option_number(text, text, jsonb, integer, integer, text) is
   'The number that an option says, or an error.';
 
 create or replace function notika._option_choice(
@@ -9213,31 +9211,6 @@ $$;
 
 comment on function notika._option_choice(text, text, jsonb, text[], text) is
   'The word that an option says, or an error.';
-
-create or replace function notika._option_priority(workflow text, value jsonb, example text)
-  returns integer
-  language plpgsql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_priority numeric := case jsonb_typeof(_option_priority.value)
-                          when 'number' then (value #>> '{}')::numeric end;
-begin
-  if v_priority is null or v_priority <> trunc(v_priority)
-     or v_priority not between -1000 and 1000
-  then
-    perform notika._refuse_option(
-      workflow, 'priority', 'is not a whole number from -1000 to 1000', _option_priority.example,
-      detail => format('It is %s. Runs with a smaller number go first; 0 is the default.',
-                       _option_priority.value));
-  end if;
-  return v_priority;
-end;
-$$;
-
-comment on function notika._option_priority(text, jsonb, text) is
-  'The priority that an option says, or an error.';
 
 create or replace function notika._gathering_options(
   workflow text,
@@ -9285,7 +9258,7 @@ begin
 
   if option = 'digest' then
     return v_gathering || jsonb_build_object(
-      'max', notika._option_count(workflow, 'digest.max', value -> 'max', 10000, v_example));
+      'max', notika._option_number(workflow, 'digest.max', value -> 'max', 1, 10000, v_example));
   end if;
   if notika._option_interval(workflow, 'debounce.max', value -> 'max', v_example) < v_window then
     perform notika._refuse_option(
@@ -9353,14 +9326,14 @@ begin
       when v_option in ('key', 'order') then
         notika._option_columns(spec.name, v_option, v_value, v_known, v_example)
       when v_option = 'concurrency' then
-        to_jsonb(notika._option_count(spec.name, v_option, v_value, 10000, v_example))
+        to_jsonb(notika._option_number(spec.name, v_option, v_value, 1, 10000, v_example))
       when v_option = 'truncate' then notika._option_choice(
         spec.name, v_option, v_value, '{record,warn,refuse}', '{"truncate": "refuse"}')
       when v_option in ('debounce', 'digest') then
         notika._gathering_options(spec.name, v_option, v_value, v_known)
       when v_option = 'schedule' then notika._check_schedule(spec.name, v_value)
       when v_option = 'priority' then
-        to_jsonb(notika._option_priority(spec.name, v_value, v_example))
+        to_jsonb(notika._option_number(spec.name, v_option, v_value, -1000, 1000, v_example))
     end);
     if v_checked -> v_option = 'null' then
       raise exception 'workflow "%" has no option "%"', spec.name, v_option
@@ -16766,7 +16739,7 @@ declare
   v_has_part boolean := coalesce(
     has_schema_privilege(v_caller_id, 'notika'::regnamespace, 'usage')
     and has_function_privilege(v_caller_id, 'notika.allow_breaking_change(text,text)', 'execute'), false);
-  -- Whoever dropped the table owned it.
+  -- Only its owner can have dropped the table.
   v_may_decide boolean := coalesce(
     notika._quoted(spec.relation) is null or notika._may_decide(spec, v_caller), false);
 begin

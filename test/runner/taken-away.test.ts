@@ -96,7 +96,7 @@ async function attempt(between = async () => {}, after = async () => {}) {
   };
 }
 
-/** Takes the job that there is, from whoever has it. */
+/** Claims the only job, also if another runner has it. */
 async function claim(runner: string) {
   const { database } = embedded;
   await database.script("update notika_worker._private_jobs set locked_by = null, locked_at = null");

@@ -137,7 +137,7 @@ describe("a burst", () => {
     }
   });
 
-  test("finds a writer of its workflow whom no snapshot had listed when the cursor aside went on", async ({ db }) => {
+  test("finds a writer of its workflow that was in no snapshot when the cursor aside went on", async ({ db }) => {
     const writer = await open(db);
     const unlisted = await db.connect();
     const more = () => writer.database.script(`begin; ${burst(1)} commit`);

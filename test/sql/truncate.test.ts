@@ -139,6 +139,28 @@ describe("TRUNCATE of a table whose deletes wake a workflow", () => {
     expect(await triggers()).toEqual([]);
   });
 
+  test("its function is of no use to others: nobody can note a TRUNCATE of another table with it", async ({ db }) => {
+    await db.script(`${schema}
+      create role eve; grant create on schema app to eve; grant usage on schema app, notika to eve;
+      select notika.publish('w', 'app.orders', '{delete}', '{id}');
+      begin; set local role eve; create table app.own (id int); commit`);
+
+    for (const attempt of [
+      "create trigger t after truncate on app.own for each statement execute function notika._truncated_1()",
+      "select notika._note_truncate(1, 'app.orders')",
+    ]) {
+      await expect(db.script(`begin; set local role eve; ${attempt}; commit`), attempt).rejects.toMatchObject({
+        code: "42501",
+      });
+      await db.query("rollback");
+    }
+    await db.script(`
+      create trigger t after truncate on app.own for each statement execute function notika._truncated_1();
+      truncate app.own`);
+
+    expect(await notes(db)).toEqual([]);
+  });
+
   test("an option that is none is refused", async ({ db }) => {
     await db.script(`${schema} select notika.publish('w', 'app.orders', '{delete}', '{id}')`);
 
