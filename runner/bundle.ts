@@ -35,9 +35,9 @@ export async function migrateScript(): Promise<string> {
   const steps = [
     ...workerSteps.map(workerStep),
     ...committed.map(step),
-    // Whatever somebody has made of it is replaced before anything of it is called.
-    `if v_is_upgrade then\n${execute(await readCode())}end if;\n`,
     current === undefined ? "" : execute(current),
+    // Whatever somebody has made of it is replaced before anything of it is called.
+    execute(await readCode()),
   ];
 
   return `${await readText("migrations/owner.sql")}
@@ -48,7 +48,6 @@ ${await readText("migrations/prepare.sql")}
 do $notika_install$
 declare
   v_worker_upgrade constant boolean := exists (select from notika_worker.migrations);
-  v_is_upgrade constant boolean := exists (select from notika.migration);
 begin
 -- The guard does not look at what is Notika's own.
 if to_regclass('notika.guard_busy') is not null then

@@ -35,7 +35,7 @@ export function grant(database: Database, options: GrantOptions): Promise<Statem
 async function needed(execute: Execute, { role, schemas, tables, revoke = false }: GrantOptions): Promise<Statement[]> {
   if (revoke && !schemas && !tables) await refuseWhileInstalled(execute, role);
 
-  const functions = (await readText("sql/84_owner.sql")).replaceAll("notika._", "pg_temp._");
+  const functions = (await readText("sql/7_admin/30_owner.sql")).replaceAll("notika._", "pg_temp._");
   await execute(sql`savepoint before_functions`);
   await execute(raw(functions));
   const verb = raw(revoke ? "_owner_revokes" : "_owner_grants");

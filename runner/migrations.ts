@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
+import path from "node:path";
 import { pathToFileURL } from "node:url";
 
 /** A released step of the schema: taken once in a database's life, and never edited. */
@@ -28,15 +29,34 @@ export async function currentMigration(): Promise<string | undefined> {
   });
   const lines = text?.split("\n").map((line) => {
     const file = /^--!\s*include\s+(\S+\.sql)\s*$/.exec(line)?.[1];
-    return file === undefined ? line : readText(`sql/${file}`);
+    return file === undefined ? line : readText(`sql/${tables}/${file}`);
   });
   return lines && (await Promise.all(lines)).join("\n");
 }
 
-/** All of `sql/`, in the order in which it is loaded; it may be run again. */
+const tables = "0_tables";
+
+/** The files that make the tables as they are now, in the order in which they are loaded: migrations come to the same. */
+export function tableFiles(): Promise<string[]> {
+  return sqlFiles((room) => room === tables);
+}
+
+/** The files of all that is replaced as a whole, in the order in which they are loaded. */
+export function codeFiles(): Promise<string[]> {
+  return sqlFiles((room) => room !== tables);
+}
+
+/** All of it; it may be run again. */
 export async function readCode(): Promise<string> {
-  const files = (await readdir(inPackage("sql/"))).filter((file) => file.endsWith(".sql")).sort();
-  return (await Promise.all(files.map((file) => readText(`sql/${file}`)))).join("\n");
+  return (await Promise.all((await codeFiles()).map(readText))).join("\n");
+}
+
+async function sqlFiles(isWanted: (room: string) => boolean): Promise<string[]> {
+  const files = await readdir(inPackage("sql/"), { recursive: true });
+  return files
+    .filter((file) => file.endsWith(".sql") && isWanted(path.dirname(file)))
+    .sort()
+    .map((file) => `sql/${file}`);
 }
 
 /** Reads a file of this package, wherever the package is, compiled or not. */

@@ -1,8 +1,8 @@
-import { readdir, readFile } from "node:fs/promises";
 import sql from "sql-template-tag";
 import { expect, test } from "vitest";
 import type { Database } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
+import { committedMigrations, currentMigration, readCode, readText, tableFiles } from "../../runner/migrations.ts";
 import { asOwner, prepareRelease } from "../support/release.ts";
 import { catalog } from "./catalog.ts";
 import { openEmpty } from "./empty.ts";
@@ -17,13 +17,24 @@ test("the migrations, committed and current, give the schema of sql/", async () 
   expect(await catalog(migrated.execute)).toEqual(await catalog(fresh.execute));
 });
 
-test("the files of sql/ may be run again", async () => {
+test("the migrations, committed and current, need none of the code", async () => {
+  await using database = await openEmpty();
+
+  await prepareRelease(database);
+  for (const { text } of await committedMigrations()) await asOwner(database, text);
+  await asOwner(database, (await currentMigration()) ?? "");
+
+  expect(await database.execute(sql`select from pg_proc where proname = 'publish'`)).toEqual([]);
+});
+
+test("the code may be loaded again", async () => {
   await using once = await openEmpty();
   await using twice = await openEmpty();
 
   await load(once);
   await load(twice);
-  await load(twice);
+  await asOwner(twice, await readCode());
+  await twice.execute(sql`select notika.install()`);
 
   expect(await catalog(twice.execute)).toEqual(await catalog(once.execute));
 });
@@ -47,8 +58,7 @@ test("the catalog shows a column that is missing, misplaced or uncommented", asy
 /** Does what an install does without any migration: graphile-worker's tables are made by itself. */
 async function load(database: Database): Promise<void> {
   await prepareRelease(database);
-  for (const file of (await readdir("sql")).sort()) {
-    await asOwner(database, await readFile(`sql/${file}`, "utf8"));
-  }
+  for (const file of await tableFiles()) await asOwner(database, await readText(file));
+  await asOwner(database, await readCode());
   await database.execute(sql`select notika.install()`);
 }

@@ -1,7 +1,7 @@
 import { runMigrations } from "graphile-worker";
 import sql, { raw } from "sql-template-tag";
 import type { Database } from "../../runner/database.ts";
-import { type Migration, readText } from "../../runner/migrations.ts";
+import { type Migration, readCode, readText } from "../../runner/migrations.ts";
 
 /** What installing these releases one after the other left in a database. */
 export async function installRelease(database: Database, migrations: Migration[]): Promise<void> {
@@ -15,11 +15,12 @@ export async function prepareRelease(database: Database): Promise<void> {
   await asOwner(database, await readText("migrations/prepare.sql"));
 }
 
-/** What an upgrade to these does. */
+/** What an upgrade to these does, with the code of today. */
 export async function applyMigrations(database: Database, migrations: Migration[]): Promise<void> {
   for (const { name, hash, text } of migrations) {
     await asOwner(database, `${text}\ninsert into notika.migration (name, hash) values ('${name}', '${hash}');`);
   }
+  await asOwner(database, await readCode());
   await database.execute(sql`select * from notika.install()`);
 }
 

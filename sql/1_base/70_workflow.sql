@@ -1,0 +1,315 @@
+-- What a workflow is: its name, its keys, its options, and who may change it.
+
+create or replace function notika._workflow_of(name text)
+  returns text
+  language sql
+  immutable
+begin atomic
+  select nullif(split_part(name, ':', 1), name);
+end;
+
+comment on function notika._workflow_of(text) is
+  'The workflow that a source of that name belongs to; null: the name is a workflow''s own.';
+
+create or replace view notika.workflows as
+select w.name as workflow,
+       case when c.oid is null then w.table_name
+            else format('%I.%I', n.nspname, c.relname) end as table_name,
+       w.operations,
+       w.columns,
+       w.watch,
+       w.condition,
+       w.capture,
+       w.guard,
+       w.on_rename,
+       case
+         when w.broken_reason is not null then 'broken'
+         when w.paused_at is not null then 'paused'
+         else 'published'
+       end as state,
+       w.broken_reason as reason,
+       w.published_at,
+       w.published_by,
+       w.options,
+       w.match
+  from notika.workflow as w
+  left join pg_catalog.pg_class as c on c.oid = w.relation
+  left join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+ where w.unpublished_at is null;
+
+comment on view notika.workflows is
+  'The published workflows, and their sources: workflow:source, the changes that its runs wait for.';
+
+comment on column notika.workflows.workflow is 'Its name.';
+
+comment on column notika.workflows.table_name is
+  'The table, as it is called now; null: it only starts in other ways.';
+
+comment on column notika.workflows.operations is 'Any of insert, update, delete.';
+
+comment on column notika.workflows.columns is 'What an event carries; null: the whole row.';
+
+comment on column notika.workflows.watch is 'Columns of which one must change in an update.';
+
+comment on column notika.workflows.condition is 'SQL over new and old, as it was given.';
+
+comment on column notika.workflows.capture is
+  'The form of its triggers, chosen for it: row, one call for each row; or statement, one for all rows '
+  'of a statement: the whole of an insert or delete, where neither parts of the table nor others'' '
+  'triggers come in between.';
+
+comment on column notika.workflows.guard is 'block, warn or off.';
+
+comment on column notika.workflows.on_rename is 'follow or block.';
+
+comment on column notika.workflows.state is
+  'published, paused (changes are captured, runs are held) or broken.';
+
+comment on column notika.workflows.reason is 'Why it is broken.';
+
+comment on column notika.workflows.published_at is 'When it was last published or changed.';
+
+comment on column notika.workflows.published_by is 'Who published it.';
+
+comment on column notika.workflows.options is
+  'Its key, concurrency, order, debounce, digest, schedule or priority.';
+
+comment on column notika.workflows.match is
+  'Of a source: the keys whose values a change and the run that waits for it share.';
+
+create or replace function notika._is_gated(options jsonb)
+  returns boolean
+  language sql
+  immutable
+begin atomic
+  select options ?| '{concurrency,order,debounce,digest}'::text[];
+end;
+
+comment on function notika._is_gated(jsonb) is
+  'Whether runs with these options must be admitted at the start of each attempt.';
+
+create or replace function notika._flags(workflow text)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg('gated'::text)
+    from notika.workflow as w
+   where w.name = _flags.workflow and notika._is_gated(w.options);
+$$;
+
+comment on function notika._flags(text) is
+  'The flags of a workflow''s jobs: gated, if its runs must be admitted; or null.';
+
+create or replace function notika._has_sources(workflow text)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from notika.workflow as s
+     where strpos(s.name, ':') > 0 and split_part(s.name, ':', 1) = _has_sources.workflow
+       and s.unpublished_at is null
+  );
+$$;
+
+comment on function notika._has_sources(text) is
+  'Whether runs of a workflow may wait for changes, or be cancelled by them.';
+
+create or replace function notika._match_keys(match text[])
+  returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select split_part(m.item, '=', 1)
+      from unnest(_match_keys.match) with ordinality as m (item, place)
+     order by m.place
+  );
+$$;
+
+comment on function notika._match_keys(text[]) is
+  'The payload keys of a source that waits compare.';
+
+create or replace function notika._run_keys(match text[])
+  returns text[]
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select coalesce(nullif(split_part(m.item, '=', 2), ''), m.item)
+      from unnest(_run_keys.match) with ordinality as m (item, place)
+     order by m.place
+  );
+$$;
+
+comment on function notika._run_keys(text[]) is
+  'The payload keys of the run''s own event that they are compared with, to cancel it.';
+
+create or replace function notika._published(workflow text)
+  returns integer
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_workflow_id integer;
+begin
+  select w.workflow_id into v_workflow_id
+    from notika.workflow as w
+   where w.name = _published.workflow and w.unpublished_at is null;
+  if not found then
+    raise exception 'workflow "%" is not published', _published.workflow
+      using errcode = 'undefined_object',
+            hint = format('Publish it first: select notika.publish(%L, ''<schema>.<table>''); '
+                          'What is published: select workflow from notika.workflows;',
+                          _published.workflow);
+  end if;
+  return v_workflow_id;
+end;
+$$;
+
+comment on function notika._published(text) is 'The id of a published workflow, or an error.';
+
+create or replace function notika._is_copy()
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select from notika.guard_state as s
+     where s.workflow_table <> 'notika.workflow'::regclass::oid
+  );
+end;
+$$;
+
+comment on function notika._is_copy() is
+  'Whether this is a restored copy whose workflows have not been bound to its tables yet.';
+
+create or replace function notika._payload_keys(spec notika.workflow)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((spec).columns, array(
+    select a.attname::text
+      from pg_attribute as a
+     where a.attrelid = (spec).relation and a.attnum > 0 and not a.attisdropped
+     order by a.attnum
+  ));
+$$;
+
+comment on function notika._payload_keys(notika.workflow) is
+  'The keys of new and old in the events of a workflow.';
+
+create or replace function notika._call(spec notika.workflow, shown text default null)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select notika.publish(%L, %L%s%s%s%s%s%s%s%s);',
+    (spec).name,
+    (spec).table_name,
+    ', operations => ' || quote_literal((spec).operations::text),
+    ', columns => ' || quote_literal((spec).columns::text),
+    ', watch => ' || quote_literal((spec).watch::text),
+    ', condition => ' || quote_literal((spec).condition),
+    case when (spec).guard <> 'block' or shown = 'guard'
+         then ', guard => ' || quote_literal((spec).guard) end,
+    case when (spec).on_rename <> 'follow' or shown = 'on_rename'
+         then ', on_rename => ' || quote_literal((spec).on_rename) end,
+    ', options => ' || quote_literal(nullif((spec).options, '{}')::text),
+    ', match => ' || quote_literal((spec).match::text)
+  );
+$$;
+
+comment on function notika._call(notika.workflow, text) is
+  'The call of publish that has this meaning, without what goes without saying, but with the option '
+  'that is to be shown.';
+
+create or replace function notika._may_decide(spec notika.workflow, caller name)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select pg_has_role(_may_decide.caller, current_user, 'member')
+      or coalesce((
+           select pg_has_role(_may_decide.caller, r.oid, 'member')
+             from pg_roles as r
+            where r.oid = (spec).publisher_id
+         ), false)
+      or coalesce((
+           select pg_has_role(_may_decide.caller, c.relowner, 'member')
+             from pg_class as c
+            where c.oid = (spec).relation
+         ), false);
+$$;
+
+comment on function notika._may_decide(notika.workflow, name) is
+  'Whether a role is a member of the one that published a workflow, of the owner of its table, or of '
+  'the owner of Notika.';
+
+create or replace function notika._expect_decider(spec notika.workflow, caller name, or_runner boolean default false)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_owner oid := (select c.relowner from pg_class as c where c.oid = spec.relation);
+begin
+  if notika._may_decide(spec, caller)
+     or or_runner and has_function_privilege(caller, 'notika.dispatch(integer)', 'execute')
+  then
+    return;
+  end if;
+  raise exception 'role "%" may not decide about workflow "%"', caller, spec.name
+    using errcode = 'insufficient_privilege',
+          detail = format('It was published by "%s"%s. It may be changed by members of %s.',
+                     spec.published_by,
+                     case when v_owner is not null
+                          then format(', its table is owned by "%s"', pg_get_userbyid(v_owner)) end,
+                     case when v_owner is not null then 'these roles and of the owner of Notika'
+                          else 'this role and of the owner of Notika' end),
+          hint = format('Let a member of one of these roles do it, or an administrator run: grant %I to %I;',
+                        -- Of a superuser nobody should become a member.
+                        coalesce((
+                          select r.rolname from pg_roles as r
+                           where r.oid in (v_owner, spec.publisher_id) and not r.rolsuper
+                           order by r.oid = v_owner desc
+                           limit 1
+                        ), current_user), caller);
+end;
+$$;
+
+comment on function notika._expect_decider(notika.workflow, name, boolean) is
+  'An error unless the caller may change a workflow, or, where runners may as well, is a runner.';
+
+create or replace function notika._compared(spec notika.workflow)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when notika._workflow_of((spec).name) is not null then notika._match_keys((spec).match)
+    else (
+      select notika._run_keys(c.match)
+        from notika.workflow as c
+       where c.name = (spec).name || ':cancel' and c.unpublished_at is null
+    )
+  end;
+$$;
+
+comment on function notika._compared(notika.workflow) is
+  'The columns that every event of a workflow or source has to carry, because waits compare them.';

@@ -1,0 +1,422 @@
+-- graphile-worker's jobs: no other file knows its tables.
+-- A mark stands in the flags of a job until the run parks or ends: `begun`, the last attempt
+-- that the
+-- task allows has begun, and `lost`, how many attempts did not count because the runner's
+-- connection
+-- was lost.
+
+create or replace function notika._task_id(workflow text)
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_task_id integer;
+begin
+  loop
+    select t.id into v_task_id
+      from notika_worker._private_tasks as t
+     where t.identifier = _task_id.workflow;
+    exit when found;
+    insert into notika_worker._private_tasks (identifier)
+    values (_task_id.workflow)
+    on conflict do nothing; -- somebody else may just have done so
+  end loop;
+  return v_task_id;
+end;
+$$;
+
+comment on function notika._task_id(text) is
+  'The number that graphile-worker knows the task of a workflow by.';
+
+create or replace function notika._announce_jobs(count bigint)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pg_notify(
+    'jobs:insert', json_build_object('r', random()::text, 'count', _announce_jobs.count)::text);
+end;
+$$;
+
+comment on function notika._announce_jobs(bigint) is
+  'Wakes graphile-worker, as its own add_jobs does.';
+
+create or replace function notika._add_jobs(jobs notika_worker.job_spec[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into notika_worker._private_jobs
+    (task_id, payload, run_at, max_attempts, key, priority, flags)
+  select t.id, j.payload, j.run_at, j.max_attempts, j.job_key, j.priority,
+         case when j.flags is not null then (
+           select jsonb_object_agg(f.flag, true) from unnest(j.flags) as f (flag)
+         ) end
+    from unnest(_add_jobs.jobs) as j
+    join notika_worker._private_tasks as t on t.identifier = j.identifier
+  on conflict (key) do nothing;
+end;
+$$;
+
+comment on function notika._add_jobs(notika_worker.job_spec[]) is
+  'What graphile-worker''s add_jobs does, for runs that are new: it need not look for jobs to '
+  'replace, nor return them.';
+
+create or replace function notika._head(priority smallint, before timestamptz, now timestamptz)
+  returns timestamptz
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_idle constant timestamptz := _head.now - interval '0.1 seconds';
+  v_first timestamptz;
+begin
+  -- What no runner has a task for stays in front of the queue, and the queue goes on behind it.
+  select j.run_at into v_first
+    from (
+      select n.run_at, n.task_id
+        from notika_worker._private_jobs as n
+       where n.is_available and n.job_queue_id is null
+         and n.priority = _head.priority and n.run_at <= _head.now
+       order by n.priority, n.run_at
+       limit 1000
+    ) as j
+   where not exists (select from notika.runner)
+      or exists (
+           select from notika_worker._private_tasks as t
+             join notika.runner as r on t.identifier = any (r.tasks)
+            where t.id = j.task_id
+         )
+   limit 1;
+  if v_first is null and not exists (
+    select from notika_worker._private_jobs as n
+     where n.is_available and n.job_queue_id is null
+       and n.priority = _head.priority and n.run_at <= _head.now
+  ) then
+    return v_idle;
+  end if;
+  -- It never goes back, or the order of a workflow's events would: the last place of a workflow is
+  -- forgotten when the head has passed it.  If the clock was set back there is no other way.
+  return least(greatest(_head.before, v_first), v_idle);
+end;
+$$;
+
+comment on function notika._head(smallint, timestamptz, timestamptz) is
+  'The place of the first run of a priority that may start, or what it was before if that is later; '
+  'a moment ago if there is none.';
+
+create or replace function notika._wake_runs(run_ids bigint[])
+  returns bigint
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count bigint;
+begin
+  -- As reschedule_jobs does it, but each at its own time.  Who was in line takes the place that it
+  -- had: behind all that came meanwhile, a line would go on only once in each backlog.
+  update notika_worker._private_jobs as j
+     set run_at = least((
+           select coalesce(l.run_at, s.run_at)
+             from (select j.key::bigint as run_id) as r
+             left join notika.lane as l on l.run_id = r.run_id
+             left join notika.slot as s on s.run_id = r.run_id
+         ), clock_timestamp()),
+         updated_at = clock_timestamp()
+    from notika_worker._private_tasks as t
+    join notika.workflow as w on w.name = t.identifier
+   where t.id = j.task_id
+     and j.key = any (array(select r::text from unnest(_wake_runs.run_ids) as r))
+     and j.run_at > clock_timestamp() and j.locked_at is null
+     and w.paused_at is null and w.broken_reason is null;
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    perform notika._announce_jobs(v_count); -- as add_jobs does
+  end if;
+  return v_count;
+end;
+$$;
+
+comment on function notika._wake_runs(bigint[]) is
+  'Lets sleeping runs start, unless their workflow is held; says how many.';
+
+create or replace function notika._requeue(job_id bigint, run_at timestamptz)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job notika_worker._private_jobs;
+  v_workflow text;
+  v_new notika_worker._private_jobs;
+begin
+  select j.* into v_job from notika_worker._private_jobs as j where j.id = _requeue.job_id;
+  select t.identifier into v_workflow
+    from notika_worker._private_tasks as t where t.id = v_job.task_id;
+  if v_job.key is null then
+    return;
+  end if;
+
+  -- The present one is locked: it loses its key to a new one, and ends when its task returns.
+  select j.* into v_new
+    from notika_worker.add_job(
+           v_workflow, v_job.payload, job_key => v_job.key, run_at => _requeue.run_at,
+           max_attempts => v_job.max_attempts, priority => v_job.priority,
+           flags => array(select jsonb_object_keys(v_job.flags))
+         ) as j;
+  if v_job.last_error is not null then
+    perform notika_worker.permanently_fail_jobs(array[v_new.id], v_job.last_error);
+  end if;
+  -- What did not begin is no attempt.
+  perform notika_worker.reschedule_jobs(array[v_new.id], attempts => v_job.attempts - 1);
+end;
+$$;
+
+comment on function notika._requeue(bigint, timestamptz) is
+  'Puts a run whose job has just started back, as if it had not, until a later time.';
+
+create or replace function notika._free_jobs()
+  returns setof text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_silent text[];
+begin
+  -- Runners beat and look here every ten seconds: within a minute of its death its jobs are free.
+  -- Two looks, because all seem silent when the clock was set or the server was away, and whoever
+  -- is alive is heard before the second.
+  update notika.runner as r
+     set suspected_at = clock_timestamp()
+   where r.seen_at < clock_timestamp() - interval '25 seconds' and r.suspected_at is null;
+  with gone as (
+    delete from notika.runner as r
+     where r.suspected_at < clock_timestamp() - interval '15 seconds'
+    returning r.runner_id
+  )
+  select array_agg(s.runner_id) into v_silent
+    from (
+      select g.runner_id from gone as g
+      union
+      -- Died before its first sign of life.
+      select j.locked_by
+        from notika_worker._private_jobs as j
+       where j.locked_at < clock_timestamp() - interval '45 seconds'
+         and not exists (select from notika.runner as r where r.runner_id = j.locked_by)
+    ) as s;
+
+  if v_silent is not null then
+    perform notika_worker.force_unlock_workers(v_silent);
+    return next format('%s silent runners were given up, their jobs freed', cardinality(v_silent));
+  end if;
+end;
+$$;
+
+comment on function notika._free_jobs() is
+  'Unlocks what runners hold that fell silent; graphile-worker would wait four hours.';
+
+create or replace function notika._hold_jobs()
+  returns setof text
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_jobs bigint[];
+begin
+  select array_agg(j.id) into v_jobs
+    from notika_worker._private_jobs as j
+    join notika_worker._private_tasks as t on t.id = j.task_id
+    join notika.workflow as w on w.name = t.identifier
+   where (w.paused_at is not null or w.broken_reason is not null)
+     -- Not those that sleep longer: they would forget until when.
+     and j.run_at < clock_timestamp() + interval '1 minute' and j.locked_at is null;
+
+  if v_jobs is not null then
+    perform notika_worker.reschedule_jobs(v_jobs, run_at => 'infinity');
+    return next format('%s runs of paused workflows are held', cardinality(v_jobs));
+  end if;
+end;
+$$;
+
+comment on function notika._hold_jobs() is 'Keeps the runs of paused workflows from starting.';
+
+create or replace function notika._beat(
+  runner_id text,
+  host text,
+  pid integer,
+  tasks text[],
+  blocked_for interval default null
+)
+  returns boolean
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if _beat.blocked_for > (select s.blocked_for from notika.setting as s) then
+    return false;
+  end if;
+  insert into notika.runner as r (runner_id, host, pid, tasks, blocked_since)
+  values (_beat.runner_id, _beat.host, _beat.pid, _beat.tasks,
+          clock_timestamp() - _beat.blocked_for)
+  on conflict on constraint runner_pkey do update
+    set seen_at = clock_timestamp(), tasks = excluded.tasks, suspected_at = null,
+        blocked_since = excluded.blocked_since;
+  return true;
+end;
+$$;
+
+comment on function notika._beat(text, text, integer, text[], interval) is
+  'A runner''s sign of life; without one for a minute its jobs are given to others. False: a task has '
+  'blocked its event loop for so long that this one does not count.';
+
+create or replace function notika._leave(runner_id text)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from notika.runner as r where r.runner_id = _leave.runner_id;
+  perform notika_worker.force_unlock_workers(array[_leave.runner_id]);
+end;
+$$;
+
+comment on function notika._leave(text) is 'A runner stops: what it still holds is free at once.';
+
+create or replace function notika._claim(runner_id text, task_ids integer[], most integer)
+  returns table (
+    id bigint,
+    job_queue_id integer,
+    task_id integer,
+    payload json,
+    attempts smallint,
+    max_attempts smallint,
+    key text,
+    flags jsonb
+  )
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  -- The next jobs are the front of an index.  Of a table that fills and empties within seconds a
+  -- planner knows nothing, and would rather sort the whole backlog for each few of them.
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set enable_sort = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
+as $$
+begin
+  return query
+  with next as materialized (
+    select j.id
+      from notika_worker._private_jobs as j
+     where j.is_available and j.job_queue_id is null
+       and j.run_at <= now()
+       and j.task_id = any (_claim.task_ids)
+     order by j.priority, j.run_at
+     limit _claim.most
+       for update skip locked
+  )
+  update notika_worker._private_jobs as j
+     set attempts = j.attempts + 1, locked_by = _claim.runner_id, locked_at = now()
+    from next as n
+   where j.id = n.id
+  returning j.id, j.job_queue_id, j.task_id, j.payload, j.attempts, j.max_attempts, j.key, j.flags;
+end;
+$$;
+
+comment on function notika._claim(text, integer[], integer) is
+  'Locks the next jobs of these tasks for a runner, at most so many, and begins an attempt of each.';
+
+create or replace function notika._begin(jobs json)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update notika_worker._private_jobs as j
+     set flags = coalesce(j.flags, '{}') || '{"begun": true}'
+   where j.id = any (array(
+           select g.job::bigint from json_array_elements_text(_begin.jobs) as g (job)
+         ))
+     and j.locked_at is not null;
+end;
+$$;
+
+comment on function notika._begin(json) is
+  'Notes for jobs, an array of ids, that the last attempt which their task allows begins now. A '
+  'claim alone does not say so: a runner may die with jobs that it had not begun.';
+
+create or replace function notika._is_own(job_id bigint, attempts integer)
+  returns boolean
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- A job that was freed and claimed again has one attempt more.
+  return exists (
+    select from notika_worker._private_jobs as j
+     where j.id = _is_own.job_id and j.attempts = _is_own.attempts and j.locked_at is not null
+  );
+end;
+$$;
+
+comment on function notika._is_own(bigint, integer) is
+  'Whether a job is still locked for this attempt. A runner that was away asks before it goes on.';
+
+create or replace function notika._give_back(job_id bigint, attempts integer, error text)
+  returns boolean
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lost integer;
+begin
+  select case jsonb_typeof(j.flags -> 'lost') when 'number' then (j.flags ->> 'lost')::integer else 0 end
+    into v_lost
+    from notika_worker._private_jobs as j
+   where j.id = _give_back.job_id and j.attempts = _give_back.attempts and j.locked_at is not null
+     for update;
+  if not found then
+    return true; -- others have it
+  end if;
+  -- A run whose own statements end its connection must not go on for ever.
+  if v_lost >= 5 then
+    return false;
+  end if;
+  update notika_worker._private_jobs as j
+     set attempts = j.attempts - 1, locked_by = null, locked_at = null,
+         last_error = _give_back.error,
+         run_at = clock_timestamp() + interval '1 second' * 2 ^ v_lost,
+         flags = coalesce(j.flags, '{}') - 'begun' || jsonb_build_object('lost', v_lost + 1)
+   where j.id = _give_back.job_id;
+  return true;
+end;
+$$;
+
+comment on function notika._give_back(bigint, integer, text) is
+  'Puts a job back whose attempt failed because its runner lost the connection to the database: the '
+  'attempt does not count. False: that has happened five times since the run began or woke, so that '
+  'this one counts, and nothing was done.';

@@ -1,0 +1,295 @@
+-- What a run remembers: its steps, and what it waits for.
+-- The first outcome of a step stands, whoever writes it: a runner that lost its job cannot change
+-- history.  A run that waits is a job in the future, no more; one that is woken too early finds that
+-- out and waits again, so nothing breaks when somebody wakes it.
+
+create or replace function notika._enter(job_id bigint, run_id bigint)
+  returns json
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if notika._has_ended(_enter.run_id) then
+    perform notika._settled(array[_enter.run_id]);
+    return json_build_object('ended', true);
+  end if;
+
+  with over as (
+    delete from notika.wait as w
+     where w.run_id = _enter.run_id and w.wake_at <= clock_timestamp() and w.source_id is null
+    returning w.name, w.created_at, w.wake_at
+  )
+  insert into notika.step (run_id, name, state, started_at, finished_at)
+  select _enter.run_id, o.name, 'done', o.created_at, o.wake_at
+    from over as o
+   order by o.wake_at
+  on conflict do nothing;
+  perform notika._time_out(_enter.run_id);
+  -- Last: where both locks are taken, that of the signals comes before that of the line.
+  if not notika._admit(_enter.job_id, _enter.run_id) then
+    return json_build_object('ended', false, 'admitted', false);
+  end if;
+
+  return json_build_object(
+    'ended', false,
+    'admitted', true,
+    'events', (
+      select json_agg(e.event order by e.event_id)
+        from notika.batch_event as e
+       where e.run_id = _enter.run_id
+    ),
+    'steps', (
+      select coalesce(json_agg(
+               json_build_object(
+                 'name', s.name, 'state', s.state, 'result', s.result, 'error', s.error
+               ) order by s.step_id
+             ), '[]')
+        from notika.step as s
+       where s.run_id = _enter.run_id and s.state <> 'retrying'
+    )
+  );
+end;
+$$;
+
+comment on function notika._enter(bigint, bigint) is
+  'What a run has to know that has been here before, or whose turn it may not be: whether it has '
+  'ended, whether it is admitted (if not, it is put back), the events of its batch, and its steps '
+  'in the order in which they ended.';
+
+create or replace function notika._exit(run_id bigint)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if notika._has_ended(_exit.run_id) then
+    perform notika._settled(array[_exit.run_id]);
+  else
+    perform notika._free_slot(_exit.run_id);
+  end if;
+end;
+$$;
+
+comment on function notika._exit(bigint) is
+  'The attempt of a run that had to be admitted is over, without an outcome: others may go on.';
+
+create or replace function notika._remember(steps json)
+  returns table (run_id text, name text, ended boolean, state text, result json, error text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lost json;
+begin
+  with given as materialized (
+    select distinct on (g.run_id, g.name) g.*
+      from json_to_recordset(_remember.steps) as g (
+             run_id bigint, name text, state text, result text, error text, ms double precision
+           )
+     order by g.run_id, g.name
+  ), kept as (
+    insert into notika.step as s (run_id, name, state, result, error, started_at)
+    select g.run_id, g.name, g.state, g.result::json, g.error,
+           clock_timestamp() - g.ms * interval '1 millisecond'
+      from given as g
+     where not notika._has_ended(g.run_id)
+    on conflict on constraint step_pkey do update
+      set state = excluded.state, result = excluded.result, error = excluded.error,
+          attempts = s.attempts + 1, step_id = nextval('notika.step_id_seq'),
+          started_at = excluded.started_at, finished_at = clock_timestamp()
+      where s.state = 'retrying'
+    returning s.run_id, s.name
+  )
+  select json_agg(json_build_object('run_id', g.run_id, 'name', g.name)) into v_lost
+    from given as g
+   where (g.run_id, g.name) not in (select k.run_id, k.name from kept as k);
+
+  -- What _begin_step has left of a run that was ended meanwhile.
+  delete from notika.step as s
+   using json_to_recordset(v_lost) as l (run_id bigint, name text)
+   where s.run_id = l.run_id and s.name = l.name and s.attempts = 0;
+  -- A statement of its own: it sees what somebody else has committed during the first.
+  return query
+  select l.run_id::text, l.name, notika._has_ended(l.run_id), s.state, s.result, s.error
+    from json_to_recordset(v_lost) as l (run_id bigint, name text)
+    left join notika.step as s on s.run_id = l.run_id and s.name = l.name;
+end;
+$$;
+
+comment on function notika._remember(json) is
+  'Keeps steps, an array of objects {run_id, name, state, result, error, ms}. Returns those that '
+  'were not kept: the run has ended, or somebody else was first, and this is what stands.';
+
+create or replace function notika._begin_step(run_id bigint, depth integer, name text)
+  returns table (ended boolean, state text, result json, error text)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ended boolean;
+begin
+  perform set_config('notika.run', format('%s/%s', _begin_step.run_id, _begin_step.depth), true);
+  -- Two runners that take the same step, one of them by mistake, take it one after the other: its
+  -- row exists from the start, or was left by an earlier attempt.
+  insert into notika.step (run_id, name, state, attempts, started_at)
+  values (_begin_step.run_id, _begin_step.name, 'retrying', 0, clock_timestamp())
+  on conflict on constraint step_pkey do nothing;
+  if not found then
+    perform from notika.step as s
+      where s.run_id = _begin_step.run_id and s.name = _begin_step.name and s.state = 'retrying'
+        for update;
+  end if;
+
+  v_ended := notika._has_ended(_begin_step.run_id);
+  if v_ended then
+    delete from notika.step as s
+     where s.run_id = _begin_step.run_id and s.name = _begin_step.name and s.attempts = 0;
+  end if;
+  return query
+  select v_ended, s.state, s.result, s.error
+    from (select) as one
+    left join notika.step as s
+      on s.run_id = _begin_step.run_id and s.name = _begin_step.name and s.state <> 'retrying';
+end;
+$$;
+
+comment on function notika._begin_step(bigint, integer, text) is
+  'Begins a step that is remembered in the transaction that takes it: until then nobody else can '
+  'take it. Says what stands already.';
+
+create or replace function notika._wake_at(wait json)
+  returns timestamptz
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = on
+  set timezone = 'UTC'
+  set datestyle = 'ISO, YMD'
+as $$
+declare
+  v_zone text := coalesce(_wake_at.wait ->> 'time_zone', 'UTC');
+  v_now timestamptz := clock_timestamp();
+  v_today date;
+  v_wake_at timestamptz;
+  v_hint text;
+begin
+  perform notika._check_time_zone(v_zone);
+  v_today := (v_now at time zone v_zone)::date;
+  case
+    when _wake_at.wait ->> 'for' is not null then
+      return v_now + (_wake_at.wait ->> 'for')::interval;
+    when _wake_at.wait ->> 'time' is not null then
+      v_wake_at := (v_today + (_wake_at.wait ->> 'time')::time) at time zone v_zone;
+      if v_wake_at <= v_now then
+        v_wake_at := (v_today + 1 + (_wake_at.wait ->> 'time')::time) at time zone v_zone;
+      end if;
+      return v_wake_at;
+    when _wake_at.wait ->> 'at' is not null then
+      -- With an offset it says itself where it is; without one it is local time in the zone.  Of
+      -- anything else Postgres would overlook a zone that stands in it.
+      if _wake_at.wait ->> 'at' !~* '^\d{4}-\d\d-\d\d([t ]\d\d?:\d\d(:\d\d(\.\d+)?)? ?(z|[+-]\d\d(:?\d\d)?)?)?$' then
+        raise exception 'not a time as ISO 8601 writes it: "%"', _wake_at.wait ->> 'at'
+          using errcode = 'invalid_datetime_format',
+                hint = 'For instance: "2027-07-01 12:00" with { timeZone: "America/New_York" }, or '
+                       '"2027-07-01T12:00:00Z".';
+      end if;
+      if _wake_at.wait ->> 'at' ~ '([Zz]|[+-]\d\d(:?\d\d)?)$' and _wake_at.wait ->> 'at' ~ ':' then
+        return (_wake_at.wait ->> 'at')::timestamptz;
+      end if;
+      return (_wake_at.wait ->> 'at')::timestamp at time zone v_zone;
+    else
+      return timestamptz 'infinity';
+  end case;
+exception when data_exception then
+  get stacked diagnostics v_hint = pg_exception_hint;
+  raise exception 'step "%": %', _wake_at.wait ->> 'name', sqlerrm
+    using errcode = 'invalid_parameter_value',
+          hint = coalesce(nullif(v_hint, ''),
+                          'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
+                          '{ timeZone: "Europe/Vienna" }).');
+end;
+$$;
+
+comment on function notika._wake_at(json) is
+  'When a wait is over: {for: interval}, {at: timestamp, time_zone}, {time: time of day, time_zone}, '
+  'by the database''s clock.';
+
+create or replace function notika._park(job_id bigint, waits json, wake json default null)
+  returns boolean
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run_id bigint;
+  v_workflow text;
+  v_job notika_worker._private_jobs;
+  v_wake_at timestamptz := notika._wake_at(coalesce(_park.wake, '{}'));
+begin
+  perform notika._lock_signals(for_hand_over => false);
+  select j.* into v_job
+    from notika_worker._private_jobs as j
+   where j.id = _park.job_id and j.key is not null
+     for update;
+  if not found then
+    return false;
+  end if;
+  v_run_id := v_job.key::bigint;
+  select t.identifier into v_workflow
+    from notika_worker._private_tasks as t
+   where t.id = v_job.task_id;
+
+  insert into notika.wait as w (run_id, name, wake_at, source_id, match_values)
+  select v_run_id, g.wait ->> 'name', notika._wake_at(g.wait), s.source_id, s.match_values
+    from json_array_elements(_park.waits) as g (wait)
+    left join lateral notika._find_source(v_workflow, g.wait) as s on true
+  on conflict on constraint wait_pkey do update
+    -- Of the time that counts which it began with.
+    set source_id = excluded.source_id, match_values = excluded.match_values
+    where (w.source_id, w.match_values)
+          is distinct from (excluded.source_id, excluded.match_values);
+  perform notika._look_back(v_run_id);
+
+  select least(v_wake_at, min(w.wake_at)) into v_wake_at
+    from notika.wait as w
+   where w.run_id = v_run_id;
+  -- One may have ended while the run was on its way here.
+  if exists (
+    select from json_array_elements(_park.waits) as g (wait)
+      join notika.step as s on s.run_id = v_run_id and s.name = g.wait ->> 'name'
+     where s.state <> 'retrying'
+  ) then
+    v_wake_at := clock_timestamp();
+  end if;
+
+  -- Many may sleep until the same time, and are to have places one behind the other then.
+  if v_wake_at > clock_timestamp() and v_wake_at < 'infinity' then
+    v_wake_at := v_wake_at + (v_run_id % 100000) * interval '1 microsecond';
+  end if;
+  -- The job that runs loses its key to this one, and ends as if all had been done.
+  perform notika_worker.add_job(
+    v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
+    max_attempts => v_job.max_attempts, priority => v_job.priority,
+    -- The count of attempts starts again.
+    flags => array(
+      select k from jsonb_object_keys(coalesce(v_job.flags, '{}')) as k where k not in ('begun', 'lost')
+      union select 'resumed'
+    )
+  );
+  perform notika._free_slot(v_run_id);
+  return true;
+end;
+$$;
+
+comment on function notika._park(bigint, json, json) is
+  'Lets the run of a job that is running wait, until the first of its waits is over or until wake, '
+  'and then go on as a new job. False: it is not the run''s job any more.';

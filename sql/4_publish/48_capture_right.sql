@@ -1,0 +1,97 @@
+-- Who may execute what captures besides Notika's owner.  Who makes or attaches a partition gives it the
+-- triggers of the partitioned table, and has to have the right to execute their function.  Nobody
+-- else needs it, and could forge events, or run it where it is not meant to run.
+
+create or replace function notika._capture_rights(workflow_id integer, relation regclass)
+  returns table (function regprocedure, grantee oid)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select distinct p.oid::regprocedure, c.relowner
+      from pg_proc as p
+     cross join notika._tables(_capture_rights.relation) as t (relation)
+      join pg_class as c on c.oid = t.relation and c.relkind = 'p'
+     where p.oid = to_regprocedure(format('notika._capture_%s()', _capture_rights.workflow_id))
+       and c.relowner <> p.proowner;
+end;
+$$;
+
+comment on function notika._capture_rights(integer, regclass) is
+  'Who is to have EXECUTE on the trigger function of a workflow: the owners of partitioned tables.';
+
+create or replace function notika._capture_grants(workflow_id integer, relation regclass)
+  returns setof text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with due as (
+    select r.function, r.grantee
+      from notika._capture_rights(_capture_grants.workflow_id, _capture_grants.relation) as r
+  ), granted as (
+    select p.oid::regprocedure as function, a.grantee
+      from pg_proc as p
+     cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+     where p.oid = to_regprocedure(format('notika._capture_%s()', _capture_grants.workflow_id))
+       and a.grantee <> p.proowner
+  )
+  (select format('revoke execute on function %s from %s', x.function,
+                 case x.grantee when 0 then 'public' else x.grantee::regrole::text end)
+     from (table granted except table due) as x)
+  union all
+  (select format('grant execute on function %s to %s', x.function, x.grantee::regrole)
+     from (table due except table granted) as x);
+$$;
+
+comment on function notika._capture_grants(integer, regclass) is
+  'The statements by which exactly those have EXECUTE who are to; none: they have it.';
+
+create or replace function notika._settle_capture_rights(workflow_id integer, relation regclass)
+  returns integer
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_statement text;
+  v_count integer := 0;
+begin
+  for v_statement in
+    select g
+      from notika._capture_grants(_settle_capture_rights.workflow_id,
+                                  _settle_capture_rights.relation) as g
+  loop
+    perform notika._set_busy(true);
+    execute v_statement;
+    perform notika._set_busy(false);
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end;
+$$;
+
+comment on function notika._settle_capture_rights(integer, regclass) is
+  'Gives the owners of partitioned tables, and nobody else, the right to execute the trigger function '
+  'of a workflow, and says how many changes it took.';
+
+create or replace function notika._set_busy(busy boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if busy then
+    insert into notika.guard_busy (pid) values (pg_backend_pid());
+  else
+    -- One of them: whoever called is busy still.
+    delete from notika.guard_busy as b where b.ctid = (select max(o.ctid) from notika.guard_busy as o);
+  end if;
+end;
+$$;
+
+comment on function notika._set_busy(boolean) is
+  'Tells the guard that the DDL that follows is Notika''s own. A setting would do, could not anybody set it.';
