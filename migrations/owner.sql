@@ -252,16 +252,5 @@ begin
   -- A session that holds a table must not stop this without a word.
   perform set_config('lock_timeout', case v_timeout when '0' then '30s' else v_timeout end, true);
   perform set_config('notika.owner', v_owner, true);
-
-  -- Within a function with the owner's rights nothing can go back to those of who installs, as it
-  -- could after SET ROLE: whatever the owner has put on its tables runs as the owner.
-  drop procedure if exists notika._as_owner(text);
-  create procedure notika._as_owner(script text)
-    language plpgsql
-    security definer
-    set search_path = pg_catalog, pg_temp
-  as 'begin execute script; end';
-  revoke execute on procedure notika._as_owner(text) from public;
-  execute format('alter procedure notika._as_owner(text) owner to %I', v_owner);
 end;
 $$;

@@ -1,6 +1,6 @@
--- Runs before the migrations, in their transaction, at every install, as the owner of Notika: makes
--- the two ledgers and refuses what does not fit.  No migration itself, it meets every Notika there
--- was: only add to it.
+-- Runs before an upgrade, in its transaction, as the owner of Notika: refuses what does not fit, and says
+-- in the setting notika.state what there is.  No migration itself, it meets every Notika there was, and
+-- schemas without one: only add to it.
 
 set local client_min_messages = warning; -- "already exists, skipping" is no news
 set local search_path = pg_catalog, pg_temp;
@@ -67,65 +67,53 @@ begin
 end;
 $$;
 
-create table if not exists notika.migration (
-  name text not null,
-  hash text not null,
-  applied_at timestamptz not null default now(),
-  constraint migration_pkey primary key (name)
-);
-
-comment on table notika.migration is
-  'The migrations of Notika that this database has.';
-comment on column notika.migration.name is
-  'The name of the file, without its ending.';
-comment on column notika.migration.hash is
-  'SHA-256 of the file, which never changes once it is released.';
-comment on column notika.migration.applied_at is
-  'When it was applied.';
-
--- graphile-worker's, as it makes it: where there is one, it does not ask for CREATE on the database.
-create table if not exists notika_worker.migrations (
-  id int primary key,
-  ts timestamptz not null default now(),
-  breaking boolean not null default false
-);
-
 do $$
 declare
   -- {"worker": 19, "migrations": {"000001": "<hash>"}}, set by whoever runs this file
   v_known constant json := nullif(current_setting('notika.known', true), '');
-  v_unknown text;
+  v_worker integer := 0;
+  v_migrations text[] := '{}';
+  v_code text;
+  v_problem text;
 begin
-  select 'revision ' || m.id || ' of graphile-worker' into v_unknown
-    from notika_worker.migrations as m
-   where m.breaking and m.id > (v_known ->> 'worker')::integer
-   order by m.id
-   limit 1;
-
-  if v_unknown is null then
-    select 'migration "' || m.name || '"' into v_unknown
+  if to_regclass('notika_worker.migrations') is not null then
+    select coalesce(max(m.id), 0) into v_worker from notika_worker.migrations as m;
+    select 'revision ' || m.id || ' of graphile-worker' into v_problem
+      from notika_worker.migrations as m
+     where m.breaking and m.id > (v_known ->> 'worker')::integer
+     order by m.id
+     limit 1;
+  end if;
+  if v_problem is null and to_regclass('notika.migration') is not null then
+    v_migrations := array(select m.name from notika.migration as m where m.name <> 'code' order by m.name);
+    select m.hash into v_code from notika.migration as m where m.name = 'code';
+    select 'migration "' || m.name || '"' into v_problem
       from notika.migration as m
-     where v_known -> 'migrations' -> m.name is null
+     where m.name <> 'code' and v_known -> 'migrations' -> m.name is null
      order by m.name
      limit 1;
   end if;
-
-  if v_unknown is not null then
-    raise exception 'the database has %, which this version of Notika does not know', v_unknown
+  if v_problem is not null then
+    raise exception 'the database has %, which this version of Notika does not know', v_problem
       using errcode = 'NK011',
             hint = 'A newer Notika was installed here: use that version, or a later one.';
   end if;
 
-  select m.name into v_unknown
-    from notika.migration as m
-   where m.hash <> v_known -> 'migrations' ->> m.name
-   order by m.name
-   limit 1;
-
-  if v_unknown is not null then
-    raise exception 'migration "%" is not the one that was applied to the database', v_unknown
+  if to_regclass('notika.migration') is not null then
+    select m.name into v_problem
+      from notika.migration as m
+     where m.name <> 'code' and m.hash <> v_known -> 'migrations' ->> m.name
+     order by m.name
+     limit 1;
+  end if;
+  if v_problem is not null then
+    raise exception 'migration "%" is not the one that was applied to the database', v_problem
       using errcode = 'NK012',
             hint = 'A released migration never changes: install Notika from the package, unmodified.';
   end if;
+
+  perform set_config(
+    'notika.state',
+    json_build_object('worker', v_worker, 'migrations', to_json(v_migrations), 'code', v_code)::text, true);
 end;
 $$;

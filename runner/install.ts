@@ -1,6 +1,15 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import sql, { raw } from "sql-template-tag";
-import { migrateScript } from "./bundle.ts";
-import type { Database } from "./database.ts";
+import {
+  asOwnerOfEmptySchemas,
+  examination,
+  type Release,
+  type State,
+  settleOwner,
+  steps,
+  thisRelease,
+} from "./bundle.ts";
+import type { Database, Execute } from "./database.ts";
 import { NotikaError } from "./errors.ts";
 
 export interface InstallReport {
@@ -10,31 +19,88 @@ export interface InstallReport {
   steps: { step: string; outcome: string; detail: string | null }[];
 }
 
+interface InstallOptions {
+  /** Where an administrator installs: the role that is to own Notika. */
+  owner?: string;
+  /** What is installed; default: what this package brings. */
+  release?: Release;
+}
+
 /**
- * Brings Notika's schema in the database up to this package: all of it or, when something fails, nothing.  An administrator
- * may name the role that is to own it.
+ * Brings Notika's schemas in the database up to a release: all of it or, when something fails, nothing.  Then it brings each
+ * published table's triggers up to it, in transactions of their own; what cannot be done now a runner does later.
  */
-export async function install(database: Database, { owner = "" }: { owner?: string } = {}): Promise<InstallReport> {
-  const migrate = raw(await migrateScript());
-  const once = () =>
-    database.transaction(async (execute) => {
-      await execute(sql`select set_config('notika.owner', ${owner}, true)`);
-      await execute(migrate);
-      const applied = await execute<{ name: string }>(
-        sql`select name from notika.migration where xmin = pg_current_xact_id()::xid order by name`,
-      );
-      return {
-        applied: applied.map(({ name }) => name),
-        steps: await execute<InstallReport["steps"][number]>(sql`select step, outcome, detail from notika.install()`),
-      };
-    });
-  // Several at once may meet in a deadlock, of which nothing is left.
-  const again = (error: { code?: string }) => (error.code === "40P01" ? once() : Promise.reject(error));
-  return once()
-    .catch(again)
-    .catch((error) => {
-      throw asRefusal(error) ?? error;
-    });
+export async function install(database: Database, options: InstallOptions = {}): Promise<InstallReport> {
+  const release = options.release ?? (await thisRelease());
+  const report = await patiently(() =>
+    database.transaction((execute) => installSchemas(execute, { owner: options.owner ?? "", release })),
+  ).catch((error) => {
+    throw asRefusal(error) ?? error;
+  });
+  await database.execute(raw("call notika.refresh()"));
+  const workflows = await database.execute<InstallReport["steps"][number]>(sql`
+    select 'workflow ' || c.name as step, case when d.name is null then 'ok' else 'outdated' end as outcome,
+           case when d.name is null then null else 'call notika.refresh();' end as detail
+      from notika._captured() as c
+      left join notika._captured(true) as d on d.name = c.name
+     order by c.name`);
+  return { ...report, steps: [...report.steps, ...workflows] };
+}
+
+async function installSchemas(execute: Execute, { owner, release }: Required<InstallOptions>): Promise<InstallReport> {
+  await execute(sql`select set_config('notika.owner', ${owner}, true)`);
+  await execute(raw(await settleOwner()));
+  const applied = (await isEmpty(execute)) ? await installFirst(execute, release) : await upgrade(execute, release);
+  return {
+    applied,
+    steps: await execute<InstallReport["steps"][number]>(
+      sql`select step, outcome, detail from notika._install_schema()`,
+    ),
+  };
+}
+
+/** Whether nobody but the role that installs can have put anything into the schemas, or can now. */
+async function isEmpty(execute: Execute): Promise<boolean> {
+  const [row] = await execute<{ is_empty: boolean }>(sql`
+    select not exists (
+      select from pg_namespace as n
+       where n.nspname in ('notika', 'notika_worker')
+         and (n.nspowner <> current_user::regrole and not has_database_privilege(current_database(), 'create')
+              or exists (select from pg_class as c where c.relnamespace = n.oid)
+              or exists (select from pg_proc as p where p.pronamespace = n.oid)
+              or exists (select from pg_type as t where t.typnamespace = n.oid))
+    ) as is_empty`);
+  return row?.is_empty === true;
+}
+
+async function installFirst(execute: Execute, release: Release): Promise<string[]> {
+  await execute(raw(await asOwnerOfEmptySchemas(release)));
+  return release.migrations.map(({ name }) => name);
+}
+
+async function upgrade(execute: Execute, release: Release): Promise<string[]> {
+  await execute(sql`set local lock_timeout = '250ms'`);
+  await execute(raw(await examination(release)));
+  const [row] = await execute<{ state: State; is_owner: boolean }>(sql`
+    select current_setting('notika.state')::json as state, current_user = current_setting('notika.owner') as is_owner`);
+  const { state, is_owner } = row as NonNullable<typeof row>;
+  // What the owner may have made of the code is replaced before a role with more rights calls any of it.
+  const script = steps(release, { ...state, code: is_owner ? state.code : null });
+  await execute(sql`call notika._as_owner(${script})`);
+  await execute(raw("drop procedure notika._as_owner(text)"));
+  return release.migrations.map(({ name }) => name).filter((name) => !state.migrations.includes(name));
+}
+
+/** Tries again what met a lock, of which nothing is left: several at once may also meet in a deadlock. */
+async function patiently<T>(attempt: () => Promise<T>): Promise<T> {
+  for (const end = Date.now() + 30_000; ; await sleep(100)) {
+    try {
+      return await attempt();
+    } catch (error) {
+      const { code } = error as { code?: string };
+      if (!["40P01", "55P03"].includes(code ?? "") || Date.now() > end) throw error;
+    }
+  }
 }
 
 function asRefusal(cause: Error & { code?: string; hint?: string }): NotikaError | undefined {

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:ae0e1de68d77a1aa6e6637b5c0cb7758309574ed
+--! Hash: sha1:05ebe8ba5d098ed609daaba5172d638a747bab7e
 --! Message: first release
 
 --! split: 1-current.sql
@@ -10,6 +10,21 @@
 -- A table changes by a migration: edit it here and write the ALTER in migrations/current.  New
 -- columns go last.
 -- A workflow keeps its row, and with it its id, when it is unpublished: events and runs name it.
+
+create table notika.migration (
+  name text not null,
+  hash text not null,
+  applied_at timestamptz not null default now(),
+  constraint migration_pkey primary key (name)
+);
+
+comment on table notika.migration is
+  'The migrations that made the tables of this database, and the code that was loaded last.';
+comment on column notika.migration.name is
+  'The name of the file, without its ending; code: all files but those of the tables.';
+comment on column notika.migration.hash is
+  'Its SHA-256. The file of a migration never changes once it is released.';
+comment on column notika.migration.applied_at is 'When it was applied, or loaded.';
 
 create or replace function notika._relation(schema_name text, name text)
   returns oid
@@ -124,6 +139,7 @@ create table notika.workflow (
   fires_always boolean not null default false,
   placed_until timestamptz,
   resumed_at timestamptz,
+  made_by text,
   constraint workflow_pkey primary key (workflow_id),
   constraint workflow_name_key unique (name),
   constraint workflow_name_check check (
@@ -191,6 +207,8 @@ comment on column notika.workflow.fires_always is
 comment on column notika.workflow.placed_until is
   'The last place in the queue that a run of it got when it was resumed: new runs come behind it.';
 comment on column notika.workflow.resumed_at is 'When its runs were last let go after a pause.';
+comment on column notika.workflow.made_by is
+  'The code that made its functions and triggers, or found them as it makes them: see notika._code.';
 
 create table notika.schedule (
   workflow_id integer not null,

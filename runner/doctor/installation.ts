@@ -1,5 +1,5 @@
 import type { Client } from "pg";
-import { knownMigrations } from "../bundle.ts";
+import { knownMigrations, thisRelease } from "../bundle.ts";
 import { differenceTo } from "../version.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
@@ -28,7 +28,7 @@ async function versions(client: Client): Promise<Finding> {
 }
 
 async function worker(client: Client): Promise<Finding> {
-  const known = (await knownMigrations()).worker;
+  const known = knownMigrations(await thisRelease()).worker;
   const found = await ask<{ revision: number | null; is_newer_breaking: boolean | null }>(
     client,
     `select max(m.id) as revision, bool_or(m.breaking and m.id > $1::integer) as is_newer_breaking

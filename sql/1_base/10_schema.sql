@@ -27,12 +27,27 @@ create or replace function notika._migrations()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return array(select m.name from notika.migration as m order by m.name);
+  return array(select m.name from notika.migration as m where m.name <> 'code' order by m.name);
 end;
 $$;
 
 comment on function notika._migrations() is
   'The migrations that this database has, by which a runner knows whether it needs an upgrade.';
+
+create or replace function notika._code()
+  returns text
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (select m.hash from notika.migration as m where m.name = 'code');
+end;
+$$;
+
+comment on function notika._code() is
+  'The SHA-256 of the code that is installed, all that an upgrade replaces as a whole.';
 
 create or replace function notika._session_role()
   returns name

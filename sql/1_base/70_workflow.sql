@@ -11,6 +11,27 @@ end;
 comment on function notika._workflow_of(text) is
   'The workflow that a source of that name belongs to; null: the name is a workflow''s own.';
 
+create or replace function notika._captured(is_due boolean default false)
+  returns table (name text)
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select w.name
+      from notika.workflow as w
+     where w.unpublished_at is null and w.table_name is not null
+       and (not is_due or w.made_by is distinct from notika._code())
+     order by w.name;
+end;
+$$;
+
+comment on function notika._captured(boolean) is
+  'The workflows that are published on a table; is_due: only those whose functions and triggers were '
+  'last made, or compared, by other code than what is installed.';
+
 create or replace view notika.workflows as
 select w.name as workflow,
        case when c.oid is null then w.table_name

@@ -271,7 +271,8 @@ begin
          unpublished_at = null,
          published_at = clock_timestamp(),
          published_by = _do_publish.caller,
-         publisher_id = (select r.oid from pg_roles as r where r.rolname = _do_publish.caller)
+         publisher_id = (select r.oid from pg_roles as r where r.rolname = _do_publish.caller),
+         made_by = notika._code()
    where w.workflow_id = v_after.workflow_id
      and (v_is_changed
           or w.broken_reason is not null

@@ -138,6 +138,9 @@ as $$
 
         -- The owner's.
         ('function', 'install', '{}'),
+        ('function', 'refresh', '{runner}'),
+        ('function', '_captured', '{runner}'),
+        ('function', '_refresh', '{runner}'),
         ('function', '_administer', '{}'),
         ('function', 'uninstall', '{}'),
         ('function', 'grant_publisher', '{}'),

@@ -95,6 +95,11 @@ begin
        select notika._not_judged(w)
      ) as k (reason)
      where k.reason is not null;
+  return query
+    select 'outdated', 'warning', c.name,
+           'its triggers are those of the version before the last upgrade, and capture as that did',
+           'call notika.refresh();'
+      from notika._captured(true) as c;
   if notika._has_event_triggers() and not notika._is_guarded() then
     return query select 'guard_changed', 'error', null::text,
       'the event triggers, their functions or role notika_guard are not as install makes them',

@@ -8,6 +8,29 @@ create or replace function notika.install()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
+  return query select * from notika._install_schema();
+  for step in select w.name from notika._captured() as w loop
+    select r.outcome, r.detail into outcome, detail from notika._refresh(step) as r;
+    step := 'workflow ' || step;
+    return next;
+  end loop;
+end;
+$$;
+
+comment on function notika.install() is
+  'Creates what is missing and puts right what is not as it should be; says what it did and what it '
+  'could not. For members of the owner. What takes an administrator, such as the event triggers, it '
+  'does if its caller is one. It locks the published tables whose triggers it replaces until the '
+  'transaction ends; notika.refresh() locks one at a time. Idempotent.';
+
+create or replace function notika._install_schema()
+  returns table (step text, outcome text, detail text)
+  language plpgsql
+  volatile
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
   return query select a.step, a.outcome, a.detail from notika._administer() as a;
   return query
     select s.step, s.outcome, s.detail
@@ -16,10 +39,8 @@ begin
 end;
 $$;
 
-comment on function notika.install() is
-  'Creates what is missing and puts right what is not as it should be; says what it did and what it '
-  'could not. For members of the owner. What takes an administrator, such as the event triggers, it '
-  'does if its caller is one. Idempotent.';
+comment on function notika._install_schema() is
+  'All of install but the workflows: it locks no table of others.';
 
 create or replace function notika._do_install(caller name)
   returns json
@@ -46,8 +67,6 @@ create or replace function notika._install()
 as $$
 declare
   v_before constant text := current_setting('lock_timeout');
-  v_workflow notika.workflow;
-  v_after notika.workflow;
   v_statement text;
   v_count bigint;
 begin
@@ -106,48 +125,6 @@ begin
     return query select 'guard at commit', 'repaired', 'judges under every session_replication_role';
   end if;
 
-  for v_workflow in
-    select w.*
-      from notika.workflow as w
-     where w.unpublished_at is null and w.table_name is not null
-     order by w.name
-  loop
-    step := format('workflow %s', v_workflow.name);
-    begin
-      v_after := v_workflow;
-      perform notika._hold_columns(v_after);
-      v_after.is_pinned := notika._has_all_it_needs(v_workflow)
-                           and notika._wants_pins(v_workflow.guard);
-      v_after.capture := notika._form(v_after);
-      v_after.definition := notika._definition(v_after);
-      if exists (
-        select from notika._findings(v_workflow) as f
-         where f.kind in ('trigger_dropped', 'trigger_disabled', 'trigger_replaced',
-                          'function_replaced', 'part_not_captured')
-      ) then
-        v_workflow.definition := '{}';
-      end if;
-      perform notika._set_busy(true);
-      v_count := notika._apply(v_workflow, v_after);
-      perform notika._set_busy(false);
-      update notika.workflow as w
-         set definition = v_after.definition, is_pinned = v_after.is_pinned,
-             capture = v_after.capture
-       where w.workflow_id = v_workflow.workflow_id and v_count > 0;
-      outcome := case when v_count > 0 then 'repaired' else 'ok' end;
-      detail := format('captures on %s', notika._quoted(v_workflow.relation));
-    exception
-      when sqlstate 'NK002' then
-        outcome := 'failed';
-        detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
-        perform notika._break(v_workflow.workflow_id, sqlerrm);
-      when others then
-        outcome := 'failed';
-        detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
-    end;
-    return next;
-  end loop;
-
   -- What an earlier workflow may have left behind.
   for v_statement in
     select format('drop function %s cascade', p.oid::regprocedure)
@@ -172,4 +149,120 @@ end;
 $$;
 
 comment on function notika._install() is
-  'The owner''s part of install: the cursor, sequences, workflows and rights.';
+  'The owner''s part of install but for the workflows: the cursor, sequences and rights.';
+
+create or replace procedure notika.refresh()
+  language plpgsql
+as $$
+declare
+  v_workflow text;
+  v_outcome text;
+  v_detail text;
+begin
+  -- A procedure that pins its search_path, or runs as its owner, cannot commit.
+  for v_workflow in select w.name from notika._captured(true) as w loop
+    for v_try in 1 .. 20 loop
+      select r.outcome, r.detail into v_outcome, v_detail from notika._refresh(v_workflow) as r;
+      commit;
+      exit when v_outcome operator(pg_catalog.<>) 'locked';
+      perform pg_catalog.pg_sleep(0.1);
+    end loop;
+    if v_outcome operator(pg_catalog.=) any ('{locked,failed}'::pg_catalog.text[]) then
+      raise warning 'workflow "%" still captures as an earlier version of notika does: %', v_workflow, v_detail
+        using hint = 'Nothing is lost. A runner tries again each minute, and so does: call notika.refresh();';
+    end if;
+  end loop;
+end;
+$$;
+
+comment on procedure notika.refresh() is
+  'Makes the functions and triggers of published workflows as the installed version makes them: after '
+  'an upgrade, each in a transaction of its own that waits a quarter of a second at most for the '
+  'table, twenty times. What could not be done is a warning, a finding of notika.health, and done '
+  'later by a runner. Cannot be called in a transaction. For members of the owner and runners.';
+
+create or replace function notika._refresh(workflow text)
+  returns table (outcome text, detail text)
+  language plpgsql
+  volatile
+  security invoker
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select r.outcome, r.detail
+      from json_to_record(notika._ask('_refresh', jsonb_build_object('workflow', _refresh.workflow)))
+             as r (outcome text, detail text);
+end;
+$$;
+
+comment on function notika._refresh(text) is
+  'Makes the functions and triggers of a workflow as the installed version makes them. The outcome is '
+  'ok, repaired, locked or failed.';
+
+create or replace function notika._do_refresh(workflow text)
+  returns json
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before constant text := current_setting('lock_timeout');
+  v_workflow notika.workflow;
+  v_after notika.workflow;
+  v_count integer;
+  v_outcome text := 'ok';
+  v_detail text;
+begin
+  perform set_config('lock_timeout', notika._lock_timeout('250ms'), true);
+  select w.* into v_workflow
+    from notika.workflow as w
+   where w.name = _do_refresh.workflow and w.unpublished_at is null and w.table_name is not null;
+  if not found then
+    return json_build_object('outcome', v_outcome);
+  end if;
+
+  begin
+    v_after := v_workflow;
+    perform notika._hold_columns(v_after);
+    v_after.is_pinned := notika._has_all_it_needs(v_workflow)
+                         and notika._wants_pins(v_workflow.guard);
+    v_after.capture := notika._form(v_after);
+    v_after.definition := notika._definition(v_after);
+    if exists (
+      select from notika._findings(v_workflow) as f
+       where f.kind in ('trigger_dropped', 'trigger_disabled', 'trigger_replaced',
+                        'function_replaced', 'part_not_captured')
+    ) then
+      v_workflow.definition := '{}';
+    end if;
+    perform notika._set_busy(true);
+    v_count := notika._apply(v_workflow, v_after);
+    perform notika._set_busy(false);
+    update notika.workflow as w
+       set definition = v_after.definition, is_pinned = v_after.is_pinned,
+           capture = v_after.capture, made_by = notika._code()
+     where w.workflow_id = v_workflow.workflow_id
+       and (v_count > 0 or w.made_by is distinct from notika._code());
+    if v_count > 0 then
+      v_outcome := 'repaired';
+    end if;
+    v_detail := format('captures on %s', notika._quoted(v_workflow.relation));
+  exception
+    when lock_not_available or deadlock_detected then
+      v_outcome := 'locked';
+      v_detail := format('%s is in use: %s', v_workflow.table_name, sqlerrm);
+    when sqlstate 'NK002' then
+      v_outcome := 'failed';
+      v_detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
+      perform notika._break(v_workflow.workflow_id, sqlerrm);
+    when others then
+      v_outcome := 'failed';
+      v_detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
+  end;
+  perform set_config('lock_timeout', v_before, true);
+  return json_build_object('outcome', v_outcome, 'detail', v_detail);
+end;
+$$;
+
+comment on function notika._do_refresh(text) is 'Carries out _refresh.';

@@ -15,7 +15,7 @@ as $$
        'publish', 'unpublish', 'configure', 'schedule', 'unschedule', '_publish_by_time',
        'pause', 'resume', 'retry', 'cancel', 'backfill', 'cancel_backfill', 'replay',
        'allow_breaking_change', 'release', 'begin_maintenance', 'end_maintenance', 'install',
-       '_foresee_pinned',
+       '_foresee_pinned', '_refresh',
        'grant_publisher', 'grant_runner', 'grant_reader', 'grant_monitor',
        'revoke_publisher', 'revoke_runner', 'revoke_reader', 'revoke_monitor'
      );
@@ -83,6 +83,7 @@ begin
       new.caller, v_args ->> 'reason', (v_args ->> 'ttl')::interval))
     when 'end_maintenance' then notika._do_end_maintenance(new.caller)
     when 'install' then notika._do_install(new.caller)
+    when '_refresh' then notika._do_refresh(v_args ->> 'workflow')
     when '_foresee_pinned' then to_json(
       notika._do_foresee_pinned(new.caller, v_args ->> 'sql', v_args ->> 'path'))
     else to_json(notika._do_grant(

@@ -24,9 +24,10 @@ describe("install", () => {
     expect(first.applied).toEqual(names);
     expect(second.applied).toEqual([]);
     expect(await everything(database)).toEqual(before);
-    expect(await database.execute(sql`select name, hash from notika.migration order by name`)).toEqual(
-      committed.map(({ name, hash }) => ({ name, hash })),
-    );
+    expect(await database.execute(sql`select name, hash from notika.migration order by name`)).toEqual([
+      ...committed.map(({ name, hash }) => ({ name, hash })),
+      { name: "code", hash: expect.stringMatching(/^[0-9a-f]{64}$/) },
+    ]);
   });
 
   test("says what notika.install() did", async () => {
@@ -154,12 +155,11 @@ describe("the install script", () => {
     expect(await catalog(scripted.execute)).toEqual(await catalog(installed.execute));
   });
 
-  test("leaves nothing to do for install, for graphile-worker and for itself", async () => {
+  test("leaves nothing to do for install and for graphile-worker", async () => {
     await using database = await openEmpty();
     await database.pool.query(await installScript());
     const before = await everything(database);
 
-    await database.pool.query(await installScript());
     const { applied } = await install(database);
     await runMigrations({ pgPool: database.pool, schema: "notika_worker" });
 
@@ -167,18 +167,34 @@ describe("the install script", () => {
     expect(await everything(database)).toEqual(before);
   });
 
-  test("changes nothing after install", async () => {
+  test("is for a database without Notika, and says what prints an upgrade", async () => {
     await using database = await openEmpty();
     await install(database);
     const before = await everything(database);
 
-    await database.pool.query(await installScript());
+    await expect(database.pool.query(await installScript())).rejects.toMatchObject({
+      code: "55000",
+      message: "notika is installed in this database already",
+      hint: expect.stringContaining("npx notika sql --from"),
+    });
 
+    await database.script("rollback");
     expect(await everything(database)).toEqual(before);
   });
 
-  test("is plain SQL", async () => {
-    expect((await installScript()).split("\n").filter((line) => line.startsWith("\\"))).toEqual([]);
+  test("goes into no schema that has something in it already", async () => {
+    await using database = await openEmpty();
+    await database.script("create schema notika; create function notika.trap() returns int return 1");
+
+    await expect(database.pool.query(await installScript())).rejects.toThrow("there is notika.trap()");
+  });
+
+  test("is plain SQL: statements, none of them the text of another", async () => {
+    const script = await installScript();
+
+    expect(script.split("\n").filter((line) => line.startsWith("\\"))).toEqual([]);
+    expect(script).not.toContain("_as_owner");
+    expect(script.match(/^create or replace function notika\.version\(\)/gm)).toHaveLength(1);
   });
 });
 

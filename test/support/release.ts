@@ -9,10 +9,10 @@ export async function installRelease(database: Database, migrations: Migration[]
   await applyMigrations(database, migrations);
 }
 
-/** Makes the schemas, graphile-worker's tables and the two ledgers, all of them the owner's. */
+/** Makes the schemas and graphile-worker's tables, all of them the owner's. */
 export async function prepareRelease(database: Database): Promise<void> {
   await runMigrations({ pgPool: database.pool, schema: "notika_worker" });
-  await asOwner(database, await readText("migrations/prepare.sql"));
+  await asOwner(database, "");
 }
 
 /** What an upgrade to these does, with the code of today. */
@@ -26,10 +26,10 @@ export async function applyMigrations(database: Database, migrations: Migration[
 
 /** Runs a script in a transaction as the owner of Notika, who is settled first. */
 export async function asOwner(database: Database, script: string): Promise<void> {
-  const settleOwner = raw(await readText("migrations/owner.sql"));
+  const settleOwner = raw(`${await readText("migrations/owner.sql")}\n${await readText("migrations/as_owner.sql")}`);
   await database.transaction(async (execute) => {
     await execute(settleOwner);
-    await execute(raw(`call notika._as_owner($notika_owner$${script}$notika_owner$)`));
+    await execute(sql`call notika._as_owner(${script})`);
     await execute(sql`drop procedure notika._as_owner(text)`);
   });
 }
