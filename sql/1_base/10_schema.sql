@@ -38,7 +38,6 @@ create or replace function notika._code()
   returns text
   language plpgsql
   stable
-  security definer
   set search_path = pg_catalog, pg_temp
 as $$
 begin

@@ -155,11 +155,11 @@ create or replace procedure notika.refresh()
   language plpgsql
 as $$
 declare
-  v_workflow text;
-  v_outcome text;
-  v_detail text;
+  v_workflow pg_catalog.text;
+  v_outcome pg_catalog.text;
+  v_detail pg_catalog.text;
 begin
-  -- A procedure that pins its search_path, or runs as its owner, cannot commit.
+  -- A procedure that pins its search_path cannot commit: every name in here is written in full.
   for v_workflow in select w.name from notika._captured(true) as w loop
     for v_try in 1 .. 20 loop
       select r.outcome, r.detail into v_outcome, v_detail from notika._refresh(v_workflow) as r;

@@ -100,7 +100,7 @@ describe("S20: what the guard calls runs as no administrator", () => {
     const owner = await published(scene);
     await scene.as(
       owner,
-      `revoke all on schema notika from notika_guard; ${forOwnFunctions("revoke all on function %s from notika_guard")}`,
+      `revoke all on schema notika from notika_guard; ${forOwnFunctions("revoke all on routine %s from notika_guard")}`,
     );
 
     for (const [role, sql] of ddl) expect(await scene.attempt(role, sql), sql).toBeUndefined();

@@ -27,11 +27,11 @@ const privileges = [
 /** Rights that nobody meant to give, and what gives them. */
 const surplus: Record<string, (owner: string) => string> = {
   functions: () =>
-    `grant usage on schema notika to stranger; ${forOwnFunctions("grant execute on function %s to stranger")}`,
+    `grant usage on schema notika to stranger; ${forOwnFunctions("grant execute on routine %s to stranger")}`,
   "functions, with the right to grant": () =>
-    `grant usage on schema notika to stranger; ${forOwnFunctions("grant execute on function %s to stranger with grant option")}; set role stranger; grant execute on function notika.dispatch(integer) to friend; reset role`,
+    `grant usage on schema notika to stranger; ${forOwnFunctions("grant execute on routine %s to stranger with grant option")}; set role stranger; grant execute on function notika.dispatch(integer) to friend; reset role`,
   "functions, to everybody": () =>
-    `grant usage on schema notika to public; ${forOwnFunctions("grant execute on function %s to public")}`,
+    `grant usage on schema notika to public; ${forOwnFunctions("grant execute on routine %s to public")}`,
   tables: () =>
     "grant usage on schema notika, notika_worker to stranger; grant all on all tables in schema notika, notika_worker to stranger",
   "tables, with the right to grant": () =>
@@ -43,7 +43,7 @@ const surplus: Record<string, (owner: string) => string> = {
   sequences: () => "grant usage on schema notika to stranger; grant all on all sequences in schema notika to stranger",
   schemas: () => "grant create, usage on schema notika, notika_worker to stranger",
   "more for a reader": () =>
-    `${forOwnFunctions("grant execute on function %s to readerrole")}; grant all on all tables in schema notika to readerrole; grant update (max_attempts) on notika.setting to readerrole`,
+    `${forOwnFunctions("grant execute on routine %s to readerrole")}; grant all on all tables in schema notika to readerrole; grant update (max_attempts) on notika.setting to readerrole`,
 };
 
 describe("S9: rights that nobody was given", () => {
@@ -84,7 +84,7 @@ describe("S9: rights that nobody was given", () => {
       await scene.as("postgres", "create role stranger login");
       await scene.as(
         await scene.owner(),
-        `grant usage on schema notika to stranger; ${forOwnFunctions("grant execute on function %s to stranger")}`,
+        `grant usage on schema notika to stranger; ${forOwnFunctions("grant execute on routine %s to stranger")}`,
       );
 
       for (const sql of privileges.slice(0, 6)) {

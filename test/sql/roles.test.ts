@@ -1,5 +1,5 @@
-import { readdir, readFile } from "node:fs/promises";
 import { describe, expect } from "vitest";
+import { readCode } from "../../runner/migrations.ts";
 import { catalog } from "../migrations/catalog.ts";
 import { testBeside as test } from "../support/database.ts";
 import { asRole, undone } from "./support.ts";
@@ -169,10 +169,7 @@ describe("after an upgrade", () => {
       drop view notika.lag cascade;
       drop policy notika_runner on notika_worker._private_jobs;
       grant execute on function notika.cancel(bigint) to pat`);
-    const folder = new URL("../../sql/", import.meta.url);
-    for (const file of (await readdir(folder)).sort()) {
-      await db.script(`set role notika; ${await readFile(new URL(file, folder), "utf8")}; reset role`);
-    }
+    await db.script(`set role notika; ${await readCode()}; reset role`);
     const steps = await db.query("select * from notika.install() where step like 'role %'");
 
     expect(steps).toEqual([
