@@ -86,7 +86,7 @@ end;
 $$;
 
 call notika._as_owner($notika_owner$
-${steps(to, state)}
+${upgradeSteps(to, state)}
 $notika_owner$);
 
 drop procedure notika._as_owner(text);
@@ -119,7 +119,7 @@ ${await asOwnerOfEmptySchemas(release)}`;
 /** The same where the owner is settled already. */
 export async function asOwnerOfEmptySchemas(release: Release): Promise<string> {
   return `${await readText("migrations/fresh.sql")}
-${steps(release, { worker: 0, migrations: [], code: null })}
+${upgradeSteps(release, { worker: 0, migrations: [], code: null })}
 -- Back to the role that installs.
 do $$
 begin
@@ -147,7 +147,7 @@ $notika_owner$);
 }
 
 /** What brings a database to a release, as the owner of Notika, statement by statement. */
-export function steps(release: Release, state: State): string {
+export function upgradeSteps(release: Release, state: State): string {
   const isUpgrade = state.migrations.length > 0;
   const missing = release.migrations.filter(({ name }) => !state.migrations.includes(name));
   const hash = hashOf(release.code);
@@ -210,7 +210,7 @@ insert into notika.migration (name, hash) values ('${name}', '${hash}');
 `;
 }
 
-function hashOf(text: string): string {
+export function hashOf(text: string): string {
   return createHash("sha256").update(text).digest("hex");
 }
 

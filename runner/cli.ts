@@ -18,7 +18,8 @@ Set up a database
                               --revoke to take it back  --apply to run it
   notika install              put Notika into the database; an administrator makes role notika its
                               owner, or names another: --owner ROLE
-  notika sql                  print the same as one SQL file, for psql
+  notika sql                  print the same as one SQL file, for psql; --from VERSION prints what
+                              an upgrade from that version does
   notika plan [WORKFLOW…]     show what publish would do
   notika publish [WORKFLOW…]  publish workflows as their tasks declare it; or one, as these say:
                               --table SCHEMA.TABLE  --operations insert,update,delete
@@ -31,7 +32,8 @@ Set up a database
                               --schema schema.sql, also of pg_dump, needs no database, and takes the
                               tasks': for text that is not trusted, such as a pull request
   notika unpublish WORKFLOW…  take their triggers away; what was captured still runs
-  notika upgrade              bring Notika in the database up to this version
+  notika upgrade              bring Notika in the database up to this version; --dry-run shows what
+                              that does, and which locks it takes
   notika uninstall            take Notika away: --dry-run says what it would do;
                               --force even while a runner is alive
 
@@ -64,7 +66,7 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
   doctor: () => import("./commands/doctor.ts"),
   grant: () => import("./commands/grant.ts"),
   install: () => import("./commands/install.ts"),
-  upgrade: () => import("./commands/install.ts"),
+  upgrade: () => import("./commands/upgrade.ts"),
   uninstall: () => import("./commands/uninstall.ts"),
   sql: () => import("./commands/sql.ts"),
   plan: () => import("./commands/plan.ts"),

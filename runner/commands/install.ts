@@ -1,4 +1,4 @@
-import { install } from "../install.ts";
+import { type InstallReport, install } from "../install.ts";
 import { type Command, defineCommand, directOption, jsonOption, output, urlOption } from "./support/command.ts";
 import { table } from "./support/table.ts";
 
@@ -6,9 +6,14 @@ export const command: Command = defineCommand({
   options: { ...urlOption, ...directOption, ...jsonOption, owner: { type: "string" } },
   async run({ values, database }) {
     const report = await install(database, values.owner === undefined ? {} : { owner: values.owner });
-    output(values.json, report, ({ applied, steps }) =>
-      table([...applied.map((name) => ({ step: "migration", outcome: "applied", detail: name })), ...steps]),
-    );
-    return report.steps.some(({ outcome }) => outcome === "failed") ? 1 : 0;
+    return reportInstall(report, values.json);
   },
 });
+
+/** Prints what an installation did; gives the exit code. */
+export function reportInstall(report: InstallReport, json: boolean): number {
+  output(json, report, ({ applied, steps }) =>
+    table([...applied.map((name) => ({ step: "migration", outcome: "applied", detail: name })), ...steps]),
+  );
+  return report.steps.some(({ outcome }) => outcome === "failed") ? 1 : 0;
+}

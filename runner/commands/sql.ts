@@ -1,10 +1,10 @@
-import { installScript } from "../bundle.ts";
+import { installScript, upgradeScript } from "../bundle.ts";
 import { type Command, defineCommand } from "./support/command.ts";
 
 export const command: Command = defineCommand({
-  options: {},
-  async run() {
-    process.stdout.write(await installScript());
+  options: { from: { type: "string" } },
+  async run({ values }) {
+    process.stdout.write(await (values.from === undefined ? installScript() : upgradeScript(values.from)));
     return 0;
   },
 });
