@@ -9,7 +9,27 @@ begin
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
-  as 'begin execute script; end';
+  as $as_owner$
+  declare
+    v_message text;
+    v_detail text;
+    v_hint text;
+  begin
+    execute script;
+  exception when others then
+    -- Raised again, because the context of an error holds the whole script.
+    get stacked diagnostics
+      v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    if v_detail = '' and v_hint = '' then
+      raise exception using errcode = sqlstate, message = v_message;
+    elsif v_detail = '' then
+      raise exception using errcode = sqlstate, message = v_message, hint = v_hint;
+    elsif v_hint = '' then
+      raise exception using errcode = sqlstate, message = v_message, detail = v_detail;
+    end if;
+    raise exception using errcode = sqlstate, message = v_message, detail = v_detail, hint = v_hint;
+  end;
+  $as_owner$;
   revoke execute on procedure notika._as_owner(text) from public;
   execute format('alter procedure notika._as_owner(text) owner to %I', current_setting('notika.owner'));
 end;

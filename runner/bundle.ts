@@ -154,9 +154,8 @@ export function upgradeSteps(release: Release, state: State): string {
   return [
     state.worker === 0 ? workerLedger : "",
     ...workerSteps.filter(({ id }) => id > state.worker).map((step) => workerStep(step, state.worker > 0)),
-    isUpgrade
-      ? "-- The guard does not look at what is Notika's own.\ninsert into notika.guard_busy (pid) values (pg_backend_pid());\n"
-      : "",
+    isUpgrade ? guardLooksAway : "",
+    isUpgrade ? lockTables(missing) : "",
     ...missing.map(migrationStep),
     state.code === hash
       ? ""
@@ -169,6 +168,49 @@ insert into notika.migration as m (name, hash) values ('code', '${hash}')
   ]
     .filter((step) => step !== "")
     .join("\n");
+}
+
+const guardLooksAway = `-- The guard does not look at what is Notika's own.
+insert into notika.guard_busy (pid) values (pg_backend_pid());
+`;
+
+/**
+ * Takes the locks of migrations before anything else is done, those that writers wait for last; all or none, so that nobody
+ * waits for one while this waits for another.
+ */
+function lockTables(migrations: Migration[]): string {
+  const altered = migrations.flatMap(({ text }) =>
+    [...text.matchAll(/^\s*alter table (?:only )?(notika\.\w+)/gim)].map(([, table = ""]) => table),
+  );
+  const isWritten = (table: string) => Number(table.startsWith("notika.event_log_"));
+  const tables = [...new Set(altered)].sort((a, b) => isWritten(a) - isWritten(b) || (a < b ? -1 : 1));
+  const names = tables.map((table) => `'${table}'`).join(", ");
+  return `-- Nobody waits longer than a quarter of a second for an upgrade that waits for others.
+do $$
+declare
+  v_tables text;
+begin
+  select string_agg(t.name, ', ' order by t.place) into v_tables
+    from unnest(array[${names}]::text[]) with ordinality as t (name, place)
+   where to_regclass(t.name) is not null; -- one may be made by a migration before
+  perform set_config('lock_timeout', '250ms', true);
+  for v_try in 1 .. 20 loop
+    begin
+      if v_tables is not null then
+        execute format('lock table %s in access exclusive mode', v_tables);
+      end if;
+      exit;
+    exception when lock_not_available or deadlock_detected then
+      if v_try = 20 then
+        raise exception 'cannot upgrade notika: % are in use', v_tables
+          using errcode = 'lock_not_available';
+      end if;
+    end;
+    perform pg_sleep(0.05 + random() / 10);
+  end loop;
+end;
+$$;
+`;
 }
 
 /** The revision of graphile-worker's schema, and the migrations with their hashes: a database may have no others. */

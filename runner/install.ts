@@ -137,7 +137,6 @@ async function installFirst(execute: Execute, release: Release): Promise<null> {
 
 /** Gives what there was. */
 async function upgrade(execute: Execute, release: Release): Promise<State> {
-  await execute(sql`set local lock_timeout = '250ms'`);
   await execute(raw(await examination(release)));
   const [row] = await execute<{ state: State; is_owner: boolean }>(sql`
     select current_setting('notika.state')::json as state, current_user = current_setting('notika.owner') as is_owner`);

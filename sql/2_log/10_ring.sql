@@ -16,11 +16,17 @@
 -- waits or jobs; lines, in the order of their workflows' ids.
 
 create or replace view notika._event as
-select * from notika.event_log_0
+select event_id, xid, captured_at, cause_id, workflow_id, depth, truncated,
+       operation, new, old, snapshot
+  from notika.event_log_0
 union all
-select * from notika.event_log_1
+select event_id, xid, captured_at, cause_id, workflow_id, depth, truncated,
+       operation, new, old, snapshot
+  from notika.event_log_1
 union all
-select * from notika.event_log_2;
+select event_id, xid, captured_at, cause_id, workflow_id, depth, truncated,
+       operation, new, old, snapshot
+  from notika.event_log_2;
 
 comment on view notika._event is 'The three segments as one.';
 
