@@ -97,17 +97,19 @@ begin
     );
   end if;
 
+  -- The function does not read its argument: it tells in psql's \d which workflow the trigger is of.
   return format(
     E'create or replace trigger notika_%1$s_%2$s\n'
     '  after %2$s on %3$s\n'
     '%4$s%5$s'
-    '  execute function notika._capture_%1$s()',
+    '  execute function notika._capture_%1$s(%6$L)',
     spec.workflow_id,
     operation,
     notika._quoted(_trigger_definition.relation),
     case spec.capture when 'row' then E'  for each row\n'
       else format(E'  referencing %s table as changed\n  for each statement\n', v_changed) end,
-    E'  when (' || array_to_string(v_filters, E'\n    and ') || E')\n'
+    E'  when (' || array_to_string(v_filters, E'\n    and ') || E')\n',
+    spec.name
   );
 end;
 $$;

@@ -46,8 +46,9 @@ begin
   return format(E'create or replace trigger notika_%1$s_truncate\n'
                 '  after truncate on %2$s\n'
                 '  for each statement\n'
-                '  execute function notika._truncated_%1$s()',
-                _truncate_trigger.workflow_id, notika._quoted(_truncate_trigger.relation));
+                '  execute function notika._truncated_%1$s(%3$L)',
+                _truncate_trigger.workflow_id, notika._quoted(_truncate_trigger.relation),
+                (select w.name from notika.workflow as w where w.workflow_id = _truncate_trigger.workflow_id));
 end;
 $$;
 

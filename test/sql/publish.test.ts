@@ -92,6 +92,22 @@ describe("publish", () => {
     expect(await captured(db)).toMatchObject([{ id: 2, weight: 10 }]);
   });
 
+  test("makes triggers that tell their workflow, as psql's \\d shows them", async ({ db }) => {
+    await db.script(`
+      create schema app; create table app.users (id int primary key);
+      select notika.publish('welcome_email', 'app.users', '{insert,delete}')`);
+
+    const triggers = await db.query<{ definition: string }>(
+      "select pg_get_triggerdef(oid, true) as definition from pg_trigger where tgrelid = 'app.users'::regclass",
+    );
+
+    expect(triggers.map(({ definition }) => /EXECUTE FUNCTION (.*)$/.exec(definition)?.[1]).sort()).toEqual([
+      "notika._capture_1('welcome_email')",
+      "notika._capture_1('welcome_email')",
+      "notika._truncated_1('welcome_email')",
+    ]);
+  });
+
   test("watches values: not what a statement names, but what has changed", async ({ db }) => {
     await db.script(`${users}
       create function app.lower_email() returns trigger language plpgsql as
