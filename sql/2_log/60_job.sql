@@ -4,9 +4,8 @@
 -- the task allows has begun, and `lost`, how many attempts did not count because the runner's
 -- connection was lost.
 
--- Each view is of one table, so a query of it has the plan of the same query of the table.  FOR UPDATE
--- is the exception: rows of a view are locked before they are joined, sorted or limited.  A query that
--- does that with the rows it locks belongs in this file.
+-- Each view is of one table, so that a query of it, also an UPDATE or one with FOR UPDATE, has the
+-- plan of the same query of the table.
 create or replace view notika._task as
 select t.id as task_id, t.identifier as workflow
   from notika_worker._private_tasks as t;
