@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:05ebe8ba5d098ed609daaba5172d638a747bab7e
+--! Hash: sha1:29239d78f4116f65772421ade3564305cd862583
 --! Message: first release
 
 --! split: 1-current.sql
@@ -509,6 +509,25 @@ comment on column notika.run_log.started_at is 'When the last attempt began.';
 comment on column notika.run_log.finished_at is 'When the run ended.';
 comment on column notika.run_log.retried_at is
   'When notika.retry made it run again; the row is history from then on.';
+
+create type notika._new_job as (
+  workflow text,
+  payload json,
+  run_at timestamptz,
+  max_attempts smallint,
+  key text,
+  priority smallint,
+  flags text[]
+);
+
+comment on type notika._new_job is 'A run that is to become a job. See notika._add_jobs.';
+comment on column notika._new_job.workflow is 'Its workflow.';
+comment on column notika._new_job.payload is 'The event that its task gets.';
+comment on column notika._new_job.run_at is 'Its place in the queue; infinity: it waits to be woken.';
+comment on column notika._new_job.max_attempts is 'How often it is tried.';
+comment on column notika._new_job.key is 'The id of the run, as text.';
+comment on column notika._new_job.priority is 'Lower numbers start first.';
+comment on column notika._new_job.flags is 'The marks of the job; null: none.';
 
 create table notika.runner (
   runner_id text not null,

@@ -19,6 +19,17 @@ $$;
 comment on function notika.version() is
   'The version of the SQL that is installed; the runner of the same version expects it.';
 
+create or replace function notika._own_schemas()
+  returns oid[]
+  language sql
+  stable
+begin atomic
+  select array['notika'::regnamespace, 'notika_worker'::regnamespace]::oid[];
+end;
+
+comment on function notika._own_schemas() is
+  'The schemas that are Notika''s: its own and that of graphile-worker.';
+
 create or replace function notika._migrations()
   returns text[]
   language plpgsql

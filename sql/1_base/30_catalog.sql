@@ -127,7 +127,7 @@ create or replace function notika._is_reserved(namespace oid)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select n.nspname ~ '^(pg_.*|information_schema|notika|notika_worker)$'
+  select n.nspname ~ '^(pg_.*|information_schema)$' or n.oid = any (notika._own_schemas())
     from pg_namespace as n
    where n.oid = _is_reserved.namespace;
 $$;

@@ -18,9 +18,7 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
              ) as is_strong
         from pg_catalog.pg_locks as k
         left join pg_catalog.pg_class as c
-          on c.oid = k.relation and c.relnamespace in (
-               'notika'::pg_catalog.regnamespace, 'notika_worker'::pg_catalog.regnamespace
-             )
+          on c.oid = k.relation and c.relnamespace = any (notika._own_schemas())
        where k.pid is not null -- a prepared transaction has none
          and (k.database is null or k.database = (
                select d.oid from pg_catalog.pg_database as d

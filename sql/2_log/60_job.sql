@@ -1,9 +1,74 @@
--- graphile-worker's jobs: no other file knows its tables.
--- A mark stands in the flags of a job until the run parks or ends: `begun`, the last attempt
--- that the
--- task allows has begun, and `lost`, how many attempts did not count because the runner's
--- connection
--- was lost.
+-- graphile-worker's jobs.  No other file names its tables, types and functions: the others use the
+-- views _job and _task, and call the functions below.
+-- A mark stands in the flags of a job until the run parks or ends: `begun`, the last attempt that
+-- the task allows has begun, and `lost`, how many attempts did not count because the runner's
+-- connection was lost.
+
+-- Each view is of one table, so that a query of it, also an UPDATE or one with FOR UPDATE, has the
+-- plan of the same query of the table.
+create or replace view notika._task as
+select t.id as task_id, t.identifier as workflow
+  from notika_worker._private_tasks as t;
+
+comment on view notika._task is 'The tasks of graphile-worker. To join with many jobs.';
+
+comment on column notika._task.task_id is 'The number by which its jobs name it.';
+
+comment on column notika._task.workflow is 'The workflow whose runs it starts.';
+
+create or replace view notika._job as
+select j.id as job_id,
+       j.task_id,
+       -- Not a join, or FOR UPDATE would lock the task, too.
+       (select t.identifier from notika_worker._private_tasks as t where t.id = j.task_id)
+         as workflow,
+       j.key,
+       j.payload,
+       j.run_at,
+       j.attempts,
+       j.max_attempts,
+       j.priority,
+       j.flags,
+       j.is_available,
+       j.locked_at,
+       j.last_error,
+       j.updated_at
+  from notika_worker._private_jobs as j;
+
+comment on view notika._job is
+  'The jobs of graphile-worker: one for each unfinished run that was handed over.';
+
+comment on column notika._job.job_id is 'Its id.';
+
+comment on column notika._job.task_id is 'The number of its task. See notika._task.';
+
+comment on column notika._job.workflow is
+  'The workflow. It is looked up for each job, and no index finds it: to filter or join many jobs '
+  'by it, join notika._task.';
+
+comment on column notika._job.key is
+  'The id of the run, as text; null: the run goes on as another job, or was cancelled.';
+
+comment on column notika._job.payload is 'The event that its task gets.';
+
+comment on column notika._job.run_at is
+  'Its place in the queue, or when it starts; infinity: it waits to be woken.';
+
+comment on column notika._job.attempts is 'How many attempts have begun.';
+
+comment on column notika._job.max_attempts is 'How many attempts it has.';
+
+comment on column notika._job.priority is 'Lower numbers start first.';
+
+comment on column notika._job.flags is 'The marks of the job, each true, but for lost; null: none.';
+
+comment on column notika._job.is_available is 'Whether it is not locked and has an attempt left.';
+
+comment on column notika._job.locked_at is 'Since when a runner has it; null: none has.';
+
+comment on column notika._job.last_error is 'The message of the last error.';
+
+comment on column notika._job.updated_at is 'When it was last changed.';
 
 create or replace function notika._task_id(workflow text)
   returns integer
@@ -45,7 +110,7 @@ $$;
 comment on function notika._announce_jobs(bigint) is
   'Wakes graphile-worker, as its own add_jobs does.';
 
-create or replace function notika._add_jobs(jobs notika_worker.job_spec[])
+create or replace function notika._add_jobs(jobs notika._new_job[])
   returns void
   language plpgsql
   volatile
@@ -54,19 +119,120 @@ as $$
 begin
   insert into notika_worker._private_jobs
     (task_id, payload, run_at, max_attempts, key, priority, flags)
-  select t.id, j.payload, j.run_at, j.max_attempts, j.job_key, j.priority,
+  select t.id, j.payload, j.run_at, j.max_attempts, j.key, j.priority,
          case when j.flags is not null then (
            select jsonb_object_agg(f.flag, true) from unnest(j.flags) as f (flag)
          ) end
     from unnest(_add_jobs.jobs) as j
-    join notika_worker._private_tasks as t on t.identifier = j.identifier
+    join notika_worker._private_tasks as t on t.identifier = j.workflow
   on conflict (key) do nothing;
 end;
 $$;
 
-comment on function notika._add_jobs(notika_worker.job_spec[]) is
+comment on function notika._add_jobs(notika._new_job[]) is
   'What graphile-worker''s add_jobs does, for runs that are new: it need not look for jobs to '
   'replace, nor return them.';
+
+create or replace function notika._replace_job(
+  workflow text,
+  payload json,
+  run_id bigint,
+  run_at timestamptz,
+  max_attempts integer,
+  priority integer,
+  flags text[]
+)
+  returns bigint
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select j.id
+      from notika_worker.add_job(
+             _replace_job.workflow, _replace_job.payload,
+             job_key => _replace_job.run_id::text, run_at => _replace_job.run_at,
+             max_attempts => _replace_job.max_attempts, priority => _replace_job.priority,
+             flags => _replace_job.flags
+           ) as j
+  );
+end;
+$$;
+
+comment on function
+  notika._replace_job(text, json, bigint, timestamptz, integer, integer, text[]) is
+  'Makes the job of a run and returns its id. A job that it has already is changed; if that is locked '
+  'it loses its key to a new one, and ends when its task returns.';
+
+create or replace function notika._complete_jobs(job_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika_worker.complete_jobs(_complete_jobs.job_ids);
+end;
+$$;
+
+comment on function notika._complete_jobs(bigint[]) is 'Deletes jobs that no runner has locked.';
+
+create or replace function notika._remove_jobs(run_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika_worker.remove_job(r.run_id::text) from unnest(_remove_jobs.run_ids) as r (run_id);
+end;
+$$;
+
+comment on function notika._remove_jobs(bigint[]) is
+  'Deletes the jobs of runs. One that is locked loses its key and is not tried again.';
+
+create or replace function notika._suspend_jobs(job_ids bigint[])
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform notika_worker.reschedule_jobs(_suspend_jobs.job_ids, run_at => 'infinity');
+end;
+$$;
+
+comment on function notika._suspend_jobs(bigint[]) is
+  'Keeps jobs that no runner has locked from starting until they are woken.';
+
+create or replace function notika._lock_jobs(
+  priority smallint,
+  after timestamptz,
+  until timestamptz,
+  most integer
+)
+  returns table (job_id bigint, task_id integer, run_at timestamptz)
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select j.id, j.task_id, j.run_at
+      from notika_worker._private_jobs as j
+     where j.is_available and j.job_queue_id is null
+       and j.priority = _lock_jobs.priority
+       and j.run_at > _lock_jobs.after and j.run_at <= _lock_jobs.until
+     order by j.priority, j.run_at
+     limit _lock_jobs.most
+       for update skip locked;
+end;
+$$;
+
+comment on function notika._lock_jobs(smallint, timestamptz, timestamptz, integer) is
+  'Locks the first jobs of a priority whose places in the queue lie between two times, at most so '
+  'many, without those that others have locked.';
 
 create or replace function notika._head(priority smallint, before timestamptz, now timestamptz)
   returns timestamptz
@@ -155,29 +321,24 @@ create or replace function notika._requeue(job_id bigint, run_at timestamptz)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job notika_worker._private_jobs;
-  v_workflow text;
-  v_new notika_worker._private_jobs;
+  v_job notika._job;
+  v_new_id bigint;
 begin
-  select j.* into v_job from notika_worker._private_jobs as j where j.id = _requeue.job_id;
-  select t.identifier into v_workflow
-    from notika_worker._private_tasks as t where t.id = v_job.task_id;
+  select j.* into v_job from notika._job as j where j.job_id = _requeue.job_id;
   if v_job.key is null then
     return;
   end if;
 
-  -- The present one is locked: it loses its key to a new one, and ends when its task returns.
-  select j.* into v_new
-    from notika_worker.add_job(
-           v_workflow, v_job.payload, job_key => v_job.key, run_at => _requeue.run_at,
-           max_attempts => v_job.max_attempts, priority => v_job.priority,
-           flags => array(select jsonb_object_keys(v_job.flags))
-         ) as j;
+  v_new_id := notika._replace_job(
+    v_job.workflow, v_job.payload, run_id => v_job.key::bigint, run_at => _requeue.run_at,
+    max_attempts => v_job.max_attempts, priority => v_job.priority,
+    flags => array(select jsonb_object_keys(v_job.flags))
+  );
   if v_job.last_error is not null then
-    perform notika_worker.permanently_fail_jobs(array[v_new.id], v_job.last_error);
+    perform notika_worker.permanently_fail_jobs(array[v_new_id], v_job.last_error);
   end if;
   -- What did not begin is no attempt.
-  perform notika_worker.reschedule_jobs(array[v_new.id], attempts => v_job.attempts - 1);
+  perform notika_worker.reschedule_jobs(array[v_new_id], attempts => v_job.attempts - 1);
 end;
 $$;
 
@@ -243,7 +404,7 @@ begin
      and j.run_at < clock_timestamp() + interval '1 minute' and j.locked_at is null;
 
   if v_jobs is not null then
-    perform notika_worker.reschedule_jobs(v_jobs, run_at => 'infinity');
+    perform notika._suspend_jobs(v_jobs);
     return next format('%s runs of paused workflows are held', cardinality(v_jobs));
   end if;
 end;

@@ -63,58 +63,58 @@ $$;
 
 comment on function notika._is_behind(bigint) is 'Whether another run of its lane comes first.';
 
-create or replace function notika._line_up(jobs notika_worker.job_spec[])
-  returns notika_worker.job_spec[]
+create or replace function notika._line_up(jobs notika._new_job[])
+  returns notika._new_job[]
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
 begin
   insert into notika.lane (run_id, workflow_id, lane, run_at)
-  select j.job_key::bigint, w.workflow_id,
+  select j.key::bigint, w.workflow_id,
          notika._short(notika._values(j.payload, w.options -> 'order')), j.run_at
     from unnest(_line_up.jobs) as j
-    join notika.workflow as w on w.name = j.identifier and w.options ? 'order'
-   order by j.job_key::bigint
+    join notika.workflow as w on w.name = j.workflow and w.options ? 'order'
+   order by j.key::bigint
   on conflict do nothing;
 
   insert into notika.slot (run_id, workflow_id, taken_at, run_at)
   select c.run_id, c.workflow_id, case when c.nth <= c.free then clock_timestamp() end, c.run_at
     from (
-      select j.job_key::bigint as run_id, w.workflow_id, w.free, j.run_at,
-             row_number() over (partition by w.workflow_id order by j.job_key::bigint) as nth
+      select j.key::bigint as run_id, w.workflow_id, w.free, j.run_at,
+             row_number() over (partition by w.workflow_id order by j.key::bigint) as nth
         from unnest(_line_up.jobs) as j
         join (
           select w.name, w.workflow_id, notika._free_slots(w.workflow_id) as free,
                  w.options ? 'order' as is_ordered
             from notika.workflow as w
            where w.options ? 'concurrency'
-             and w.name in (select j.identifier from unnest(_line_up.jobs) as j)
+             and w.name in (select j.workflow from unnest(_line_up.jobs) as j)
           offset 0
-        ) as w on w.name = j.identifier
+        ) as w on w.name = j.workflow
        where j.run_at <= clock_timestamp()
-         and not (w.is_ordered and notika._is_behind(j.job_key::bigint))
+         and not (w.is_ordered and notika._is_behind(j.key::bigint))
     ) as c
   on conflict do nothing;
 
   return array(
-    select row(j.identifier, j.payload, j.queue_name,
+    select row(j.workflow, j.payload,
                case when w.options ? 'concurrency' and exists (
                            select from notika.slot as s
-                            where s.run_id = j.job_key::bigint and s.taken_at is null
+                            where s.run_id = j.key::bigint and s.taken_at is null
                          )
-                      or w.options ? 'order' and notika._is_behind(j.job_key::bigint)
+                      or w.options ? 'order' and notika._is_behind(j.key::bigint)
                     then 'infinity' else j.run_at end,
-               j.max_attempts, j.job_key, j.priority,
+               j.max_attempts, j.key, j.priority,
                case when notika._is_gated(w.options) then '{gated}'::text[] end
-           )::notika_worker.job_spec
+           )::notika._new_job
       from unnest(_line_up.jobs) as j
-      join notika.workflow as w on w.name = j.identifier
+      join notika.workflow as w on w.name = j.workflow
   );
 end;
 $$;
 
-comment on function notika._line_up(notika_worker.job_spec[]) is
+comment on function notika._line_up(notika._new_job[]) is
   'The jobs with the runs in line that are not next kept from starting.';
 
 create or replace function notika._free_slots(workflow_id integer)
@@ -298,18 +298,20 @@ create or replace function notika._admit(job_id bigint, run_id bigint)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job notika_worker._private_jobs;
+  v_job record;
   v_workflow notika.workflow;
   v_closes_at timestamptz;
 begin
-  select j.* into v_job from notika_worker._private_jobs as j where j.id = _admit.job_id;
+  select j.task_id, j.payload, j.run_at, j.flags into v_job
+    from notika._job as j
+   where j.job_id = _admit.job_id;
   if not coalesce(v_job.flags ? 'gated', false) then
     return true;
   end if;
   select w.* into v_workflow
-    from notika_worker._private_tasks as t
-    join notika.workflow as w on w.name = t.identifier
-   where t.id = v_job.task_id;
+    from notika._task as t
+    join notika.workflow as w on w.name = t.workflow
+   where t.task_id = v_job.task_id;
   perform notika._lock_line(v_workflow.workflow_id);
 
   update notika.batch as b
@@ -394,7 +396,7 @@ begin
 
   -- Only who waits for its turn: the others know when they go on.
   select array_agg(j.key::bigint) into v_heads
-    from notika_worker._private_jobs as j
+    from notika._job as j
    where j.key = any (array(select h::text from unnest(v_heads || v_free) as h))
      and j.run_at = 'infinity' and j.locked_at is null
      and not exists (select from notika.wait as w where w.run_id = j.key::bigint);
@@ -426,10 +428,10 @@ begin
       union
       select b.run_id from notika.batch as b where b.closed_at is null
     ) as r
-   where not exists (select from notika_worker._private_jobs as j where j.key = r.run_id::text)
+   where not exists (select from notika._job as j where j.key = r.run_id::text)
      and r.run_id <> all (array(
        select substring(j.payload::text from '"id" : "([0-9]+)"')::bigint
-         from notika_worker._private_jobs as j
+         from notika._job as j
         where j.key is null and j.locked_at is not null
      ));
   if v_gone is not null then
@@ -440,7 +442,7 @@ begin
   -- Its attempt ended, but its runner died before it said so.
   select array_agg(s.run_id) into v_idle
     from notika.slot as s
-    join notika_worker._private_jobs as j on j.key = s.run_id::text
+    join notika._job as j on j.key = s.run_id::text
    where s.taken_at < clock_timestamp() - interval '1 second'
      and j.locked_at is null and j.run_at > clock_timestamp();
   perform notika._free_slot(r) from unnest(v_idle) as r;
@@ -458,7 +460,7 @@ begin
                    where l.workflow_id = w.workflow_id
                    order by l.lane, l.place
                 ) as h
-                join notika_worker._private_jobs as j on j.key = h.run_id::text
+                join notika._job as j on j.key = h.run_id::text
                where j.run_at = 'infinity' and j.locked_at is null
                  and not exists (select from notika.slot as s where s.run_id = h.run_id)
                  and not exists (select from notika.wait as v where v.run_id = h.run_id)

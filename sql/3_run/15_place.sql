@@ -105,23 +105,17 @@ begin
     having max(f.place) filter (where f.id > 0) >= h.place
   loop
     with due as materialized (
-      select j.id, j.task_id, j.run_at
-        from notika_worker._private_jobs as j
-       where j.is_available and j.job_queue_id is null
-         and j.priority = v_class.priority
-         and j.run_at > v_class.last and j.run_at <= _place_due.now
-       order by j.priority, j.run_at
-       limit 1000
-         for update skip locked
+      select j.*
+        from notika._lock_jobs(v_class.priority, v_class.last, _place_due.now, 1000) as j
     ), turn as materialized (
       -- As if they were a workflow of their own, so that neither they nor what is new has to wait.
-      select d.id, -w.workflow_id as flow_id,
+      select d.job_id, -w.workflow_id as flow_id,
              row_number() over (partition by w.workflow_id order by d.run_at) as turn
         from due as d
-        join notika_worker._private_tasks as t on t.id = d.task_id
-        join notika.workflow as w on w.name = t.identifier
+        join notika._task as t on t.task_id = d.task_id
+        join notika.workflow as w on w.name = t.workflow
     ), moved as (
-      update notika_worker._private_jobs as j
+      update notika._job as j
          set run_at = least(
                greatest(v_class.head, (
                  select f.place
@@ -131,7 +125,7 @@ begin
                )), _place_due.now - interval '0.1 seconds'
              ) + t.turn * interval '1 microsecond'
         from turn as t
-       where j.id = t.id
+       where j.job_id = t.job_id
       returning t.flow_id, j.run_at
     ), last as (
       select m.flow_id, max(m.run_at) as place from moved as m group by m.flow_id
@@ -164,13 +158,13 @@ declare
   v_last timestamptz;
 begin
   with held as materialized (
-    select j.id, j.priority, w.workflow_id, w.placed_until,
+    select j.job_id, j.priority, w.workflow_id, w.placed_until,
            row_number() over (partition by j.priority order by j.key::bigint) as turn,
            count(*) over (partition by j.priority) as runs
-      from notika_worker._private_jobs as j
-      join notika_worker._private_tasks as t on t.id = j.task_id
-      join notika.workflow as w on w.name = t.identifier
-     where t.identifier = _place_held.workflow
+      from notika._job as j
+      join notika._task as t on t.task_id = j.task_id
+      join notika.workflow as w on w.name = t.workflow
+     where t.workflow = _place_held.workflow
        and j.run_at = 'infinity' and j.locked_at is null
        -- One that waits and is woken too early finds that out: it may have been held as well.
        and (_place_held.waits
@@ -195,11 +189,11 @@ begin
         on f.id = h.workflow_id and f.priority = h.priority
      group by h.priority
   ), placed as (
-    update notika_worker._private_jobs as j
+    update notika._job as j
        set run_at = b.place + h.turn * interval '1 microsecond', updated_at = v_now
       from held as h
       join base as b on b.priority = h.priority
-     where j.id = h.id and j.locked_at is null
+     where j.job_id = h.job_id and j.locked_at is null
     returning h.workflow_id, j.run_at
   )
   select max(p.workflow_id), max(p.run_at) into v_workflow_id, v_last from placed as p;

@@ -1,7 +1,7 @@
 -- Keys: a key starts one run of a workflow, however many events have it.
 
-create or replace function notika._drop_doubles(jobs notika_worker.job_spec[])
-  returns notika_worker.job_spec[]
+create or replace function notika._drop_doubles(jobs notika._new_job[])
+  returns notika._new_job[]
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
@@ -16,9 +16,9 @@ begin
     into v_keys
     from (
       select w.workflow_id, notika._values(j.payload, w.options -> 'key') as values,
-             j.job_key::bigint as run_id
+             j.key::bigint as run_id
         from unnest(_drop_doubles.jobs) as j
-        join notika.workflow as w on w.name = j.identifier and w.options ? 'key'
+        join notika.workflow as w on w.name = j.workflow and w.options ? 'key'
        -- Whoever replays events wants them to run again.
        where substring(j.payload::text from '"operation" : "([a-z]+)"') <> 'replay'
       offset 0 -- values are taken from an event once
@@ -44,17 +44,17 @@ begin
   end if;
 
   insert into notika.run_log (run_id, workflow, state, attempts, event, error, created_at)
-  select j.job_key::bigint, j.identifier, 'cancelled', 0, j.payload,
-         format('run %s has the same key', v_doubles ->> j.job_key),
+  select j.key::bigint, j.workflow, 'cancelled', 0, j.payload,
+         format('run %s has the same key', v_doubles ->> j.key),
          notika._captured_at(j.payload)
     from unnest(_drop_doubles.jobs) as j
-   where v_doubles ? j.job_key
+   where v_doubles ? j.key
   on conflict do nothing;
-  return array(select j from unnest(_drop_doubles.jobs) as j where not v_doubles ? j.job_key);
+  return array(select j from unnest(_drop_doubles.jobs) as j where not v_doubles ? j.key);
 end;
 $$;
 
-comment on function notika._drop_doubles(notika_worker.job_spec[]) is
+comment on function notika._drop_doubles(notika._new_job[]) is
   'The jobs without those whose workflow has had a run of the same key, which are logged.';
 
 create or replace function notika._forget_keys()

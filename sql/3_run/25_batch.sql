@@ -7,8 +7,8 @@
 -- doubles
 -- are dropped, events gathered, runs lined up.  The rest of a chunk does not come here at all.
 
-create or replace function notika._control(jobs notika_worker.job_spec[])
-  returns notika_worker.job_spec[]
+create or replace function notika._control(jobs notika._new_job[])
+  returns notika._new_job[]
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
@@ -17,7 +17,7 @@ begin
   if not notika._lock_lines(array(
     select w.workflow_id
       from notika.workflow as w
-     where w.name in (select j.identifier from unnest(_control.jobs) as j)
+     where w.name in (select j.workflow from unnest(_control.jobs) as j)
   )) then
     return notika._drop_doubles(_control.jobs);
   end if;
@@ -25,11 +25,11 @@ begin
 end;
 $$;
 
-comment on function notika._control(notika_worker.job_spec[]) is
+comment on function notika._control(notika._new_job[]) is
   'The jobs of a chunk for workflows with options, as these want them.';
 
-create or replace function notika._gather(jobs notika_worker.job_spec[])
-  returns notika_worker.job_spec[]
+create or replace function notika._gather(jobs notika._new_job[])
+  returns notika._new_job[]
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
@@ -55,12 +55,12 @@ begin
               (w.options #>> '{digest,max}')::integer as events
      ) as g
      where w.options ?| '{debounce,digest}'::text[]
-       and w.name in (select j.identifier from unnest(_gather.jobs) as j)
+       and w.name in (select j.workflow from unnest(_gather.jobs) as j)
   ), incoming as materialized (
     select s.workflow_id, notika._short(notika._values(j.payload, s.columns)) as batch_key,
-           j.job_key::bigint as event_id, j.payload
+           j.key::bigint as event_id, j.payload
       from unnest(_gather.jobs) as j
-      join setting as s on s.name = j.identifier
+      join setting as s on s.name = j.workflow
   ), counted as (
     select i.*, s.most, b.run_id as open_id,
            -- There is room in an open one, also if most was lowered meanwhile.
@@ -124,17 +124,17 @@ begin
   perform notika._wake_runs(v_full);
 
   return array(
-    select row(j.identifier, j.payload, j.queue_name,
-               greatest(j.run_at, (v_opened ->> j.job_key)::timestamptz),
-               j.max_attempts, j.job_key, j.priority, j.flags)::notika_worker.job_spec
+    select row(j.workflow, j.payload,
+               greatest(j.run_at, (v_opened ->> j.key)::timestamptz),
+               j.max_attempts, j.key, j.priority, j.flags)::notika._new_job
       from unnest(_gather.jobs) as j
-      join notika.workflow as w on w.name = j.identifier
-     where v_opened ? j.job_key or not w.options ?| '{debounce,digest}'::text[]
+      join notika.workflow as w on w.name = j.workflow
+     where v_opened ? j.key or not w.options ?| '{debounce,digest}'::text[]
   );
 end;
 $$;
 
-comment on function notika._gather(notika_worker.job_spec[]) is
+comment on function notika._gather(notika._new_job[]) is
   'The jobs, with one instead of many for the events of a batch, which it stores.';
 
 create or replace function notika._forget_batches()
@@ -151,7 +151,7 @@ as $$
         where o.opened_at < clock_timestamp() - (select s.runs_kept from notika.setting as s)
           and not exists (select from notika.run_log as l where l.run_id = o.run_id)
           and not exists (
-            select from notika_worker._private_jobs as j where j.key = o.run_id::text
+            select from notika._job as j where j.key = o.run_id::text
           )
         order by o.opened_at
         limit 1000

@@ -12,21 +12,20 @@ declare
 begin
   -- A run that has parked goes on as another job; what is left of one whose runner died just then
   -- is of no use.
-  select array_agg(j.id) into v_jobs
-    from notika_worker._private_jobs as j
+  select array_agg(j.job_id) into v_jobs
+    from notika._job as j
    where j.attempts >= j.max_attempts and j.locked_at is null and j.key is null;
   if v_jobs is not null then
-    perform notika_worker.complete_jobs(v_jobs);
+    perform notika._complete_jobs(v_jobs);
   end if;
 
   -- A job ends with its last attempt without a word only when the runner died in the middle.
   with dead as (
-    select j.id, j.key::bigint as run_id, t.identifier as workflow, j.attempts, j.payload,
-           j.last_error, j.created_at, j.updated_at
-      from notika_worker._private_jobs as j
-      join notika_worker._private_tasks as t on t.id = j.task_id
+    select j.job_id, j.key::bigint as run_id, j.workflow, j.attempts, j.payload, j.last_error,
+           j.updated_at
+      from notika._job as j
      where j.attempts >= j.max_attempts and j.locked_at is null and j.key is not null
-     for update of j skip locked
+       for update skip locked
   ), logged as (
     insert into notika.run_log
       (run_id, workflow, state, attempts, event, error, created_at, started_at)
@@ -36,10 +35,10 @@ begin
       from dead as d
     on conflict do nothing
   )
-  select array_agg(d.id), array_agg(d.run_id) into v_jobs, v_runs from dead as d;
+  select array_agg(d.job_id), array_agg(d.run_id) into v_jobs, v_runs from dead as d;
 
   if v_jobs is not null then
-    perform notika_worker.complete_jobs(v_jobs);
+    perform notika._complete_jobs(v_jobs);
     perform notika._settled(v_runs);
     return next format('%s runs failed because their runner died each time', cardinality(v_jobs));
   end if;
@@ -90,7 +89,7 @@ begin
     select r.run_id
       from unnest(_cancelled.run_ids) as r (run_id)
      where not exists (
-       select from notika_worker._private_jobs as j
+       select from notika._job as j
         where j.key = r.run_id::text and j.locked_at is not null
      )
   ));
@@ -136,7 +135,7 @@ select l.run_id,
  where l.retried_at is null
 union all
 select j.key::bigint,
-       t.identifier,
+       t.workflow,
        case
          when j.locked_at is not null then 'running'
          when j.run_at <= clock_timestamp() then 'ready'
@@ -155,9 +154,9 @@ select j.key::bigint,
        case when j.run_at > clock_timestamp() then j.run_at end,
        j.locked_at,
        null::timestamptz
-  from notika_worker._private_jobs as j
-  join notika_worker._private_tasks as t on t.id = j.task_id
-  left join notika.workflow as w on w.name = t.identifier
+  from notika._job as j
+  join notika._task as t on t.task_id = j.task_id
+  left join notika.workflow as w on w.name = t.workflow
  where j.key ~ '^[0-8]?[0-9]{1,18}$' -- a runner may have added what is no bigint
    -- Between the outcome and the end of its job a run is in both places.
    and not exists (
@@ -262,7 +261,7 @@ begin
   select o.run_id, o.workflow, o.state, o.attempts,
          -- The ring forgets it; the job still has it.
          case when o.state <> 'done' then (
-           select j.payload from notika_worker._private_jobs as j where j.key = o.run_id::text
+           select j.payload from notika._job as j where j.key = o.run_id::text
          ) end,
          o.error, o.stack, o.created_at, o.started_at
     from json_to_recordset(_finish.outcomes) as o (
@@ -288,9 +287,9 @@ create or replace function notika._next_due(tasks text[])
 as $$
   select least(
     (select min(j.run_at)
-       from notika_worker._private_jobs as j
-       join notika_worker._private_tasks as t on t.id = j.task_id
-      where t.identifier = any (_next_due.tasks)
+       from notika._job as j
+       join notika._task as t on t.task_id = j.task_id
+      where t.workflow = any (_next_due.tasks)
         and j.is_available and j.run_at < 'infinity'),
     (select min(greatest(s.next_at, s.tried_at + interval '1 second'))
        from notika.schedule as s
@@ -326,7 +325,7 @@ begin
     );
   end if;
   return coalesce(
-    (select j.payload from notika_worker._private_jobs as j where j.key = event.run_id::text),
+    (select j.payload from notika._job as j where j.key = event.run_id::text),
     (select l.event from notika.run_log as l
       where l.run_id = event.run_id and l.retried_at is null),
     (select notika._payload(e, w.name, coalesce(notika._quoted(w.relation), w.table_name))

@@ -75,9 +75,9 @@ as $$
   select j.key::bigint, w.workflow_id, e.xid, e.snapshot, c.workflow_id,
          case when c.workflow_id is not null
               then notika._match_values(j.payload, notika._run_keys(c.match)) end
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
-    join notika.workflow as w on w.name = t.identifier
+    from notika._job as j
+    join notika._task as t on t.task_id = j.task_id
+    join notika.workflow as w on w.name = t.workflow
     left join notika.workflow as c
       on c.name = w.name || ':cancel' and c.unpublished_at is null
     left join notika._event as e on e.event_id = j.key::bigint
@@ -160,13 +160,13 @@ begin
   ), logged as (
     insert into notika.run_log
       (run_id, workflow, state, attempts, event, error, created_at, started_at)
-    select d.run_id, t.identifier, 'cancelled', j.attempts, j.payload,
+    select d.run_id, t.workflow, 'cancelled', j.attempts, j.payload,
            format('cancelled by event %s of %s', d.event_id, w.name),
            notika._captured_at(j.payload), j.locked_at
       from doomed as d
       join notika.workflow as w on w.workflow_id = d.source_id
-      join notika_worker._private_jobs as j on j.key = d.run_id::text
-      join notika_worker._private_tasks as t on t.id = j.task_id
+      join notika._job as j on j.key = d.run_id::text
+      join notika._task as t on t.task_id = j.task_id
      order by d.run_id -- as everybody does, so that nobody waits in a circle
     on conflict do nothing
     returning run_id
@@ -175,7 +175,7 @@ begin
 
   if v_cancelled is not null then
     perform notika._cancelled(v_cancelled);
-    perform notika_worker.remove_job(c.run_id::text) from unnest(v_cancelled) as c (run_id);
+    perform notika._remove_jobs(v_cancelled);
   end if;
 end;
 $$;
@@ -195,15 +195,15 @@ declare
 begin
   -- A run that is at it finds out when it parks, one that has failed is tried again in its time.
   select array_agg(j.key::bigint),
-         array_agg(j.id) filter (where w.paused_at is not null or w.broken_reason is not null)
+         array_agg(j.job_id) filter (where w.paused_at is not null or w.broken_reason is not null)
     into v_runs, v_held
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
-    join notika.workflow as w on w.name = t.identifier
+    from notika._job as j
+    join notika._task as t on t.task_id = j.task_id
+    join notika.workflow as w on w.name = t.workflow
    where j.key = any (_end_sleep.run_ids::text[]) and j.locked_at is null and j.attempts = 0;
 
   perform notika._wake_runs(v_runs);
-  perform notika_worker.reschedule_jobs(v_held, run_at => 'infinity');
+  perform notika._suspend_jobs(v_held);
 end;
 $$;
 
@@ -229,9 +229,9 @@ begin
   if v_new is not null then
     perform notika._listen(array(
       select j.key::bigint
-        from notika_worker._private_jobs as j
-        join notika_worker._private_tasks as t on t.id = j.task_id
-       where t.identifier = any (v_new) and j.key is not null
+        from notika._job as j
+        join notika._task as t on t.task_id = j.task_id
+       where t.workflow = any (v_new) and j.key is not null
          and not exists (select from notika.listener as l where l.run_id = j.key::bigint)
     ));
   end if;
@@ -242,7 +242,7 @@ begin
      select o.run_id
        from (select a.run_id from notika.listener as a order by a.run_id limit 1000) as o
       where not exists (
-        select from notika_worker._private_jobs as j where j.key = o.run_id::text
+        select from notika._job as j where j.key = o.run_id::text
       )
    );
 

@@ -88,9 +88,9 @@ begin
 
   perform notika._listen(array(
     select j.key::bigint
-      from notika_worker._private_jobs as j
-      join notika_worker._private_tasks as t on t.id = j.task_id
-     where t.identifier = v_workflow and j.key is not null
+      from notika._job as j
+      join notika._task as t on t.task_id = j.task_id
+     where t.workflow = v_workflow and j.key is not null
   ));
   -- A wait has no more than its values: its run begins it anew.
   perform notika._end_sleep(array(
@@ -328,9 +328,9 @@ declare
   v_workflow notika.workflow;
 begin
   select w.* into v_workflow
-    from notika_worker._private_jobs as j
-    join notika_worker._private_tasks as t on t.id = j.task_id
-    join notika.workflow as w on w.name = t.identifier
+    from notika._job as j
+    join notika._task as t on t.task_id = j.task_id
+    join notika.workflow as w on w.name = t.workflow
    where j.key = _listen_again.run_id::text;
   if not notika._has_sources(v_workflow.name) then
     return;

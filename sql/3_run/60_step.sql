@@ -231,27 +231,23 @@ create or replace function notika._park(job_id bigint, waits json, wake json def
 as $$
 declare
   v_run_id bigint;
-  v_workflow text;
-  v_job notika_worker._private_jobs;
+  v_job notika._job;
   v_wake_at timestamptz := notika._wake_at(coalesce(_park.wake, '{}'));
 begin
   perform notika._lock_signals(for_hand_over => false);
   select j.* into v_job
-    from notika_worker._private_jobs as j
-   where j.id = _park.job_id and j.key is not null
+    from notika._job as j
+   where j.job_id = _park.job_id and j.key is not null
      for update;
   if not found then
     return false;
   end if;
   v_run_id := v_job.key::bigint;
-  select t.identifier into v_workflow
-    from notika_worker._private_tasks as t
-   where t.id = v_job.task_id;
 
   insert into notika.wait as w (run_id, name, wake_at, source_id, match_values)
   select v_run_id, g.wait ->> 'name', notika._wake_at(g.wait), s.source_id, s.match_values
     from json_array_elements(_park.waits) as g (wait)
-    left join lateral notika._find_source(v_workflow, g.wait) as s on true
+    left join lateral notika._find_source(v_job.workflow, g.wait) as s on true
   on conflict on constraint wait_pkey do update
     -- Of the time that counts which it began with.
     set source_id = excluded.source_id, match_values = excluded.match_values
@@ -276,8 +272,8 @@ begin
     v_wake_at := v_wake_at + (v_run_id % 100000) * interval '1 microsecond';
   end if;
   -- The job that runs loses its key to this one, and ends as if all had been done.
-  perform notika_worker.add_job(
-    v_workflow, v_job.payload, job_key => v_run_id::text, run_at => v_wake_at,
+  perform notika._replace_job(
+    v_job.workflow, v_job.payload, run_id => v_run_id, run_at => v_wake_at,
     max_attempts => v_job.max_attempts, priority => v_job.priority,
     -- The count of attempts starts again.
     flags => array(

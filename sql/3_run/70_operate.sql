@@ -281,8 +281,8 @@ begin
    where l.run_id = ended.run_id and l.retried_at is null;
   delete from notika.step as s
    where s.run_id = ended.run_id and (s.state <> 'done' or _revive.from_start);
-  perform notika_worker.add_job(
-    ended.workflow, ended.event, job_key => ended.run_id::text,
+  perform notika._replace_job(
+    ended.workflow, ended.event, run_id => ended.run_id,
     run_at => clock_timestamp(), -- of many no two have the same place
     priority => coalesce((
       select (w.options ->> 'priority')::integer
@@ -325,7 +325,7 @@ declare
   v_cancelled boolean;
 begin
   if not exists (
-    select from notika_worker._private_jobs as j where j.key = _do_cancel.run_id::text
+    select from notika._job as j where j.key = _do_cancel.run_id::text
   ) then
     -- Its event may be on the way: wait until it has become a job, or keep it from that.
     perform notika._lock_dispatch(waits => true);
@@ -352,7 +352,7 @@ begin
   v_cancelled := found; -- or it has ended in this very moment
   perform notika._cancelled(array[_do_cancel.run_id]);
   -- A running job is not stopped, but neither is it tried again, nor does its outcome count.
-  perform notika_worker.remove_job(_do_cancel.run_id::text);
+  perform notika._remove_jobs(array[_do_cancel.run_id]);
   return v_cancelled;
 end;
 $$;

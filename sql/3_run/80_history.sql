@@ -90,7 +90,7 @@ begin
          and notika._mentions(l.event, history.key)
       union
       select j.key::bigint
-        from notika_worker._private_jobs as j
+        from notika._job as j
        where j.key is not null
          and strpos(j.payload::text, v_needle) > 0
          and notika._mentions(j.payload, history.key)
@@ -147,7 +147,7 @@ begin
         case when history.state is not null then 'and l.state = $2' end,
         case when v_runs is not null then 'and l.run_id = any ($4)' end)
       else
-        '(select j.key::bigint as run_id from notika_worker._private_jobs as j
+        '(select j.key::bigint as run_id from notika._job as j
            where j.key is not null order by 1 desc limit $5)
          union
          (select e.event_id from notika._event as e
@@ -256,16 +256,16 @@ create or replace function notika._remembered()
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-  select t.identifier, s.name, count(*), min(s.run_id)
+  select t.workflow, s.name, count(*), min(s.run_id)
     from (
       select s.run_id, s.name from notika.step as s
       union all
       select w.run_id, w.name from notika.wait as w
     ) as s
-    join notika_worker._private_jobs as j on j.key = s.run_id::text
-    join notika_worker._private_tasks as t on t.id = j.task_id
-   group by t.identifier, s.name
-   order by t.identifier, min(s.run_id), s.name;
+    join notika._job as j on j.key = s.run_id::text
+    join notika._task as t on t.task_id = j.task_id
+   group by t.workflow, s.name
+   order by t.workflow, min(s.run_id), s.name;
 $$;
 
 comment on function notika._remembered() is
@@ -302,7 +302,7 @@ begin
     select r.run_id
       from unnest(v_runs) as r (run_id)
      where not exists (
-             select from notika_worker._private_jobs as j where j.key = r.run_id::text
+             select from notika._job as j where j.key = r.run_id::text
            )
        and not exists (select from notika.run_log as l where l.run_id = r.run_id)
   );

@@ -281,7 +281,7 @@ begin
   -- What is there already goes first: half of the last page has to have begun.
   if (
     select count(*)
-      from notika_worker._private_jobs as j
+      from notika._job as j
      where j.key = any (backfill.last_runs::text[])
        and j.attempts = 0 and j.locked_at is null and not coalesce(j.flags ? 'resumed', false)
   ) > cardinality(backfill.last_runs) / 2 then

@@ -214,7 +214,7 @@ begin
       join pg_attribute as a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
      where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
        and d.deptype in ('a', 'i')
-       and s.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+       and s.relnamespace = any (notika._own_schemas())
      order by 1
   loop
     -- Asked before the sequence, which only grows.
@@ -345,7 +345,7 @@ begin
       select 'copy', 'warning', null::text,
              format('this is a copy from another cluster: %s events and %s runs that waited there will '
                     'run here too', (select l.events_waiting from notika.lag as l),
-                    (select count(*) from notika_worker._private_jobs)),
+                    (select count(*) from notika._job)),
              'If they are to: npx notika run. If not, first: select notika.pause(w.workflow) '
              'from notika.workflows as w where w.workflow not like ''%:%'';'::text;
   end if;
@@ -363,10 +363,12 @@ begin
                   left(t.pubname || '_without_notika', 63),
                   coalesce((select string_agg(quote_ident(n.nspname), ', ' order by n.nspname)
                               from pg_namespace as n
-                             where n.nspname !~ '^(pg_.*|information_schema|notika|notika_worker)$'),
+                             where not notika._is_reserved(n.oid)),
                            '<schema>'))
-      from (select distinct p.pubname::text as pubname from pg_publication_tables as p
-             where p.schemaname in ('notika', 'notika_worker')) as t
+      from (select distinct p.pubname::text as pubname
+              from pg_publication_tables as p
+              join pg_namespace as n on n.nspname = p.schemaname
+             where n.oid = any (notika._own_schemas())) as t
      order by t.pubname;
   return query
     select 'subscription', 'warning', null::text,
@@ -377,7 +379,7 @@ begin
      where s.oid in (
        select r.srsubid from pg_subscription_rel as r
          join pg_class as c on c.oid = r.srrelid
-        where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+        where c.relnamespace = any (notika._own_schemas())
      )
      order by s.subname;
   return query

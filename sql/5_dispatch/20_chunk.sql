@@ -9,7 +9,7 @@ create or replace function notika._take_chunk(
   out handed_over integer,
   out last_id bigint,
   out runs bigint,
-  out jobs notika_worker.job_spec[],
+  out jobs notika._new_job[],
   out signals bigint[],
   out listeners bigint[],
   out flow_ids integer[],
@@ -26,7 +26,7 @@ declare
   -- No chunk has more events than this has microseconds.
   v_latest timestamptz := clock_timestamp() - interval '0.1 seconds';
   v_setting notika.setting;
-  v_jobs notika_worker.job_spec[]; -- sql:check takes a parameter of a type it cannot see for a record
+  v_jobs notika._new_job[]; -- sql:check takes a parameter of a type it cannot see for a record
 begin
   select s.* into v_setting from notika.setting as s;
 
@@ -124,14 +124,14 @@ begin
             and l.state = 'cancelled'
        )
   ), made as (
-    insert into notika_worker._private_jobs (task_id, payload, run_at, max_attempts, key, priority)
+    insert into notika._job (task_id, payload, run_at, max_attempts, key, priority)
     select r.task_id, r.payload, r.run_at, v_setting.max_attempts, r.key, r.priority
       from run as r
      where r.is_straight
   )
   select count(*), max(c.event_id), count(t.task_id),
-         (select array_agg(row(r.name, r.payload, null, r.run_at, v_setting.max_attempts, r.key,
-                               r.priority, null)::notika_worker.job_spec)
+         (select array_agg(row(r.name, r.payload, r.run_at, v_setting.max_attempts, r.key, r.priority,
+                               null)::notika._new_job)
             from run as r
            where not r.is_straight),
          array_agg(c.event_id) filter (where t.is_source),

@@ -129,6 +129,7 @@ as $$
         ('function', '_bound', '{reader,monitor}'),
         ('function', '_dispatched', '{reader,monitor}'),
         ('function', '_segment', '{reader,monitor}'),
+        ('function', '_own_schemas', '{reader,monitor}'),
         ('sequence', 'control_seq', '{reader,monitor}'),
 
         -- What the event triggers call.
@@ -170,23 +171,23 @@ as $$
     from (
       select format('schema %I', n.nspname) as object, '' as columns, n.nspacl as acl, n.nspowner as owner
         from pg_namespace as n
-       where n.nspname in ('notika', 'notika_worker')
+       where n.oid = any (notika._own_schemas())
       union all
       select format('routine %s', p.oid::regprocedure), '', coalesce(p.proacl, acldefault('f', p.proowner)),
              p.proowner
         from pg_proc as p
-       where p.pronamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+       where p.pronamespace = any (notika._own_schemas())
       union all
       select format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass),
              '', c.relacl, c.relowner
         from pg_class as c
-       where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+       where c.relnamespace = any (notika._own_schemas())
          and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
       union all
       select format('table %s', c.oid::regclass), format(' (%I)', t.attname), t.attacl, c.relowner
         from pg_class as c
         join pg_attribute as t on t.attrelid = c.oid and t.attacl is not null
-       where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+       where c.relnamespace = any (notika._own_schemas())
     ) as o
    cross join aclexplode(o.acl) as a
    where a.grantee <> o.owner

@@ -9,13 +9,13 @@ create or replace function notika._outside_dependents()
 as $$
   with ours (classid, objid) as (
     select 'pg_class'::regclass::oid, c.oid from pg_class as c
-     where c.relnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+     where c.relnamespace = any (notika._own_schemas())
     union all
     select 'pg_proc'::regclass, p.oid from pg_proc as p
-     where p.pronamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+     where p.pronamespace = any (notika._own_schemas())
     union all
     select 'pg_type'::regclass, t.oid from pg_type as t
-     where t.typnamespace in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+     where t.typnamespace = any (notika._own_schemas())
   ), dependent as (
     select distinct d.classid, d.objid
       from ours as o
@@ -46,7 +46,7 @@ as $$
   )
   select pg_describe_object(h.classid, h.objid, 0)
     from holder as h
-   where h.namespace not in ('notika'::regnamespace, 'notika_worker'::regnamespace)
+   where h.namespace <> all (notika._own_schemas())
    order by 1;
 $$;
 

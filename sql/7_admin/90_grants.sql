@@ -11,7 +11,7 @@ begin
       from pg_catalog.pg_proc as p
      cross join pg_catalog.aclexplode(
        coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) as a
-     where p.pronamespace in ('notika'::pg_catalog.regnamespace, 'notika_worker'::pg_catalog.regnamespace)
+     where p.pronamespace = any (notika._own_schemas())
        and a.grantee = 0
        and p.proowner = (select r.oid from pg_catalog.pg_roles as r where r.rolname = current_user)
        -- But for conditions: a trigger evaluates them as the role that writes.
