@@ -32,11 +32,12 @@ const onTheOldest = [
 // price. `npm run test:all` tries everything on every version, with NOTIKA_TEST_ALL=1: all cases of what has many.
 export default defineConfig({
   test: {
-    maxWorkers: 2,
+    maxWorkers: 3, // on two cores: many tests wait
     maxConcurrency: 3,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     env: { NOTIKA_TEST_DATA: inMemory() },
+    globalSetup: "test/support/build.ts",
     projects: [
       {
         extends: true,
