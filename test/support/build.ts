@@ -8,7 +8,7 @@ const root = path.resolve(import.meta.dirname, "../..");
 export const built = path.join(root, ".notika/built/runner");
 
 /** Compiles the runner before the first test: tsx would do it anew in each of the hundreds of processes that tests start. */
-export function setup(): Promise<unknown> {
+export async function setup(): Promise<void> {
   const shared = globalThis as { [key: symbol]: Promise<unknown> | undefined };
   const key = Symbol.for("notika.test.build"); // once, however many projects there are
   shared[key] ??= promisify(execFile)(
@@ -16,5 +16,5 @@ export function setup(): Promise<unknown> {
     [path.join(root, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json", "--outDir", ".notika/built"],
     { cwd: root },
   );
-  return shared[key];
+  await shared[key];
 }
