@@ -192,7 +192,7 @@ describe("the cursor", () => {
     expect(calls).toEqual([...Array(7).fill(7000), 1000]);
     expect(
       await db.value(`
-        select count(*) = 50000 and min(id) = 1 and max(id) = 200000 and bool_and(id = place)
+        select count(*) = 50000 and min(id) = 1 and max(id) = 50000 and bool_and(id = place)
           from (select (payload -> 'new' ->> 'id')::int as id,
                        row_number() over (order by run_at, key::bigint) as place
                   from notika_worker._private_jobs) as j`),
