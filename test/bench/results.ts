@@ -30,7 +30,7 @@ export async function describeServers(arenas: Record<string, Arena>): Promise<Re
 /** Writes RESULTS.md, results.json and chart.svg. */
 export async function writeResults(folder: string, results: Results): Promise<void> {
   await mkdir(folder, { recursive: true });
-  await writeFile(path.join(folder, "results.json"), `${JSON.stringify(results, rounded, 1)}\n`);
+  await writeFile(path.join(folder, "results.json"), `${JSON.stringify(results, rounded)}\n`);
   await writeFile(path.join(folder, "RESULTS.md"), page(results));
   await writeFile(path.join(folder, "chart.svg"), drawChart(results));
 }
@@ -40,8 +40,8 @@ const rounded = (_: string, value: unknown) => (typeof value === "number" ? Numb
 function page({ at, command, minutes, machine, servers, leftOut, parts }: Results): string {
   return `# What Notika costs, and what others do
 
-Written by \`${command}\` on ${at.slice(0, 10)}, in ${Number(minutes.toPrecision(2))} minutes; [results.json](results.json) has every
-sample.
+Written by \`${command}\` on ${at.slice(0, 10)}, in ${Number(minutes.toPrecision(2))} minutes; results.json beside it has
+every sample where it was run.
 
 Variants are measured in turn, A B C C B A …, and compared within a round: minimum, median and maximum are those of the
 rounds. Ratios travel; times are those of this machine.

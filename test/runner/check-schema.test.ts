@@ -7,6 +7,7 @@ import { judgeInProcess } from "../../runner/commands/check/in_process.ts";
 import { readMigration } from "../../runner/commands/check/migration.ts";
 import { readSql } from "../../runner/commands/check/read.ts";
 import type { Tasks } from "../../runner/tasks.ts";
+import { isThorough } from "../support/database.ts";
 
 const schemas = path.join(import.meta.dirname, "schemas");
 
@@ -232,8 +233,8 @@ test("several databases in one file are told apart, and refused", async () => {
   });
 });
 
-// Takes its time, so it is not for every day: NOTIKA_TEST_SHAPES=all
-test.runIf(process.env.NOTIKA_TEST_SHAPES)("a dump of 200 tables takes less than five seconds", async () => {
+// Takes its time, so it is not for every day: NOTIKA_TEST_ALL=1
+test.runIf(isThorough)("a dump of 200 tables takes less than five seconds", async () => {
   const tables = Array.from({ length: 200 }, (_, n) => {
     const columns = Array.from(
       { length: 15 },

@@ -1,11 +1,11 @@
 import { existsSync } from "node:fs";
 import { chmod, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import postgres from "postgres";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { writeExample } from "../../runner/commands/dev/example.ts";
+import { dataFolder } from "../support/postgres.ts";
 import { linkSource, notikaCommand, start } from "./process.ts";
 
 vi.setConfig({ testTimeout: 60_000 }); // each start takes a second or, on a busy machine, many
@@ -14,7 +14,7 @@ let project: string;
 let running: ReturnType<typeof start>[] = [];
 
 beforeEach(async () => {
-  project = await mkdtemp(path.join(tmpdir(), "notika-dev-"));
+  project = await mkdtemp(path.join(dataFolder(), "notika-dev-"));
   await linkSource(project);
 });
 afterEach(async () => {

@@ -1,16 +1,16 @@
 import { mkdtemp, readdir, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Database } from "../../runner/database.ts";
 import { openEmbedded } from "../../runner/pglite/embedded.ts";
+import { dataFolder } from "../support/postgres.ts";
 
 let folder: string;
 let cache: string;
 
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "notika-embedded-"));
+  folder = await mkdtemp(path.join(dataFolder(), "notika-embedded-"));
   cache = path.join(folder, "cache");
 });
 

@@ -3,14 +3,10 @@ import { once } from "node:events";
 import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
+import { built } from "../support/build.ts";
 
-/** The command as it runs from the source. */
-export const notikaCommand = [
-  process.execPath,
-  "--import",
-  path.resolve("node_modules/tsx/dist/esm/index.mjs"),
-  path.resolve("runner/cli.ts"),
-];
+/** The command, built from the source before the tests. */
+export const notikaCommand = [process.execPath, path.join(built, "cli.js")];
 
 /** A process whose output can be waited for. */
 export function start(command: string[], cwd: string, env: Record<string, string> = {}) {
@@ -64,10 +60,10 @@ export function start(command: string[], cwd: string, env: Record<string, string
   };
 }
 
-/** Makes `import "notika"` in a folder mean the source: the build may be of another time. */
+/** Makes `import "notika"` in a folder mean that build: dist may be of another time. */
 export async function linkSource(folder: string) {
   const link = path.join(folder, "node_modules/notika");
-  const source = pathToFileURL(path.resolve("runner/index.ts")).href;
+  const source = pathToFileURL(path.join(built, "index.js")).href;
   await mkdir(link, { recursive: true });
   await writeFile(
     path.join(link, "package.json"),

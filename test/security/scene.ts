@@ -5,7 +5,7 @@ import { type Database, openDatabase } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
 import { openEmbedded } from "../../runner/pglite/embedded.ts";
 import type { Major } from "../support/binaries.ts";
-import { engine } from "../support/database.ts";
+import { engine, isThorough as hasTimeForAll } from "../support/database.ts";
 import { startPostgres } from "../support/postgres.ts";
 import { canary } from "./canary.ts";
 
@@ -14,7 +14,7 @@ export type Kind = "administrator" | "owner";
 export const kinds = ["administrator", "owner"] as const;
 
 /** Everything, or what there is time for in each run of the tests. */
-export const isThorough = process.env.NOTIKA_TEST_ATTACKS === "all" || process.env.NOTIKA_FUZZ_CASES !== undefined;
+export const isThorough = hasTimeForAll || process.env.NOTIKA_FUZZ_CASES !== undefined;
 
 /** The kinds that a test of a long list is done in: all of them, or by turns, each on another version. */
 export const some = (nth: number) => (isThorough ? kinds : [kinds[(nth + (isSince(18) ? 1 : 0)) % 2] as Kind]);

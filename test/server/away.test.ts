@@ -4,11 +4,12 @@ import sql from "sql-template-tag";
 import { expect, test } from "vitest";
 import { openDatabase } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
+import { isThorough } from "../support/database.ts";
 import { startPostgres } from "../support/postgres.ts";
 import { spawnRunner } from "../support/runner.ts";
 
 // It takes the time that it takes until a runner is given up.
-test.skipIf(process.env.NOTIKA_TEST_ATTACKS !== "all")(
+test.runIf(isThorough)(
   "a blocked event loop keeps its run; a process that stood still does not, and goes no further when it wakes",
   async ({ onTestFinished }) => {
     const server = await startPostgres({ major: 18 });

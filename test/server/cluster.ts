@@ -3,11 +3,14 @@ import { test as base } from "vitest";
 import { type Database, openDatabase } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
 import type { Major } from "../support/binaries.ts";
-import { workflowWithoutTable } from "../support/database.ts";
+import { isThorough, workflowWithoutTable } from "../support/database.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
 
 /** The PostgreSQL that these tests run on. */
 export const major = Number(process.env.NOTIKA_TEST_POSTGRES ?? 18) as Major;
+
+/** Where what hardly depends on the version is tried, if the tests start their own servers: on the oldest too if there is time. */
+export const versions: readonly Major[] = major === 18 && !isThorough ? [18] : [15, 18];
 
 /** One session, its transactions its own. */
 export interface Session {

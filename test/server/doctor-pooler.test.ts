@@ -2,11 +2,11 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { examine } from "../../runner/doctor/examine.ts";
 import { type PgBouncer, type PgBouncerOptions, pgbouncer, startPgBouncer } from "../support/pgbouncer.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
-import { openSession } from "./cluster.ts";
+import { openSession, versions } from "./cluster.ts";
 
 if (!pgbouncer) test("doctor is tried through a pooler", ({ skip }) => skip("pgbouncer is not installed"));
 
-describe.skipIf(!pgbouncer).each([15, 18] as const)("doctor, behind PgBouncer, PostgreSQL %i", (major) => {
+describe.skipIf(!pgbouncer).each(versions)("doctor, behind PgBouncer, PostgreSQL %i", (major) => {
   let server: Postgres;
   let pooler: PgBouncer | undefined;
 

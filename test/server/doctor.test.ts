@@ -10,9 +10,9 @@ import { install } from "../../runner/install.ts";
 import { notikaCommand, start } from "../runner/process.ts";
 import { listObjects } from "../support/dump.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
-import { openSession, type Session } from "./cluster.ts";
+import { openSession, type Session, versions } from "./cluster.ts";
 
-describe.each([15, 18] as const)("doctor, on PostgreSQL %i", (major) => {
+describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
   let folder: string;
   let server: Postgres;
   let owner: Session;

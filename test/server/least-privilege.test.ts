@@ -150,20 +150,24 @@ alter default privileges for role app_owner in schema app grant select, trigger 
       insert into app.letters values (1, 'writer');
       insert into app."Odd ""Names""" values (1)`);
     const runner = start([...notikaCommand, "run", "--tasks", ".", "--url", url("notika")], folder);
+    const seen = async () =>
+      (
+        await root.query<{ seen: string }>("select concat(workflow, ' ', state) as seen from notika.runs order by 1")
+      ).map((row) => row.seen);
     const states = async () =>
       (JSON.parse(await said("notika", "runs", "--json")) as { run: string; workflow: string; state: string }[])
         .map(({ workflow, state }) => `${workflow} ${state}`)
         .sort();
     await expect
-      .poll(states, { timeout: 30_000, interval: 500 })
+      .poll(seen, { timeout: 30_000, interval: 20 })
       .toEqual(["letter ready", "odd ready", "order done", "order done", "welcome done", "welcome retrying"]);
 
     await root.query("update notika.setting set max_attempts = 1");
     await writer.query("insert into app.users (email) values ('down@example.com'), ('slow@example.com')");
-    await expect.poll(states, { timeout: 30_000, interval: 500 }).toContain("welcome failed");
+    await expect.poll(seen, { timeout: 30_000, interval: 20 }).toContain("welcome failed");
     const failed = await root.value<string>("select run_id::text from notika.runs where state = 'failed'");
     await said("notika", "retry", failed);
-    await expect.poll(states, { timeout: 30_000, interval: 500 }).toContain("welcome running");
+    await expect.poll(seen, { timeout: 30_000, interval: 20 }).toContain("welcome running");
     const running = await root.value<string>("select run_id::text from notika.runs where state = 'running'");
     await said("notika", "cancel", running);
     expect(await states()).toContain("welcome cancelled");

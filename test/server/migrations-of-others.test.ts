@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
 import type { Major } from "../support/binaries.ts";
+import { isThorough } from "../support/database.ts";
 import { startPostgres } from "../support/postgres.ts";
 import { type Chain, graphileWorker, medusaProduct, unleash, workflowWorld } from "./others.ts";
 
@@ -301,7 +302,10 @@ const stories: Record<string, Story> = {
   },
 };
 
-describe.each(Object.entries(stories))("the migrations of %s", (name, story) => {
+// The longest chain by far, and nothing that is not in the others.
+const told = Object.entries(stories).filter(([name]) => isThorough || name !== "unleash-server");
+
+describe.each(told)("the migrations of %s", (name, story) => {
   const ways: [how: string, verdicts: Verdicts, alone: boolean][] = [["each a transaction", story.verdicts, false]];
   const alone = story.alone === "the same" ? story.verdicts : story.alone;
   if (alone) ways.push(["each statement a transaction", alone, true]);

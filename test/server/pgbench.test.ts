@@ -6,12 +6,12 @@ import sql from "sql-template-tag";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../runner/database.ts";
 import { install } from "../../runner/install.ts";
-
+import { isThorough } from "../support/database.ts";
 import { findProgram, startPostgres } from "../support/postgres.ts";
 import { type RunnerProcess, spawnRunner } from "../support/runner.ts";
 
 const pgbench = findProgram("pgbench");
-const seconds = 20;
+const seconds = isThorough ? 20 : 5;
 
 let server: Awaited<ReturnType<typeof startPostgres>>;
 let database: Database;

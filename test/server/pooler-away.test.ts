@@ -30,7 +30,9 @@ describe.skipIf(!pgbouncer)("behind a pooler that has lost its server", () => {
     await sleep(1500); // the pooler notices
     const [fresh, impatient] = [run(), run()];
     await Promise.all([fresh.says("waiting for the database"), impatient.says("waiting for the database")]);
-    await sleep(1000);
+    await old.says("cannot dispatch, trying again");
+    await old.says("graphile-worker cannot start, trying again");
+    await sleep(1000); // and says so once
 
     expect(await impatient.end("SIGTERM")).toBe(0);
     await servers.server.restart();

@@ -3,11 +3,12 @@ import sql from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { notikaCommand, start } from "../runner/process.ts";
 import { pgbouncer } from "../support/pgbouncer.ts";
+import { versions } from "./cluster.ts";
 import { openPooled, type Pooled, type PooledServer, startPooledServer } from "./pooled.ts";
 
 if (!pgbouncer) test("a pooler is tried", ({ skip }) => skip("PgBouncer is not installed: apt-get install pgbouncer"));
 
-describe.skipIf(!pgbouncer).each([15, 18] as const)("behind PgBouncer in transaction mode, PostgreSQL %i", (major) => {
+describe.skipIf(!pgbouncer).each(versions)("behind PgBouncer in transaction mode, PostgreSQL %i", (major) => {
   let servers: PooledServer;
   let db: Pooled;
   beforeAll(async () => {

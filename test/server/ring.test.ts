@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect } from "vitest";
+import { isThorough } from "../support/database.ts";
 import { type Arena, begin, commit, drain, jobs, type Session, test, until } from "./cluster.ts";
 
 describe("the ring", () => {
@@ -211,7 +212,7 @@ describe("the ring", () => {
 });
 
 test("under stress every committed change becomes one job, in the order of its row", async ({ db }) => {
-  const seconds = Number(process.env.NOTIKA_STRESS_SECONDS ?? 10);
+  const seconds = Number(process.env.NOTIKA_STRESS_SECONDS ?? (isThorough ? 10 : 4));
   await db.database.script(stressSchema);
   await turnAlways(db);
   const end = Date.now() + seconds * 1000;

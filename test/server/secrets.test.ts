@@ -6,11 +6,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { notikaCommand, start } from "../runner/process.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
-import { openSession, until } from "./cluster.ts";
+import { openSession, until, versions } from "./cluster.ts";
 
 const password = "s3nt1nel-pa:ss/w@rd";
 
-describe.each([15, 18] as const)("the password, on PostgreSQL %i", (major) => {
+describe.each(versions)("the password, on PostgreSQL %i", (major) => {
   let server: Postgres;
   let folder: string;
   let url: string;

@@ -10,13 +10,14 @@ import { serverUser } from "../support/binaries.ts";
 import { type Authority, type Certificate, openAuthority, selfSigned } from "../support/certificates.ts";
 import { asPsql, byUs, psql } from "../support/libpq.ts";
 import { findProgram, type Postgres, startPostgres } from "../support/postgres.ts";
+import { versions } from "./cluster.ts";
 
 const missing = [!psql && "psql", !findProgram("openssl") && "openssl"].filter(Boolean).join(" and ");
 if (missing) test("TLS is tried", ({ skip }) => skip(`${missing} is not installed`));
 
 const modes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-describe.skipIf(missing).each([15, 18] as const)("a connection to PostgreSQL %i", (major) => {
+describe.skipIf(missing).each(versions)("a connection to PostgreSQL %i", (major) => {
   let folder: string;
   let server: Postgres;
   let authority: Authority;

@@ -10,10 +10,11 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDatabase } from "../../runner/database.ts";
 import { notikaCommand, start } from "../runner/process.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
+import { versions } from "./cluster.ts";
 
 const password = "s3nt1nel-of-this-test";
 
-describe.each([15, 18] as const)("what cannot be connected to, PostgreSQL %i", (major) => {
+describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) => {
   let folder: string;
   let server: Postgres;
   let strangers: Record<string, Server>;

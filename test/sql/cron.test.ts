@@ -1,6 +1,6 @@
 import { Cron } from "croner";
 import { expect } from "vitest";
-import { test } from "../support/database.ts";
+import { isThorough, test } from "../support/database.ts";
 import { fuzzing, type Random, randomOf } from "../support/fuzzing.ts";
 
 const zones = [
@@ -19,7 +19,7 @@ const times = 6;
 const hour = 3_600_000;
 
 // The rules of time zones differ between their versions only where somebody has changed them lately.
-const { cases, seed } = fuzzing(process.env.NOTIKA_TEST_SHAPES ? 400 : 40);
+const { cases, seed } = fuzzing(isThorough ? 400 : 40);
 
 test("schedules are due when another implementation says, on ten clocks over thirty years", async ({ db }) => {
   const random = randomOf(seed);

@@ -666,7 +666,9 @@ test("a condition may only call what everybody who writes to the table may call"
 
 test("a table that somebody has locked is waited for three seconds, and nothing is changed", async ({ db, skip }) => {
   if (db.engine === "pglite") skip("it takes two sessions");
-  await db.script(`${schema} select notika.publish('w', 'app.users', columns => '{id}')`);
+  await db.script(`${schema}
+    select notika.publish('w', 'app.users', columns => '{id}');
+    select notika.publish('v', 'app.users', columns => '{id}')`);
   const before = await generatedNames(db);
   const other = await db.connect();
   await other.query("begin");
@@ -685,22 +687,24 @@ test("a table that somebody has locked is waited for three seconds, and nothing 
   };
 
   await other.query("lock table app.users in row exclusive mode");
-  const hint = await refused(
-    `select notika.publish('w', 'app.users', '{delete}')`,
-    'cannot publish workflow "w": table app.users is locked',
-  );
+  await other.query("lock table app.orders in access exclusive mode");
+  const [hint] = await Promise.all([
+    refused(
+      `select notika.publish('w', 'app.users', '{delete}')`,
+      'cannot publish workflow "w": table app.users is locked',
+    ),
+    refused(`select notika.unpublish('v')`, 'cannot unpublish workflow "v": table app.users is locked'),
+    refused(
+      `select * from notika.plan('x', 'app.orders', condition => 'new.id > 1')`,
+      'cannot plan workflow "x": table app.orders is locked',
+    ),
+  ]);
   expect(await db.query(/select pid.*;/.exec(hint)?.[0] ?? "")).toMatchObject([{ mode: "RowExclusiveLock" }]);
-  await refused(`select notika.unpublish('w')`, 'cannot unpublish workflow "w": table app.users is locked');
-
-  await other.query("lock table app.users in access exclusive mode");
-  await refused(
-    `select * from notika.plan('x', 'app.users', condition => 'new.id > 1')`,
-    'cannot plan workflow "x": table app.users is locked',
-  );
 
   await other.query("rollback");
   expect(await generatedNames(db)).toEqual(before);
-  expect(await db.query(`select workflow, operations from notika.workflows`)).toEqual([
+  expect(await db.query(`select workflow, operations from notika.workflows order by workflow`)).toEqual([
+    { workflow: "v", operations: ["insert"] },
     { workflow: "w", operations: ["insert"] },
   ]);
 });

@@ -29,6 +29,9 @@ export type Engine = "pglite" | `${Major}`;
 /** What the tests run on. */
 export const engine = (process.env.NOTIKA_TEST_POSTGRES ?? "pglite") as Engine;
 
+/** Whether there is time for all cases of what has many, as in `npm run test:all`. */
+export const isThorough = Boolean(process.env.NOTIKA_TEST_ALL);
+
 /** A test that is given `db`. */
 export const test = base
   // One a worker: starting it takes longer than most tests.

@@ -36,7 +36,7 @@ type PostgresOptions = ({ major: Major } | { /** The folder with its programs. *
 /** Starts a real server, with a data folder of its own, on a free port of this machine.  It does not outlive this process. */
 export async function startPostgres({ settings, fill, env, ...source }: PostgresOptions): Promise<Postgres> {
   const bin = "bin" in source ? source.bin : await findBinaries(source.major);
-  const data = mkdtempSync(path.join(tmpdir(), "notika-postgres-"));
+  const data = mkdtempSync(path.join(dataFolder(), "notika-postgres-"));
   const undertaker = hireUndertaker(data);
   if (fill) await fill(data);
   else initialise(bin, data);
@@ -62,7 +62,9 @@ export async function startPostgres({ settings, fill, env, ...source }: Postgres
     data,
     async createDatabase(name = `test_${++databases}`, template = "template1") {
       const postgres = openDatabase({ connect: url, connections: 1 });
-      await postgres.execute(raw(`create database "${name}" template "${template}"`)).finally(postgres.close);
+      await postgres
+        .execute(raw(`create database "${name}" template "${template}" strategy file_copy`))
+        .finally(postgres.close);
       return url.replace(/postgres$/, name);
     },
     async stop() {
@@ -79,6 +81,9 @@ export async function startPostgres({ settings, fill, env, ...source }: Postgres
   };
 }
 
+/** Where tests keep data: vitest.config.ts names a folder in memory; what measures keeps it on the disk. */
+export const dataFolder = () => process.env.NOTIKA_TEST_DATA || tmpdir();
+
 /** Where `name` is installed on this machine, if it is. */
 export function findProgram(name: "openssl" | "pgbench" | "pgbouncer" | "psql" | "pg_dump"): string | undefined {
   const folders = [...(process.env.PATH ?? "").split(path.delimiter), systemFolder() ?? "", "/usr/sbin"];
@@ -92,6 +97,8 @@ const defaults = {
   fsync: "off",
   synchronous_commit: "off",
   full_page_writes: "off",
+  // What is dropped is looked for in all of it.
+  shared_buffers: "32MB",
 };
 
 /** Makes a new cluster in an empty folder. */

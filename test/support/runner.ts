@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
+import { built } from "./build.ts";
 
 export interface RunnerProcess {
   child: ChildProcess;
@@ -25,11 +26,11 @@ export function spawnRunner(
   env: Record<string, string> = {},
 ): RunnerProcess {
   const root = path.resolve(import.meta.dirname, "../..");
-  const child = spawn(
-    process.execPath,
-    ["--import", "tsx", path.join(root, "runner/cli.ts"), "run", "--json", "--tasks", tasks, ...options],
-    { cwd: root, env: { ...process.env, DATABASE_URL: url, ...env }, stdio: ["ignore", "ignore", "pipe"] },
-  );
+  const child = spawn(process.execPath, [path.join(built, "cli.js"), "run", "--json", "--tasks", tasks, ...options], {
+    cwd: root,
+    env: { ...process.env, DATABASE_URL: url, ...env },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
   let text = "";
   child.stderr.on("data", (chunk) => {
     text += chunk;

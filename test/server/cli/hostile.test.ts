@@ -1,7 +1,6 @@
 import { spawn } from "node:child_process";
 import { text } from "node:stream/consumers";
 import { expect } from "vitest";
-import { notikaCommand } from "../../runner/process.ts";
 import { fuzzing, hostileStrings, type Random, randomOf } from "../../support/fuzzing.ts";
 import { test } from "../cluster.ts";
 
@@ -32,8 +31,7 @@ test("whatever the command line says, it ends with a result or with what would b
   // An argument of a process has no zero byte.
   const lines = given.map((args) => JSON.stringify(args));
 
-  const [node = "", ...loader] = notikaCommand.slice(0, -1);
-  const child = spawn(node, [...loader, "test/server/cli/many.ts"], {
+  const child = spawn(process.execPath, ["--import", "tsx", "test/server/cli/many.ts"], {
     env: { PATH: process.env.PATH, DATABASE_URL: db.url },
     stdio: ["pipe", "pipe", "inherit"],
   });

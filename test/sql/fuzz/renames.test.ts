@@ -1,10 +1,10 @@
 import { expect } from "vitest";
-import { type TestDatabase, test } from "../../support/database.ts";
+import { isThorough, type TestDatabase, test } from "../../support/database.ts";
 import { fuzzing, type Random, randomOf } from "../../support/fuzzing.ts";
 import { noEventTriggers } from "../support.ts";
 import * as renames from "./renames.ts";
 
-const { cases, seed } = fuzzing(process.env.NOTIKA_TEST_SHAPES === "all" ? 60 : 3);
+const { cases, seed } = fuzzing(isThorough ? 60 : 3);
 
 interface Session {
   run(text: string): Promise<void>;

@@ -1,5 +1,5 @@
 import { expect } from "vitest";
-import { testBeside as test } from "../../support/database.ts";
+import { isThorough, testBeside as test } from "../../support/database.ts";
 
 /** Types, with values that might look different when they are converted. */
 const values: Record<string, string[]> = {
@@ -57,10 +57,9 @@ const refusedAnyway = [
 ];
 
 // Where nobody waits for the result all of them, else those that there is something to say about.
-const targets =
-  process.env.NOTIKA_TEST_SHAPES === "all"
-    ? Object.keys(values)
-    : ["text", "varchar(9)", "int4", "int8", "numeric(10,2)", "numeric", "float8", "json", "timestamptz", "int8[]"];
+const targets = isThorough
+  ? Object.keys(values)
+  : ["text", "varchar(9)", "int4", "int8", "numeric(10,2)", "numeric", "float8", "json", "timestamptz", "int8[]"];
 
 test("a change of type passes if, and only if, the values look the same in an event", { timeout: 300_000 }, async ({
   db,
