@@ -1,8 +1,8 @@
 import sql from "sql-template-tag";
-import type { Database } from "../database.ts";
+import type { Database } from "../database/database.ts";
 import { UsageError } from "../errors.ts";
 import { printableScript } from "../printable.ts";
-import { loadTasks } from "../tasks.ts";
+import { loadTasks } from "../workflow/load.ts";
 import { judgeInProcess } from "./check/in_process.ts";
 import { type Migration, notWhole, readMigration } from "./check/migration.ts";
 import { readSql } from "./check/read.ts";

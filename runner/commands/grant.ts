@@ -1,5 +1,5 @@
 import { UsageError } from "../errors.ts";
-import { grant, type Statement } from "../grant.ts";
+import { grant, type Statement } from "../install/grant.ts";
 import { indented, printable, printableScript } from "../printable.ts";
 import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
 import { items } from "./support/items.ts";

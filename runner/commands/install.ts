@@ -1,4 +1,4 @@
-import { install } from "../install.ts";
+import { install } from "../install/install.ts";
 import { type Command, defineCommand, directOption, jsonOption, output, urlOption } from "./support/command.ts";
 import { table } from "./support/table.ts";
 

@@ -1,7 +1,7 @@
+import { plan } from "../install/publish.ts";
 import { printable, printableScript } from "../printable.ts";
-import { plan } from "../publish.ts";
+import { publishOptions, requestedPublications } from "./publish/publications.ts";
 import { type Command, defineCommand, output } from "./support/command.ts";
-import { publishOptions, requestedPublications } from "./support/requested.ts";
 
 export const command: Command = defineCommand({
   options: publishOptions,

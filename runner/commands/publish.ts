@@ -1,6 +1,6 @@
-import { publish } from "../publish.ts";
+import { publish } from "../install/publish.ts";
+import { publishOptions, requestedPublications } from "./publish/publications.ts";
 import { type Command, defineCommand, output } from "./support/command.ts";
-import { publishOptions, requestedPublications } from "./support/requested.ts";
 import { table } from "./support/table.ts";
 
 export const command: Command = defineCommand({

@@ -1,5 +1,5 @@
 import sql from "sql-template-tag";
-import type { Database } from "../database.ts";
+import type { Database } from "../database/database.ts";
 import { UsageError } from "../errors.ts";
 import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
 import { runIds } from "./support/run_ids.ts";

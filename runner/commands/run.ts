@@ -1,6 +1,6 @@
+import { catchStrays } from "../attempt/unhandled.ts";
 import { jsonLog, textLog } from "../log.ts";
-import { createRunner } from "../runner.ts";
-import { catchStrays } from "../strays.ts";
+import { createRunner } from "../worker/runner.ts";
 import { type Command, defineCommand, directOption, jsonOption, tasksOption, urlOption } from "./support/command.ts";
 import { databaseUrl, directUrl } from "./support/database_url.ts";
 import { stopSignal } from "./support/stop_signal.ts";

@@ -1,4 +1,4 @@
-import { installScript } from "../bundle.ts";
+import { installScript } from "../install/bundle.ts";
 import { type Command, defineCommand } from "./support/command.ts";
 
 export const command: Command = defineCommand({

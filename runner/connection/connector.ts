@@ -1,9 +1,9 @@
 import type { Duplex } from "node:stream";
-import { connectError } from "./error.ts";
+import { connectError } from "./errors.ts";
 import type { Fault } from "./fault.ts";
 import { LateStream } from "./late_stream.ts";
+import { findWay, goWay, type Way } from "./route.ts";
 import { readSettings, type Settings } from "./settings.ts";
-import { findWay, goWay, type Way } from "./way.ts";
 
 /** Gives connections to one database to any driver, as libpq would open them. */
 export interface Connector {

@@ -1,10 +1,10 @@
 import type { X509Certificate } from "node:crypto";
 import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
-import { ConnectError } from "../connection/error.ts";
+import { ConnectError } from "../connection/errors.ts";
+import { findWay, type Way } from "../connection/route.ts";
 import { type Settings, type TlsMode, tlsModes } from "../connection/settings.ts";
 import { isVerified } from "../connection/tls.ts";
-import { findWay, type Way } from "../connection/way.ts";
 import { type Finding, ok, warning } from "./finding.ts";
 
 /** What was negotiated, how much it proves, and what each sslmode would have made of it. */

@@ -1,7 +1,7 @@
 import type { Client } from "pg";
-import { ConnectError } from "../connection/error.ts";
+import { ConnectError } from "../connection/errors.ts";
+import { findWay } from "../connection/route.ts";
 import { readSettings, type Settings, shown } from "../connection/settings.ts";
-import { findWay } from "../connection/way.ts";
 import { encryption } from "./encryption.ts";
 import { error, type Finding, ok } from "./finding.ts";
 import { installation } from "./installation.ts";

@@ -1,8 +1,8 @@
 import type { Client } from "pg";
-import { ConnectError } from "../connection/error.ts";
+import { ConnectError } from "../connection/errors.ts";
+import { findWay } from "../connection/route.ts";
 import { readSettings, type Settings, shown } from "../connection/settings.ts";
-import { findWay } from "../connection/way.ts";
-import { detectPooling, type Pooling } from "../pooling.ts";
+import { detectPooling, type Pooling } from "../database/pooler.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 

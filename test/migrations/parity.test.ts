@@ -1,8 +1,8 @@
 import { readdir, readFile } from "node:fs/promises";
 import sql from "sql-template-tag";
 import { expect, test } from "vitest";
-import type { Database } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
+import type { Database } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
 import { asOwner, prepareRelease } from "../support/release.ts";
 import { catalog } from "./catalog.ts";
 import { openEmpty } from "./empty.ts";

@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { Database } from "../../runner/database.ts";
-import { openEmbedded } from "../../runner/pglite/embedded.ts";
+import type { Database } from "../../runner/database/database.ts";
+import { openEmbedded } from "../../runner/embedded/embedded.ts";
 
 let folder: string;
 let cache: string;

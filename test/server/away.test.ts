@@ -2,8 +2,8 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
 import { expect, test } from "vitest";
-import { openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
+import { openDatabase } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
 import { startPostgres } from "../support/postgres.ts";
 import { spawnRunner } from "../support/runner.ts";
 

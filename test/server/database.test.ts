@@ -2,8 +2,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { PgClient } from "../../runner/connection/pg.ts";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { expectAnswer, type Place } from "../../runner/watch.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { expectAnswer, type Place } from "../../runner/database/lost_answer.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
 import { openRelay } from "../support/relay.ts";
 

@@ -4,8 +4,8 @@ import { setTimeout } from "node:timers/promises";
 import { promisify } from "node:util";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
 
 import { findProgram, startPostgres } from "../support/postgres.ts";
 import { type RunnerProcess, spawnRunner } from "../support/runner.ts";

@@ -1,8 +1,8 @@
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PgClient } from "../../runner/connection/pg.ts";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { detectPooling } from "../../runner/pooling.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { detectPooling } from "../../runner/database/pooler.ts";
 import { type PgBouncer, pgbouncer, startPgBouncer } from "../support/pgbouncer.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
 

@@ -1,4 +1,4 @@
-import { readScript, type Statement } from "../../pglite/psql_script.ts";
+import { readScript, type Statement } from "../../embedded/psql_script.ts";
 
 /** A file with a migration, as `check_ddl` takes it, and what stays of it when one of its statements is refused. */
 export interface Migration {

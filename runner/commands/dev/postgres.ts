@@ -1,11 +1,11 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
-import { installVersion } from "../../bundle.ts";
-import type { Database } from "../../database.ts";
-import { install } from "../../install.ts";
-import { openEmbedded } from "../../pglite/embedded.ts";
-import { listenTcp } from "../../pglite/server.ts";
-import { claimFolder } from "./claim.ts";
+import type { Database } from "../../database/database.ts";
+import { openEmbedded } from "../../embedded/embedded.ts";
+import { listenTcp } from "../../embedded/server.ts";
+import { installVersion } from "../../install/bundle.ts";
+import { install } from "../../install/install.ts";
+import { claimFolder } from "./folder_lock.ts";
 
 export interface DevPostgres {
   database: Database;

@@ -1,5 +1,5 @@
 import sql, { type Sql } from "sql-template-tag";
-import type { Database } from "../../database.ts";
+import type { Database } from "../../database/database.ts";
 import { since } from "../support/since.ts";
 
 /** Which runs are wanted. */

@@ -1,6 +1,6 @@
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import sql from "sql-template-tag";
-import { type Database, openDatabase } from "../../database.ts";
+import { type Database, openDatabase } from "../../database/database.ts";
 import { UsageError } from "../../errors.ts";
 import { indented, printableJson } from "../../printable.ts";
 import { databaseUrl, directUrl } from "./database_url.ts";

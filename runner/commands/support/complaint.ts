@@ -1,5 +1,5 @@
 import { inspect } from "node:util";
-import { serverHint } from "../../connection/error.ts";
+import { serverHint } from "../../connection/errors.ts";
 import { UsageError } from "../../errors.ts";
 import { indented } from "../../printable.ts";
 

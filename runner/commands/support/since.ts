@@ -1,6 +1,6 @@
 import sql, { type Sql } from "sql-template-tag";
-import { interval, milliseconds } from "../../duration.ts";
 import { UsageError } from "../../errors.ts";
+import { interval, milliseconds } from "../../workflow/duration.ts";
 
 /** The time that an option names, in SQL: so long ago, such as `2h`, or a date, in UTC unless it says otherwise. */
 export function since(text: string): Sql {

@@ -2,8 +2,8 @@ import path from "node:path";
 import { setTimeout } from "node:timers/promises";
 import sql, { raw } from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { type Database, openDatabase } from "../../../runner/database.ts";
-import { install } from "../../../runner/install.ts";
+import { type Database, openDatabase } from "../../../runner/database/database.ts";
+import { install } from "../../../runner/install/install.ts";
 import { startPostgres } from "../../support/postgres.ts";
 import { type RunnerProcess, spawnRunner } from "../../support/runner.ts";
 
