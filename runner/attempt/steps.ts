@@ -1,7 +1,8 @@
 import { setImmediate } from "node:timers";
 import { setImmediate as soon } from "node:timers/promises";
-import type { Database, Execute } from "../database/database.ts";
+import type { Database } from "../database/database.ts";
 import { isLost } from "../database/lost_connection.ts";
+import type { Execute } from "../database/statements.ts";
 import { NonRetriable, StepError } from "../errors.ts";
 import { interval } from "../workflow/duration.ts";
 import type { Step, StepCall } from "../workflow/step.ts";

@@ -1,5 +1,6 @@
 import sql from "sql-template-tag";
-import type { Database, Execute } from "../database/database.ts";
+import type { Database } from "../database/database.ts";
+import type { Execute } from "../database/statements.ts";
 import { toJson } from "../workflow/json.ts";
 import { batched } from "./write_together.ts";
 

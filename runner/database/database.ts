@@ -1,22 +1,13 @@
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Client, Pool, PoolConfig } from "pg";
-import sql, { type Sql as Statement } from "sql-template-tag";
+import sql from "sql-template-tag";
 import { openConnector } from "../connection/connector.ts";
 import { PgClient, PgPool } from "../connection/pg.ts";
 import { type Listener, type Listening, openListener } from "./listener.ts";
 import { type Lending, openLending } from "./pool.ts";
-import { query, transact } from "./statements.ts";
-
-/** Runs one statement now and gives its rows. */
-export type Execute = <Row extends object = Record<string, unknown>>(statement: Statement) => Promise<Row[]>;
-
-/** What runs statements. */
-export interface Statements {
-  execute: Execute;
-  /** Runs statements in one READ COMMITTED transaction: all of them, or, when `work` throws, none. */
-  transaction<T>(work: (execute: Execute) => Promise<T>): Promise<T>;
-}
+import { query, type Statements } from "./statements.ts";
+import { transact } from "./transaction.ts";
 
 /** A Postgres, on a server or in this process. */
 export interface Database extends Statements {

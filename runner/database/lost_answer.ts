@@ -2,7 +2,7 @@
 import { clearTimeout, setTimeout } from "node:timers";
 import type { Client } from "pg";
 import sql from "sql-template-tag";
-import type { Statements } from "./database.ts";
+import type { Statements } from "./statements.ts";
 
 /** A transaction as its server knows it, once it has begun. */
 export interface Place {

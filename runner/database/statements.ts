@@ -1,9 +1,17 @@
-import type { Client, PoolClient, QueryResult } from "pg";
+import type { Client, QueryResult } from "pg";
 import { raw, type Sql as Statement } from "sql-template-tag";
 import { NotikaError } from "../errors.ts";
-import type { Execute, Statements } from "./database.ts";
-import { expectAnswer, type Place } from "./lost_answer.ts";
 import { noteLost } from "./lost_connection.ts";
+
+/** Runs one statement now and gives its rows. */
+export type Execute = <Row extends object = Record<string, unknown>>(statement: Statement) => Promise<Row[]>;
+
+/** What runs statements. */
+export interface Statements {
+  execute: Execute;
+  /** Runs statements in one READ COMMITTED transaction: all of them, or, when `work` throws, none. */
+  transaction<T>(work: (execute: Execute) => Promise<T>): Promise<T>;
+}
 
 /** Runs a statement and gives its rows; of several statements those of the last. */
 export async function query<Row extends object>(
@@ -23,42 +31,6 @@ export async function query<Row extends object>(
   ).catch((error) => noteLost(Object.defineProperty(error, "statement", { value: text, configurable: true })));
   return (Array.isArray(result) ? result.at(-1) : result)?.rows ?? [];
 }
-
-/** Runs `work` in a transaction; with `others` at hand it is noticed when an answer got lost on the way. */
-export async function transact<T>(
-  client: Client | PoolClient,
-  work: (execute: Execute) => Promise<T>,
-  others?: Statements,
-): Promise<T> {
-  let failure: { error: unknown } | undefined;
-  let place: Place | undefined;
-  const expected = <Answer>(answer: Promise<Answer>): Promise<Answer> =>
-    others ? expectAnswer(answer, { client: client as Client, place, others }) : answer;
-  const execute: Execute = (statement) =>
-    expected(query(client, statement)).catch((error) => {
-      failure ??= { error };
-      throw error;
-    }) as never;
-
-  [place] = await expected(query<Place>(client, begin));
-  try {
-    const result = await work(execute);
-    const { command } = await expected(client.query("commit")).catch(noteLost);
-    if (command !== "COMMIT") throw failure?.error;
-    return result;
-  } catch (error) {
-    // A session whose transaction does not end is of no use to anybody else.
-    await expected(client.query("rollback")).catch(() => (client as Client).end());
-    throw error;
-  }
-}
-
-// What is left open by a process that is gone would keep its locks for as long as the server believes in it: hours.
-const begin = raw(`
-  begin isolation level read committed;
-  select set_config('idle_in_transaction_session_timeout', '5min', true)
-   where current_setting('idle_in_transaction_session_timeout') = '0';
-  select pg_backend_pid() as pid, extract(epoch from now())::text as began`);
 
 /**
  * A statement without values in a READ COMMITTED transaction of its own, whatever the database's default is: in one

@@ -1,5 +1,6 @@
 import sql, { raw } from "sql-template-tag";
-import type { Database, Execute } from "../database/database.ts";
+import type { Database } from "../database/database.ts";
+import type { Execute } from "../database/statements.ts";
 import { NotikaError } from "../errors.ts";
 import { readText } from "./migrations.ts";
 

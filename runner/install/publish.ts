@@ -1,5 +1,5 @@
 import sql, { join, type Sql } from "sql-template-tag";
-import type { Execute } from "../database/database.ts";
+import type { Execute } from "../database/statements.ts";
 import type { Tasks } from "../workflow/load.ts";
 import { optionsOf } from "../workflow/options.ts";
 import { type Source, sourcesOf } from "../workflow/waits.ts";

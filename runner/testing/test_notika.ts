@@ -13,8 +13,8 @@ import { silentLog } from "../log.ts";
 import { workerPreset } from "../worker/graphile.ts";
 import { nameInstallation } from "../worker/runner.ts";
 import { type Duration, milliseconds } from "../workflow/duration.ts";
+import type { Event } from "../workflow/event.ts";
 import { type Tasks, toTasks } from "../workflow/load.ts";
-import type { Event } from "../workflow/workflow.ts";
 import { openClock } from "./clock.ts";
 import { openFaults } from "./faults.ts";
 

@@ -1,5 +1,5 @@
 import sql from "sql-template-tag";
-import type { Statements } from "../database/database.ts";
+import type { Statements } from "../database/statements.ts";
 
 interface Beat {
   /** By which its jobs are locked. */

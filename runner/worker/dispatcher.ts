@@ -1,6 +1,6 @@
 import sql from "sql-template-tag";
-import type { Database, Statements } from "../database/database.ts";
-import { atOnce } from "../database/statements.ts";
+import type { Database } from "../database/database.ts";
+import { atOnce, type Statements } from "../database/statements.ts";
 import type { Log } from "../log.ts";
 
 export interface Dispatcher {

@@ -1,9 +1,9 @@
 import type { Sql } from "sql-template-tag";
-import type { Execute } from "../database/database.ts";
+import type { Execute } from "../database/statements.ts";
 import type { Duration } from "./duration.ts";
+import type { Event, Operation, Row } from "./event.ts";
 import type { Kept } from "./json.ts";
 import type { Change, WaitOptions } from "./waits.ts";
-import type { Event, Operation, Row } from "./workflow.ts";
 
 /** What the work of a step is given. */
 export interface StepCall {

@@ -1,6 +1,6 @@
 import { NonRetriable } from "../errors.ts";
 import { type Duration, interval } from "./duration.ts";
-import type { Operation, Trigger } from "./workflow.ts";
+import type { Operation, Trigger } from "./event.ts";
 
 /** Changes that the runs of a workflow may wait for. */
 export interface Source<O extends Operation = Operation> extends Trigger<O> {

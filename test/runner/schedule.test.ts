@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { Execute } from "../../runner/database/database.ts";
+import type { Execute } from "../../runner/database/statements.ts";
 import { plan, publications, publish } from "../../runner/install/publish.ts";
 import { createTestNotika } from "../../runner/testing/index.ts";
 import { toTasks } from "../../runner/workflow/load.ts";

@@ -1,7 +1,7 @@
 import { UsageError } from "../../errors.ts";
 import { type Publication, publications } from "../../install/publish.ts";
+import type { Trigger } from "../../workflow/event.ts";
 import { loadTasks } from "../../workflow/load.ts";
-import type { Trigger } from "../../workflow/workflow.ts";
 import { type Context, jsonOption, tasksOption, urlOption } from "../support/command.ts";
 import { items } from "../support/items.ts";
 
