@@ -1,21 +1,45 @@
 import { NotikaError } from "../errors.ts";
-import type { Fault, FaultKind } from "./fault.ts";
 import { type Place, type Settings, socketFile } from "./settings.ts";
+
+/** What kind of error prevented a connection. */
+export type HostErrorKind =
+  | "name" // it has no address
+  | "network" // nobody is there, or nobody answers
+  | "protocol" // somebody else is there
+  | "tls"
+  | "login" // the server does not let us in
+  | "session"; // it is not the kind of server that was asked for
+
+/** Why one host could not be reached, or refused us. */
+export interface HostError extends Error {
+  kind: HostErrorKind;
+  hint: string | undefined;
+}
+
+/** Makes one; the caller adds which host it was. */
+export function hostError(
+  kind: HostErrorKind,
+  message: string,
+  options: { hint?: string; cause?: unknown } = {},
+): HostError {
+  const { hint, ...rest } = options;
+  return Object.assign(new Error(message, rest), { name: "HostError", kind, hint });
+}
 
 /** An attempt that led nowhere. */
 export interface Failure {
   place: Place;
   ip?: string | undefined;
   isEncrypted?: boolean;
-  error: Fault;
+  error: HostError;
 }
 
 /** No connection to the database: what was tried, and what to do about it. */
 export class ConnectError extends NotikaError {
-  readonly kind: FaultKind;
+  readonly kind: HostErrorKind;
   readonly failures: Failure[];
 
-  constructor(message: string, failures: Failure[], options: { kind: FaultKind; hint?: string; cause?: unknown }) {
+  constructor(message: string, failures: Failure[], options: { kind: HostErrorKind; hint?: string; cause?: unknown }) {
     super("NOTIKA_CONNECT", message, options);
     this.kind = options.kind;
     this.failures = failures;

@@ -3,13 +3,12 @@ import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import type { Client } from "pg";
 import { type Address, addresses, dial } from "./dial.ts";
-import { connectError, type Failure } from "./errors.ts";
-import { type Fault, fault } from "./fault.ts";
+import { connectError, type Failure, type HostError, hostError } from "./errors.ts";
 import { logIn } from "./login.ts";
 import type { Place, Settings } from "./settings.ts";
 
-/** A way to the database that was gone once, to the end: which server, and whether with TLS. */
-export interface Way {
+/** A route to the database that was gone once, to the end: which server, and whether with TLS. */
+export interface Route {
   address: Address;
   isEncrypted: boolean;
   /** The certificate that the server had. */
@@ -20,7 +19,7 @@ export interface Way {
  * Finds the first server that lets us in and is what the settings ask for, in the order of libpq: host by host,
  * address by address, with TLS and without as `sslmode` says.  What is unreachable is passed over; a refusal is final.
  */
-export async function findWay(settings: Settings): Promise<{ way: Way; socket: Socket; client: Client }> {
+export async function findRoute(settings: Settings): Promise<{ route: Route; socket: Socket; client: Client }> {
   const failures: Failure[] = [];
   const passes = settings.session === "prefer-standby" ? (["standby", "any"] as const) : [settings.session];
   for (const session of passes) {
@@ -41,7 +40,7 @@ async function tryPlaces(settings: Settings, failures: Failure[]) {
 }
 
 async function addressesOf(place: Place, settings: Settings, failures: Failure[]): Promise<Address[]> {
-  return addresses(place, settings).catch((error: Fault) => {
+  return addresses(place, settings).catch((error: HostError) => {
     failures.push({ place, error });
     return [];
   });
@@ -55,9 +54,9 @@ async function tryAddress(address: Address, settings: Settings, failures: Failur
       socket = await dial(address, settings, wants);
       const client = await logIn(socket, place, settings);
       await checkSession(client, settings).catch((error) => client.end().then(() => Promise.reject(error)));
-      return { way: { address, ...security(socket) }, socket, client };
+      return { route: { address, ...security(socket) }, socket, client };
     } catch (error) {
-      const failure = { place, ip, isEncrypted: socket instanceof TLSSocket, error: error as Fault };
+      const failure = { place, ip, isEncrypted: socket instanceof TLSSocket, error: error as HostError };
       failures.push(failure);
       if (mayGoOn(failure)) return undefined;
       // A server that has no TLS was asked without: the second attempt would be the same.
@@ -91,13 +90,13 @@ function certificateOf(socket: Socket): X509Certificate | undefined {
   return socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined;
 }
 
-/** Goes a way that is known to a connection that nobody has logged in on. */
-export async function goWay({ address, isEncrypted, certificate }: Way, settings: Settings): Promise<Socket> {
+/** Goes a route that is known to a connection that nobody has logged in on. */
+export async function openRoute({ address, isEncrypted, certificate }: Route, settings: Settings): Promise<Socket> {
   const socket = await dial(address, settings, isEncrypted ? "encrypted" : "plain");
   // What binds the password to the channel is the certificate; pg binds it where it can, but does not insist.
   if (settings.needsChannelBinding && !(certificate && certificateOf(socket)?.raw.equals(certificate.raw))) {
     socket.destroy();
-    throw fault("tls", "the server has another certificate than the one that its password was bound to");
+    throw hostError("tls", "the server has another certificate than the one that its password was bound to");
   }
   return socket;
 }
@@ -117,7 +116,7 @@ async function checkSession(client: Client, { session }: Settings): Promise<void
   }[session];
   if (fits) return;
   const what = standby ? "a standby" : readonly ? "read-only" : "a primary that takes writes";
-  throw fault("session", `the server is ${what}, and target_session_attrs=${session}`, {
+  throw hostError("session", `the server is ${what}, and target_session_attrs=${session}`, {
     hint: "Name the host of another server too, or ask for less with target_session_attrs=any.",
   });
 }

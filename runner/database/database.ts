@@ -1,11 +1,10 @@
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Client, Pool, PoolConfig } from "pg";
+import { Client, Pool, type PoolConfig } from "pg";
 import sql from "sql-template-tag";
 import { openConnector } from "../connection/connector.ts";
-import { PgClient, PgPool } from "../connection/pg.ts";
 import { type Listener, type Listening, openListener } from "./listener.ts";
-import { type Lending, openLending } from "./pool.ts";
+import { type Clients, openClients } from "./pool.ts";
 import { query, type Statements } from "./statements.ts";
 import { transact } from "./transaction.ts";
 
@@ -13,16 +12,16 @@ import { transact } from "./transaction.ts";
 export interface Database extends Statements {
   /** Runs a whole SQL file, several statements without parameters, in one implicit transaction unless it has its own. */
   script(text: string): Promise<void>;
-  /** The same for statements that take no longer: later they fail, and their connection is closed. */
+  /** The same with a deadline: statements that take longer fail, and their connection is closed. */
   within(milliseconds: number): Statements;
-  /** Hears NOTIFY, where that is possible, on a connection of its own, which it opens again when it is lost. */
+  /** Listens for NOTIFY, where that is possible, on a connection of its own; reconnects when that is lost. */
   listen(listening: Listening): Listener;
-  /** Where the server is, as it was named; undefined: in this process. */
+  /** The connection string of the server; undefined: the Postgres runs in this process. */
   readonly address: string | undefined;
-  /** The connections of all the others, and of graphile-worker. */
+  /** The connections of all other statements, and of graphile-worker. */
   readonly pool: Pool;
-  /** One of them, for whoever has to have a connection. */
-  borrow: Lending["borrow"];
+  /** One of them, for callers that need a connection of their own. */
+  acquire: Clients["acquire"];
   close(): Promise<void>;
 }
 
@@ -40,11 +39,14 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
   const access = typeof connect === "string" ? toServer(connect) : toProcess(connect);
   const toListen = direct === undefined ? access : toServer(direct);
   const pool = openPool(access, connections, onNotice);
-  const { lend, borrow } = openLending(pool);
+  const { withClient, acquire } = openClients(pool);
   const within = (milliseconds?: number): Statements => ({
-    execute: (statement) => lend((client) => query(client, statement), milliseconds) as never,
+    execute: (statement) => withClient((client) => query(client, statement), milliseconds) as never,
     transaction: (work) =>
-      lend((client) => transact(client, work, milliseconds === undefined ? within(10_000) : undefined), milliseconds),
+      withClient(
+        (client) => transact(client, work, milliseconds === undefined ? within(10_000) : undefined),
+        milliseconds,
+      ),
   });
 
   const listeners = new Set<Listener>();
@@ -54,9 +56,9 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
     within,
     address: typeof connect === "string" ? connect : undefined,
     pool,
-    borrow,
+    acquire,
     async script(text) {
-      await lend((client) => client.query(text));
+      await withClient((client) => client.query(text));
     },
     listen(listening) {
       const listener = openListener({
@@ -70,7 +72,7 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
     async close() {
       closed ??= Promise.all([
         ...[...listeners].map((listener) => listener.close()),
-        // A task that does not end keeps its connection.
+        // A task that does not end keeps its client.
         Promise.race([pool.end(), sleep(5000, undefined, { ref: false })]),
       ]);
       await closed;
@@ -95,14 +97,14 @@ function toProcess(connect: () => Duplex): Access {
 const unencrypted = { ssl: false, ...({ sslnegotiation: "postgres" } as object) };
 
 function openPool(access: Access, connections: number, onNotice: DatabaseOptions["onNotice"]): Pool {
-  const pool = new PgPool({
+  const pool = new Pool({
     ...access,
     ...unencrypted,
     max: connections,
     idleTimeoutMillis: 60_000,
     maxLifetimeSeconds: 3600,
   });
-  // graphile-worker wants both; a broken idle connection is replaced by the pool, what was running on it reports for itself.
+  // graphile-worker expects both handlers.  The pool replaces a broken idle connection; a query that ran on it reports the error.
   pool.on("error", () => {});
   pool.on("connect", (client) => {
     client.on("error", () => {});
@@ -111,10 +113,10 @@ function openPool(access: Access, connections: number, onNotice: DatabaseOptions
   return pool;
 }
 
-/** A connection of its own, for short questions; whoever opens it ends it. */
+/** A connection of its own, for short queries; the caller ends it. */
 async function openClient(access: Access): Promise<Client> {
-  const client = new PgClient({ ...access, ...unencrypted, query_timeout: 10_000 });
-  client.on("error", () => {}); // what was running on it reports for itself
+  const client = new Client({ ...access, ...unencrypted, query_timeout: 10_000 });
+  client.on("error", () => {}); // a query that ran on it reports the error
   await client.connect();
   return client;
 }

@@ -2,56 +2,56 @@ import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Client, QueryResult } from "pg";
-import { detectPooling } from "./pooler.ts";
+import { detectPooler } from "./pooler.ts";
 
-/** Hears NOTIFY while that is possible. */
+/** Listens for NOTIFY while that is possible. */
 export interface Listener {
   readonly hears: boolean;
-  /** Resolves when it is known whether it hears. */
+  /** Resolves when it is known whether notifications arrive. */
   readonly known: Promise<void>;
   close(): Promise<void>;
 }
 
 export interface Listening {
-  /** What to do when a channel is notified. */
+  /** A handler for each channel. */
   channels: Record<string, (payload: string) => void>;
-  /** Is told when it begins to hear, and when it does not any more or cannot, and why. */
+  /** Called when notifications begin to arrive, and when they stop or cannot arrive, with the reason. */
   onChange?: (hears: boolean, reason?: string) => void;
 }
 
 export interface ListenerSetting extends Listening {
   /** Opens a connection that may listen. */
   connect: () => Promise<Client>;
-  /** Notifies from another connection. */
+  /** Sends a notification on another connection. */
   notify: (channel: string) => Promise<unknown>;
 }
 
 const pause = { answer: 10_000, ask: 10_000, first: 100, longest: 5000, unheard: 60_000, useless: 600_000 }; // milliseconds
 
-/** Begins to listen, and goes on through lost connections until it is closed. */
+/** Starts to listen, and reconnects until it is closed. */
 export function openListener({ channels, onChange, connect, notify }: ListenerSetting): Listener {
   const closing = new AbortController();
   const { signal } = closing;
   let client: Client | undefined;
   let hears: boolean | undefined;
-  let settle = () => {};
+  let resolveKnown = () => {};
   const known = new Promise<void>((resolve) => {
-    settle = resolve;
+    resolveKnown = resolve;
   });
 
   function change(now: boolean, reason?: string) {
     if (hears !== now && !signal.aborted) onChange?.(now, reason);
     hears = now;
-    settle();
+    resolveKnown();
   }
 
-  /** Listens until the connection is lost; gives how long to wait until the next try is worth it. */
+  /** Listens until the connection is lost; returns the pause before the next try. */
   async function listen(): Promise<number> {
     client = await connect();
     // A LISTEN through such a pooler would stay on a server connection that others use.
-    const pooling = await detectPooling(client, connect);
-    if (pooling === "transaction" || pooling === "statement") {
-      change(false, `there is a pooler in ${pooling} mode in between, which has no LISTEN`);
+    const poolerMode = await detectPooler(client, connect);
+    if (poolerMode === "transaction" || poolerMode === "statement") {
+      change(false, `there is a pooler in ${poolerMode} mode in between, which has no LISTEN`);
       return pause.useless;
     }
     if (signal.aborted) return 0;
@@ -76,7 +76,7 @@ export function openListener({ channels, onChange, connect, notify }: ListenerSe
     }
     await client.query(`unlisten "${probe}"`);
     change(true);
-    // A connection that hangs says nothing, and so is asked.
+    // A connection that hangs reports nothing, so it is queried.
     const silent = new AbortController();
     const asked = askNowAndThen(client, silent.signal).catch((error: Error) => error.message);
     change(false, await Promise.race([ended, asked]));
@@ -106,20 +106,20 @@ export function openListener({ channels, onChange, connect, notify }: ListenerSe
     known,
     async close() {
       closing.abort();
-      settle();
+      resolveKnown();
       await client?.end().catch(() => {});
       await kept;
     },
   };
 }
 
-/** Runs statements in one message, and says which process did. */
+/** Runs statements in one message, and returns the pid of the backend that ran them. */
 async function backendOf(client: Client, statements: string): Promise<number> {
   const results = (await client.query(`${statements} select pg_backend_pid() as pid`)) as unknown as QueryResult[];
   return results.at(-1)?.rows[0].pid;
 }
 
-/** Takes back a LISTEN where it was made: a pooler that was not recognized as one may have given that to somebody else. */
+/** Undoes a LISTEN on the backend that has it: behind a pooler that was not detected, another client may use it next. */
 async function retract(client: Client, place: number) {
   for (let tries = 0; tries < 100; tries++) {
     if ((await backendOf(client, "unlisten *;")) === place) return;
@@ -127,7 +127,7 @@ async function retract(client: Client, place: number) {
   }
 }
 
-/** Fails when the database does not answer any more. */
+/** Fails when the database stops answering. */
 async function askNowAndThen(client: Client, signal: AbortSignal): Promise<never> {
   for (;;) {
     await sleep(pause.ask, undefined, { signal, ref: false });

@@ -2,13 +2,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Client } from "pg";
 
 /** What keeps a session, between a client and its server: nothing or a pooler, for so long. */
-export type Pooling = "none" | "session" | "transaction" | "statement";
+export type PoolerMode = "none" | "session" | "transaction" | "statement";
 
 /**
  * Finds out by behaviour whether a pooler stands before the server of `client`, and what it keeps.  Nothing stays behind
  * on a server connection.
  */
-export async function detectPooling(client: Client, openAnother: () => Promise<Client>): Promise<Pooling> {
+export async function detectPooler(client: Client, openAnother: () => Promise<Client>): Promise<PoolerMode> {
   const own = await backend(client);
   // A server says at the start which process it is; a pooler makes something up.
   if (own === (client as Client & { processID: number | null }).processID) return "none";

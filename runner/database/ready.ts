@@ -6,8 +6,8 @@ import type { Database } from "./database.ts";
 
 const pause = { first: 200, longest: 5000 }; // milliseconds
 
-/** Waits for a database that says itself that it will be there soon, until `signal` aborts. */
-export async function arrival(database: Database, log: Log, signal?: AbortSignal): Promise<void> {
+/** Waits while the database says that it will accept connections soon, until `signal` aborts. */
+export async function untilReady(database: Database, log: Log, signal?: AbortSignal): Promise<void> {
   for (let delay = pause.first; ; delay = Math.min(delay * 2, pause.longest)) {
     try {
       await database.within(60_000).execute(sql`select`);
@@ -15,15 +15,15 @@ export async function arrival(database: Database, log: Log, signal?: AbortSignal
       return;
     } catch (error) {
       signal?.throwIfAborted();
-      if (!isPassing(error as Error)) throw error;
+      if (!isTemporary(error as Error)) throw error;
       if (delay === pause.first) log.warn("waiting for the database", { error: (error as Error).message });
       await sleep(delay, undefined, signal && { signal });
     }
   }
 }
 
-/** A server that starts, or has no connection left; a pooler that has lost its server, which may let us log in. */
-function isPassing(error: Error & { code?: string }): boolean {
+/** The server is starting or has no connection left, or a pooler that let us log in has lost its server. */
+function isTemporary(error: Error & { code?: string }): boolean {
   const { code, message = "" } = ((error instanceof ConnectError && error.cause) || error) as Error & { code?: string };
   if (code === "57P03" || code === "53300") return true;
   return (

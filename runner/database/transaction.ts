@@ -1,39 +1,39 @@
 import type { Client, PoolClient } from "pg";
 import { raw } from "sql-template-tag";
-import { expectAnswer, type Place } from "./lost_answer.ts";
+import { expectAnswer, type TransactionId } from "./lost_answer.ts";
 import { noteLost } from "./lost_connection.ts";
 import { type Execute, query, type Statements } from "./statements.ts";
 
-/** Runs `work` in a transaction; with `others` at hand it is noticed when an answer got lost on the way. */
+/** Runs `work` in a transaction.  Given `others`, it notices when an answer was lost on the network. */
 export async function transact<T>(
   client: Client | PoolClient,
   work: (execute: Execute) => Promise<T>,
   others?: Statements,
 ): Promise<T> {
   let failure: { error: unknown } | undefined;
-  let place: Place | undefined;
+  let transaction: TransactionId | undefined;
   const expected = <Answer>(answer: Promise<Answer>): Promise<Answer> =>
-    others ? expectAnswer(answer, { client: client as Client, place, others }) : answer;
+    others ? expectAnswer(answer, { client: client as Client, transaction, others }) : answer;
   const execute: Execute = (statement) =>
     expected(query(client, statement)).catch((error) => {
       failure ??= { error };
       throw error;
     }) as never;
 
-  [place] = await expected(query<Place>(client, begin));
+  [transaction] = await expected(query<TransactionId>(client, begin));
   try {
     const result = await work(execute);
     const { command } = await expected(client.query("commit")).catch(noteLost);
     if (command !== "COMMIT") throw failure?.error;
     return result;
   } catch (error) {
-    // A session whose transaction does not end is of no use to anybody else.
+    // A session whose transaction does not end is useless to others.
     await expected(client.query("rollback")).catch(() => (client as Client).end());
     throw error;
   }
 }
 
-// What is left open by a process that is gone would keep its locks for as long as the server believes in it: hours.
+// A transaction whose client is gone would keep its locks until the server notices, which takes hours.
 const begin = raw(`
   begin isolation level read committed;
   select set_config('idle_in_transaction_session_timeout', '5min', true)

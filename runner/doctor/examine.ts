@@ -1,6 +1,6 @@
 import type { Client } from "pg";
 import { ConnectError } from "../connection/errors.ts";
-import { findWay } from "../connection/route.ts";
+import { findRoute } from "../connection/route.ts";
 import { readSettings, type Settings, shown } from "../connection/settings.ts";
 import { encryption } from "./encryption.ts";
 import { error, type Finding, ok } from "./finding.ts";
@@ -26,16 +26,16 @@ export async function examine(text: string, direct: string | undefined): Promise
 }
 
 async function beyond(settings: Settings, direct: string | undefined): Promise<Finding[]> {
-  const found = await findWay(settings).catch((cause) => {
+  const found = await findRoute(settings).catch((cause) => {
     if (cause instanceof ConnectError) return cause;
     throw cause;
   });
   if (found instanceof ConnectError) return [error("login", found.message, found.hint ?? null)];
-  const { way, socket, client } = found;
+  const { route, socket, client } = found;
   try {
     const findings = [
       ok("login", `as ${settings.user} to the database ${settings.database}`),
-      ...(await encryption(way, socket, settings)),
+      ...(await encryption(route, socket, settings)),
       await pooler(client, settings, direct),
     ];
     // Without transactions, nothing more can be asked.

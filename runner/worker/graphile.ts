@@ -2,7 +2,7 @@ import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Job, Logger, type Runner, run, type TaskList, type WorkerEvents, type WorkerPool } from "graphile-worker";
 import type { Database } from "../database/database.ts";
-import type { Loan } from "../database/pool.ts";
+import type { AcquiredClient } from "../database/pool.ts";
 import type { Log } from "../log.ts";
 import { guardPool } from "./guarded_pool.ts";
 import { openGate, unwritten } from "./slots.ts";
@@ -80,11 +80,11 @@ export async function startShift({ database, tasks, concurrency, log }: Setting)
     isEnding = true;
   }
 
-  async function claim(loan: Loan, id: string, taskIds: number[]) {
+  async function claim(client: AcquiredClient, id: string, taskIds: number[]) {
     const wanted = gate.wanted();
     mayBeMore = true;
     if (wanted === 0) return { rows: [], rowCount: 0 };
-    const claimed = await loan.query("select * from notika._claim($1::text, $2::integer[], $3::integer)", [
+    const claimed = await client.query("select * from notika._claim($1::text, $2::integer[], $3::integer)", [
       id,
       taskIds,
       wanted,

@@ -1,6 +1,6 @@
 import type { Pool, QueryResult } from "pg";
 import type { Database } from "../database/database.ts";
-import type { Loan } from "../database/pool.ts";
+import type { AcquiredClient } from "../database/pool.ts";
 
 interface Guard {
   isEnding: () => boolean;
@@ -8,7 +8,7 @@ interface Guard {
   canFail: () => boolean;
   fail: (error: Error) => void;
   /** Takes jobs for the runner `id`, of the tasks with these numbers. */
-  claim: (loan: Loan, id: string, taskIds: number[]) => Promise<Claimed>;
+  claim: (client: AcquiredClient, id: string, taskIds: number[]) => Promise<Claimed>;
 }
 
 type Claimed = Pick<QueryResult, "rows" | "rowCount">;
@@ -21,28 +21,28 @@ type Claimed = Pick<QueryResult, "rows" | "rowCount">;
  * Graphile-worker does not hear of it, because it would leave a rejection unhandled; whatever it could not say of its jobs,
  * they are freed when the shift is over.
  */
-export function guardPool({ pool, borrow }: Database, { isEnding, canFail, fail, claim }: Guard): Pool {
+export function guardPool({ pool, acquire }: Database, { isEnding, canFail, fail, claim }: Guard): Pool {
   const nothing: Claimed = { rows: [], rowCount: 0 };
   function lose(error: Error & { code?: string }) {
     if (!isEnding() && (isTriedAgain(error) || (canFail() && isOfTheServer(error)))) throw error;
     fail(error);
     return nothing;
   }
-  async function lend() {
-    const loan = await borrow(patience).catch((error) => {
+  async function connectClient() {
+    const client = await acquire(patience).catch((error) => {
       if (!isEnding() && canFail()) throw error;
       fail(error);
     });
     return {
       async query(...given: unknown[]): Promise<unknown> {
-        if (!loan) return nothing;
+        if (!client) return nothing;
         const asked = jobsAsked(given[0]);
-        return (asked ? claim(loan, ...asked) : loan.query(...given)).catch(lose);
+        return (asked ? claim(client, ...asked) : client.query(...given)).catch(lose);
       },
-      release: () => loan?.release(),
+      release: () => client?.release(),
     };
   }
-  const connect = (callback?: unknown) => (callback ? undefined : lend());
+  const connect = (callback?: unknown) => (callback ? undefined : connectClient());
   // Only its cron asks the pool itself, and has nothing to do here.
   const query = async () => nothing;
   return new Proxy(pool, {

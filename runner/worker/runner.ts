@@ -7,7 +7,7 @@ import { openMemory } from "../attempt/store.ts";
 import { catchStrays } from "../attempt/unhandled.ts";
 import { namedDatabase } from "../connection/settings.ts";
 import { type Database, openDatabase } from "../database/database.ts";
-import { arrival } from "../database/ready.ts";
+import { untilReady } from "../database/ready.ts";
 import { atOnce } from "../database/statements.ts";
 import { NotikaError } from "../errors.ts";
 import { differenceTo } from "../install/version.ts";
@@ -60,7 +60,7 @@ export async function createRunner({ url, directUrl, tasks, signal, ...options }
   const direct = directUrl ?? (process.env.NOTIKA_DIRECT_URL || undefined);
   const database = openDatabase({ connect, direct, connections: (options.concurrency ?? 10) + 2 });
   try {
-    await arrival(database, options.log ?? textLog, signal);
+    await untilReady(database, options.log ?? textLog, signal);
     const runner = await startRunner({ database, tasks: loaded, ...options });
     await warnOfUnpublished(database, loaded, options.log ?? textLog).catch(async (error) => {
       await runner.stop(0);
