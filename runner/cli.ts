@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { type Command, runCommand } from "./commands/support/command.ts";
-import { complaint, exitCode, lastWords } from "./commands/support/complaint.ts";
+import { complaint, exitCode, lastWords } from "./commands/support/output.ts";
 import { UsageError } from "./errors.ts";
 import { version } from "./install/version.ts";
 

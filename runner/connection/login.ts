@@ -25,7 +25,7 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
     enableChannelBinding: needsChannelBinding && socket instanceof TLSSocket,
   } as never);
   client.on("error", () => {});
-  const mechanisms = watchMechanisms(client);
+  const mechanisms = collectMechanisms(client);
 
   return new Promise((resolve, reject) => {
     let answer: Buffer | undefined;
@@ -63,7 +63,7 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
 }
 
 /** What the server offers to check the password with; pg takes PLUS, which binds it to the TLS channel, where it may. */
-function watchMechanisms(client: Client): Set<string> {
+function collectMechanisms(client: Client): Set<string> {
   const offered = new Set<string>();
   const { connection } = client as unknown as { connection: NodeJS.EventEmitter };
   connection.on("authenticationSASL", ({ mechanisms }: { mechanisms: string[] }) => {

@@ -40,7 +40,7 @@ async function beyond(settings: Settings, direct: string | undefined): Promise<F
     ];
     // Without transactions, nothing more can be asked.
     if (findings.at(-1)?.severity === "error") return findings;
-    for (const part of parts) findings.push(...(await part(client)));
+    for (const examine of examinations) findings.push(...(await examine(client)));
     if (direct) findings.push(await directAddress(client, direct));
     return findings;
   } finally {
@@ -48,4 +48,4 @@ async function beyond(settings: Settings, direct: string | undefined): Promise<F
   }
 }
 
-const parts: ((client: Client) => Promise<Finding[]>)[] = [server, rights, installation];
+const examinations: ((client: Client) => Promise<Finding[]>)[] = [server, rights, installation];

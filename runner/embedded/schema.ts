@@ -68,7 +68,7 @@ export async function loadSchema({ db, database }: Embedded, script: Script): Pr
     leftOut.push({ line, statement: text, reason: "that is for psql", isPart: !/^\\i/.test(text), isExplained: false });
   }
 
-  await settle(database, script);
+  await endLoading(database, script);
   return { standIns, leftOut: leftOut.sort((a, b) => a.line - b.line) };
 }
 
@@ -76,7 +76,7 @@ export async function loadSchema({ db, database }: Embedded, script: Script): Pr
 const chunk = 100;
 
 /** What a session would find that begins now. */
-async function settle(database: Embedded["database"], script: Script) {
+async function endLoading(database: Embedded["database"], script: Script) {
   const [row] = (await database.pool.query("select pg_catalog.current_setting('search_path') as path")).rows;
   const paths = script.statements.flatMap(({ text, bare }) => {
     const set = /^alter database .* (set search_path\b.*)$/i.test(bare);

@@ -17,7 +17,7 @@ import {
 } from "./protocol.ts";
 
 /** Messages of one session that the backend takes in one go: up to a Sync, a Query or a Flush. */
-export interface Batch {
+export interface Exchange {
   kind: "startup" | "work" | "goodbye";
   bytes: Buffer;
   listens: Listen[];
@@ -28,13 +28,13 @@ export interface Listen {
   on: boolean;
 }
 
-/** One client's connection.  To the client it is a socket; to the wire a queue of batches and a place for the answers. */
+/** One client's connection.  To the client it is a socket; to the wire a queue of exchanges and a place for the answers. */
 export class Session extends SocketStream {
   readonly channels = new Set<string>();
-  readonly #onBatch: (session: Session) => void;
+  readonly #onExchange: (session: Session) => void;
   readonly #prefix: string;
   readonly #prepared = new Set<string>();
-  #batches: Batch[] = [];
+  #exchanges: Exchange[] = [];
   #unread: Buffer = Buffer.alloc(0);
   #unsent: Frame[] = [];
   #listens: Listen[] = [];
@@ -43,16 +43,16 @@ export class Session extends SocketStream {
   #skipsToSync = false;
   #state: "new" | "started" | "ended" = "new";
 
-  constructor(id: number, onBatch: (session: Session) => void) {
+  constructor(id: number, onExchange: (session: Session) => void) {
     super();
     this.#prefix = `s${id}:`;
-    this.#onBatch = onBatch;
+    this.#onExchange = onExchange;
   }
 
-  /** The next batch for the backend, if there is one that the backend shall see. */
-  nextBatch(): Batch | undefined {
-    const batch = this.#batches.shift();
-    return batch && this.#refuses(batch) ? undefined : batch;
+  /** The next exchange for the backend, if there is one that the backend shall see. */
+  nextExchange(): Exchange | undefined {
+    const exchange = this.#exchanges.shift();
+    return exchange && this.#refuses(exchange) ? undefined : exchange;
   }
 
   /** Gives bytes of the backend to the client. */
@@ -146,7 +146,7 @@ export class Session extends SocketStream {
   }
 
   /** Like a transaction that failed: nothing but its end is taken. */
-  #refuses({ kind, bytes }: Batch): boolean {
+  #refuses({ kind, bytes }: Exchange): boolean {
     if (this.#refusal === undefined || kind !== "work") return false;
     const messages = [...frames(bytes)];
     const ends = (end: RegExp) => messages.some((message) => end.test(sqlOf(message) ?? ""));
@@ -162,9 +162,9 @@ export class Session extends SocketStream {
     return true;
   }
 
-  #send(kind: Batch["kind"], ...messages: Buffer[]) {
-    this.#batches.push({ kind, bytes: Buffer.concat(messages), listens: this.#listens.splice(0) });
-    this.#onBatch(this);
+  #send(kind: Exchange["kind"], ...messages: Buffer[]) {
+    this.#exchanges.push({ kind, bytes: Buffer.concat(messages), listens: this.#listens.splice(0) });
+    this.#onExchange(this);
   }
 
   /** Leaves nothing behind on the backend, whatever state the session is in. */

@@ -12,7 +12,7 @@ import {
   simpleQuery,
   textAt,
 } from "./protocol.ts";
-import { type Batch, type Listen, Session } from "./session.ts";
+import { type Exchange, type Listen, Session } from "./session.ts";
 
 export interface PgliteWireOptions {
   /** How long a session may sit idle in a transaction while others wait, in ms. */
@@ -31,7 +31,7 @@ export class PgliteWire {
   readonly #patience: number;
   readonly #sessions = new Set<Session>();
   readonly #stopRelay: () => void;
-  /** Sessions with a batch for the backend, in the order they came; one entry a batch. */
+  /** Sessions with an exchange for the backend, in the order they came; one entry an exchange. */
   #queue: Session[] = [];
   #owner: Session | undefined;
   #running = false;
@@ -76,8 +76,8 @@ export class PgliteWire {
   async #work() {
     try {
       for (let session = this.#next(); session; session = this.#next()) {
-        const batch = session.nextBatch();
-        if (batch) await this.#run(session, batch);
+        const exchange = session.nextExchange();
+        if (exchange) await this.#run(session, exchange);
         await new Promise((resolve) => setImmediate(resolve)); // lets timers and sockets have their turn
       }
     } catch (error) {
@@ -90,23 +90,23 @@ export class PgliteWire {
     }
   }
 
-  /** Whose batch comes next: the owner's or, when nobody owns the backend, that of whoever waits longest. */
+  /** The session whose exchange comes next: the owner or, when nobody owns the backend, the one that has waited longest. */
   #next(): Session | undefined {
     const at = this.#owner ? this.#queue.indexOf(this.#owner) : 0;
     return at < 0 ? undefined : this.#queue.splice(at, 1)[0];
   }
 
-  async #run(session: Session, batch: Batch) {
+  async #run(session: Session, exchange: Exchange) {
     clearTimeout(this.#impatience);
     this.#impatience = undefined;
-    const answer = await (batch.kind === "startup" ? this.#greet(batch.bytes) : this.#execute(batch.bytes));
+    const answer = await (exchange.kind === "startup" ? this.#greet(exchange.bytes) : this.#execute(exchange.bytes));
     const { bytes, isIdle } = this.#read(answer);
     this.#owner = isIdle ? undefined : session;
     session.deliver(bytes);
 
-    if (batch.kind === "goodbye") this.#sessions.delete(session);
-    for (const listen of batch.listens) apply(listen, session.channels);
-    if (batch.listens.some(({ on }) => !on) && !this.#owner) await this.#listenAgain();
+    if (exchange.kind === "goodbye") this.#sessions.delete(session);
+    for (const listen of exchange.listens) apply(listen, session.channels);
+    if (exchange.listens.some(({ on }) => !on) && !this.#owner) await this.#listenAgain();
   }
 
   /** PGlite starts its one session once; every client hears what it said then. */

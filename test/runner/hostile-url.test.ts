@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { complaint } from "../../runner/commands/support/complaint.ts";
+import { complaint } from "../../runner/commands/support/output.ts";
 import { readSettings, type Settings, shown } from "../../runner/connection/settings.ts";
 import { NotikaError } from "../../runner/errors.ts";
 import { milliseconds } from "../../runner/workflow/duration.ts";

@@ -123,7 +123,7 @@ test("an answer that gets lost is missed and its transaction undone; a long stat
   relay.forget();
   await expect(expected(client.query("select 1"))).rejects.toThrow("Connection terminated");
 
-  const isThere = sql`select count(*)::int as count from pg_stat_activity where pid = ${place?.pid}::int`;
+  const isThere = sql`select count(*)::int as count from pg_stat_activity where pid = ${transaction?.pid}::int`;
   await expect.poll(() => other.execute(isThere)).toEqual([{ count: 0 }]);
   relay.close();
 });

@@ -2,8 +2,7 @@ import path from "node:path";
 import sql from "sql-template-tag";
 import type { Database } from "../../database/database.ts";
 import { taskFiles } from "../../workflow/load.ts";
-import { output } from "../support/command.ts";
-import { table } from "../support/table.ts";
+import { output, table } from "../support/output.ts";
 import { type Literals, literalsOf } from "./literals.ts";
 
 interface Remembered {

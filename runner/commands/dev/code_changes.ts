@@ -1,8 +1,8 @@
 import { type FSWatcher, readdirSync, watch } from "node:fs";
 import path from "node:path";
 
-/** Calls `onChange` a moment after code in a folder or below it has changed; gives what ends that. */
-export function watchCode(folder: string, onChange: () => void): () => void {
+/** Calls `onChange` shortly after code in a folder or below it has changed.  Returns what ends that. */
+export function onCodeChange(folder: string, onChange: () => void): () => void {
   let watchers: FSWatcher[] = [];
   let timer: NodeJS.Timeout | undefined;
 

@@ -2,8 +2,8 @@ import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { NotikaError } from "../../errors.ts";
 
-/** Claims a data folder for this process, because two on one would ruin it; gives what releases it. */
-export async function claimFolder(folder: string): Promise<() => Promise<void>> {
+/** Locks a data folder for this process: two processes would destroy it.  Returns what unlocks it. */
+export async function lockFolder(folder: string): Promise<() => Promise<void>> {
   const file = path.join(folder, "dev.pid");
   await mkdir(folder, { recursive: true, mode: 0o700 });
   // Rows are nobody else's; but a folder that is worked in, as with --data ., stays as it is, and only what is in it is closed.

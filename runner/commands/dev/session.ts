@@ -3,7 +3,7 @@ import type { Database } from "../../database/database.ts";
 import type { Log } from "../../log.ts";
 import { startRunner } from "../../worker/runner.ts";
 import { loadTasks, type Tasks } from "../../workflow/load.ts";
-import { watchCode } from "./code_changes.ts";
+import { onCodeChange } from "./code_changes.ts";
 import { explained, runLine } from "./console.ts";
 import { keepPublished } from "./publishing.ts";
 
@@ -50,11 +50,11 @@ export async function startSession(database: Database, folder: string, log: Log)
   }
 
   let reloading = Promise.resolve();
-  const unwatch = watchCode(folder, () => {
+  const endWatch = onCodeChange(folder, () => {
     reloading = reloading.then(reload).catch((error: Error) => log.error(error.message));
   });
   return async () => {
-    unwatch();
+    endWatch();
     await reloading;
     await stop();
   };

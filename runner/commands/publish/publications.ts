@@ -2,8 +2,8 @@ import { UsageError } from "../../errors.ts";
 import { type Publication, publications } from "../../install/publish.ts";
 import type { Trigger } from "../../workflow/event.ts";
 import { loadTasks } from "../../workflow/load.ts";
+import { items } from "../support/arguments.ts";
 import { type Context, jsonOption, tasksOption, urlOption } from "../support/command.ts";
-import { items } from "../support/items.ts";
 
 const triggerOptions = {
   table: { type: "string" },
