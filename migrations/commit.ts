@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { setTimeout } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { raw } from "sql-template-tag";
-import { openDatabase } from "../runner/database.ts";
+import { openDatabase } from "../runner/database/database.ts";
 import { startPostgres } from "../test/support/postgres.ts";
 
 const { message } = parseArgs({ options: { message: { type: "string" } } }).values;

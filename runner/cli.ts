@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 import { type Command, runCommand } from "./commands/support/command.ts";
-import { complaint, exitCode, lastWords } from "./commands/support/complaint.ts";
+import { complaint, exitCode, lastWords } from "./commands/support/output.ts";
 import { UsageError } from "./errors.ts";
-import { version } from "./version.ts";
+import { version } from "./install/version.ts";
 
 const help = `notika: run workflows from row changes in your own Postgres
 

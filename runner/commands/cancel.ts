@@ -1,12 +1,12 @@
 import sql from "sql-template-tag";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
-import { runIds } from "./support/run_ids.ts";
-import { table } from "./support/table.ts";
+import { runIds } from "./support/arguments.ts";
+import { type Command, defineCommand, jsonOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: { ...urlOption, ...jsonOption },
   takesArguments: true,
-  part: "runner",
+  role: "runner",
   async run({ values, arguments: given, database }) {
     const ids = runIds(given);
     const outcomes = await database.transaction(async (execute) => {

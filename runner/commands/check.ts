@@ -1,15 +1,15 @@
 import sql from "sql-template-tag";
-import type { Database } from "../database.ts";
+import type { Database } from "../database/database.ts";
 import { UsageError } from "../errors.ts";
 import { printableScript } from "../printable.ts";
-import { loadTasks } from "../tasks.ts";
+import { loadTasks } from "../workflow/load.ts";
 import { judgeInProcess } from "./check/in_process.ts";
 import { type Migration, notWhole, readMigration } from "./check/migration.ts";
 import { readSql } from "./check/read.ts";
 import { checkSteps } from "./check/steps.ts";
 import { judge, report } from "./check/verdicts.ts";
-import { type Command, defineCommand, jsonOption, output, tasksOption, urlOption } from "./support/command.ts";
-import { table } from "./support/table.ts";
+import { type Command, defineCommand, jsonOption, tasksOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: {
@@ -21,7 +21,7 @@ export const command: Command = defineCommand({
   },
   takesArguments: true,
   bare: { tasks: tasksOption.tasks.default },
-  part: "publisher",
+  role: "publisher",
   async run(context) {
     const { values, arguments: files } = context;
     if (values.schema === undefined) {

@@ -1,10 +1,10 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
+import { catchStrays } from "../attempt/unhandled.ts";
 import { NotikaError, UsageError } from "../errors.ts";
+import { version } from "../install/version.ts";
 import { styled } from "../log.ts";
 import { printable } from "../printable.ts";
-import { catchStrays } from "../strays.ts";
-import { version } from "../version.ts";
 import { devLog } from "./dev/console.ts";
 import { runExample, writeExample } from "./dev/example.ts";
 import { startPostgres } from "./dev/postgres.ts";

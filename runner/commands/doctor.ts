@@ -3,8 +3,9 @@ import { examine } from "../doctor/examine.ts";
 import type { Finding } from "../doctor/finding.ts";
 import { UsageError } from "../errors.ts";
 import { indented, printable } from "../printable.ts";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
-import { databaseUrl } from "./support/database_url.ts";
+import { databaseUrl } from "./support/arguments.ts";
+import { type Command, defineCommand, jsonOption, urlOption } from "./support/command.ts";
+import { output } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: { ...urlOption, ...jsonOption },

@@ -1,8 +1,9 @@
 import { UsageError } from "../errors.ts";
-import { grant, type Statement } from "../grant.ts";
+import { grant, type Statement } from "../install/grant.ts";
 import { indented, printable, printableScript } from "../printable.ts";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
-import { items } from "./support/items.ts";
+import { items } from "./support/arguments.ts";
+import { type Command, defineCommand, jsonOption, urlOption } from "./support/command.ts";
+import { output } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: {

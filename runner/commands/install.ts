@@ -1,6 +1,6 @@
-import { type InstallReport, install } from "../install.ts";
-import { type Command, defineCommand, directOption, jsonOption, output, urlOption } from "./support/command.ts";
-import { table } from "./support/table.ts";
+import { type InstallReport, install } from "../install/install.ts";
+import { type Command, defineCommand, directOption, jsonOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: { ...urlOption, ...directOption, ...jsonOption, owner: { type: "string" } },

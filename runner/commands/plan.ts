@@ -1,12 +1,13 @@
+import { plan } from "../install/publish.ts";
 import { printable, printableScript } from "../printable.ts";
-import { plan } from "../publish.ts";
-import { type Command, defineCommand, output } from "./support/command.ts";
-import { publishOptions, requestedPublications } from "./support/requested.ts";
+import { publishOptions, requestedPublications } from "./publish/publications.ts";
+import { type Command, defineCommand } from "./support/command.ts";
+import { output } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: publishOptions,
   takesArguments: true,
-  part: "publisher",
+  role: "publisher",
   async run(context) {
     const plans: Plan[] = [];
     for (const publication of await requestedPublications(context)) {

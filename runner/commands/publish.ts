@@ -1,12 +1,12 @@
-import { publish } from "../publish.ts";
-import { type Command, defineCommand, output } from "./support/command.ts";
-import { publishOptions, requestedPublications } from "./support/requested.ts";
-import { table } from "./support/table.ts";
+import { publish } from "../install/publish.ts";
+import { publishOptions, requestedPublications } from "./publish/publications.ts";
+import { type Command, defineCommand } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: publishOptions,
   takesArguments: true,
-  part: "publisher",
+  role: "publisher",
   async run(context) {
     const publications = await requestedPublications(context);
     // All or none: a deployment is not left half way.

@@ -1,10 +1,9 @@
 import sql from "sql-template-tag";
-import type { Database } from "../database.ts";
+import type { Database } from "../database/database.ts";
 import { UsageError } from "../errors.ts";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
-import { runIds } from "./support/run_ids.ts";
-import { since } from "./support/since.ts";
-import { table } from "./support/table.ts";
+import { runIds, since } from "./support/arguments.ts";
+import { type Command, defineCommand, jsonOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: {
@@ -15,7 +14,7 @@ export const command: Command = defineCommand({
     "from-start": { type: "boolean", default: false },
   },
   takesArguments: true,
-  part: "runner",
+  role: "runner",
   async run({ values, arguments: given, database }) {
     const { workflow, since: from } = values;
     if (workflow === undefined && from === undefined) {

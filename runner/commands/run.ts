@@ -1,10 +1,9 @@
+import { catchStrays } from "../attempt/unhandled.ts";
 import { jsonLog, textLog } from "../log.ts";
-import { createRunner } from "../runner.ts";
-import { catchStrays } from "../strays.ts";
+import { createRunner } from "../worker/runner.ts";
+import { databaseUrl, directUrl, wholeNumber } from "./support/arguments.ts";
 import { type Command, defineCommand, directOption, jsonOption, tasksOption, urlOption } from "./support/command.ts";
-import { databaseUrl, directUrl } from "./support/database_url.ts";
 import { stopSignal } from "./support/stop_signal.ts";
-import { wholeNumber } from "./support/whole_number.ts";
 
 export const command: Command = defineCommand({
   options: {
@@ -15,7 +14,7 @@ export const command: Command = defineCommand({
     concurrency: { type: "string", default: "10" },
     deadline: { type: "string", default: "10" },
   },
-  part: "runner",
+  role: "runner",
   async run({ values }) {
     const { url, tasks, json, concurrency, deadline } = values;
     const log = json ? jsonLog : textLog;

@@ -2,10 +2,9 @@ import { UsageError } from "../errors.ts";
 import { type Filter, findRuns } from "./runs/find.ts";
 import { followRuns } from "./runs/follow.ts";
 import { showRun } from "./runs/show.ts";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
-import { runIds } from "./support/run_ids.ts";
-import { table } from "./support/table.ts";
-import { wholeNumber } from "./support/whole_number.ts";
+import { runIds, wholeNumber } from "./support/arguments.ts";
+import { type Command, defineCommand, jsonOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 const states = ["ready", "running", "waiting", "retrying", "held", "done", "failed", "cancelled", "expired"];
 
@@ -22,7 +21,7 @@ export const command: Command = defineCommand({
     tail: { type: "boolean", default: false },
   },
   takesArguments: true,
-  part: "reader",
+  role: "reader",
   async run({ values, arguments: given, database }) {
     if (given.length > 0) {
       const [id = "", ...others] = runIds(given);

@@ -1,4 +1,4 @@
-import { installScript, upgradeScript } from "../bundle.ts";
+import { installScript, upgradeScript } from "../install/bundle.ts";
 import { type Command, defineCommand } from "./support/command.ts";
 
 export const command: Command = defineCommand({

@@ -1,12 +1,12 @@
 import { styleText } from "node:util";
 import sql from "sql-template-tag";
 import { printable } from "../printable.ts";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
-import { table } from "./support/table.ts";
+import { type Command, defineCommand, jsonOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: { ...urlOption, ...jsonOption },
-  part: "reader",
+  role: "reader",
   async run({ values, database }) {
     const [found] = await database.execute<Status>(status);
     output(values.json, found as Status, screen);

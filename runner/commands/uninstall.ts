@@ -1,7 +1,7 @@
 import sql from "sql-template-tag";
 import { printable } from "../printable.ts";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
-import { table } from "./support/table.ts";
+import { type Command, defineCommand, jsonOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: {

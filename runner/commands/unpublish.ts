@@ -1,12 +1,12 @@
 import sql from "sql-template-tag";
 import { UsageError } from "../errors.ts";
-import { type Command, defineCommand, jsonOption, output, urlOption } from "./support/command.ts";
-import { table } from "./support/table.ts";
+import { type Command, defineCommand, jsonOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: { ...urlOption, ...jsonOption },
   takesArguments: true,
-  part: "publisher",
+  role: "publisher",
   async run({ values, arguments: names, database }) {
     if (names.length === 0) {
       throw new UsageError("no workflow was named", { hint: "Those that are published are listed by: notika status" });

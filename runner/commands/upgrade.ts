@@ -1,7 +1,7 @@
-import { install, planUpgrade } from "../install.ts";
+import { install, planUpgrade } from "../install/install.ts";
 import { reportInstall } from "./install.ts";
-import { type Command, defineCommand, directOption, jsonOption, output, urlOption } from "./support/command.ts";
-import { table } from "./support/table.ts";
+import { type Command, defineCommand, directOption, jsonOption, urlOption } from "./support/command.ts";
+import { output, table } from "./support/output.ts";
 
 export const command: Command = defineCommand({
   options: { ...urlOption, ...directOption, ...jsonOption, "dry-run": { type: "boolean", default: false } },

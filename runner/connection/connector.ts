@@ -1,9 +1,8 @@
 import type { Duplex } from "node:stream";
-import { connectError } from "./error.ts";
-import type { Fault } from "./fault.ts";
+import { connectError, type HostError } from "./errors.ts";
 import { LateStream } from "./late_stream.ts";
+import { findRoute, openRoute, type Route } from "./route.ts";
 import { readSettings, type Settings } from "./settings.ts";
-import { findWay, goWay, type Way } from "./way.ts";
 
 /** Gives connections to one database to any driver, as libpq would open them. */
 export interface Connector {
@@ -19,30 +18,30 @@ export function openConnector(text: string): Connector {
   const settings = readSettings(text);
   // A server that may change its role has to be asked each time.
   const mayRemember = settings.session === "any";
-  let good: Way | undefined;
-  let latest: Way | undefined;
-  let searching: Promise<Way> | undefined;
+  let good: Route | undefined;
+  let latest: Route | undefined;
+  let searching: Promise<Route> | undefined;
 
   /** Logs in once, because only then it is known which server takes us, and whether with TLS. */
-  async function search(): Promise<Way> {
-    const { way, client } = await findWay(settings);
+  async function search(): Promise<Route> {
+    const { route, client } = await findRoute(settings);
     await client.end();
-    latest = way;
-    if (mayRemember) good = way;
-    return way;
+    latest = route;
+    if (mayRemember) good = route;
+    return route;
   }
 
   async function open(): Promise<Duplex> {
-    const socket = good && (await goWay(good, settings).catch(() => undefined));
+    const socket = good && (await openRoute(good, settings).catch(() => undefined));
     if (socket) return socket;
     good = undefined;
 
     searching ??= search().finally(() => {
       searching = undefined;
     });
-    const way = await searching;
-    return goWay(way, settings).catch((error: Fault) => {
-      throw connectError([{ ...way.address, error }], settings);
+    const route = await searching;
+    return openRoute(route, settings).catch((error: HostError) => {
+      throw connectError([{ ...route.address, error }], settings);
     });
   }
 

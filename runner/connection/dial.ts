@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { connect, isIP, type Socket } from "node:net";
-import { fault } from "./fault.ts";
+import { hostError } from "./errors.ts";
 import { resolve } from "./resolve.ts";
 import { type Place, type Settings, socketFile } from "./settings.ts";
 import { encrypt } from "./tls.ts";
@@ -38,7 +38,7 @@ export async function dial(
     if (ip === undefined || wants === "plain") return socket;
     if (!tls.isDirect && !(await clock.race(offersTls(socket), ...mute))) {
       if (wants === "if-offered") return socket;
-      throw fault("tls", `the server has no TLS, and sslmode=${tls.mode} asks for it`, {
+      throw hostError("tls", `the server has no TLS, and sslmode=${tls.mode} asks for it`, {
         hint: "Switch it on there (ssl = on in postgresql.conf; client_tls_sslmode of PgBouncer), or connect without: sslmode=prefer.",
       });
     }
@@ -76,9 +76,9 @@ export function stranger(answer: Buffer): Error {
   const said =
     /^E....S[A-Z]+\0(?:V[A-Z]+\0)?C\w{5}\0M([^\0]+)/s.exec(text)?.[1] ?? /^E([\x20-\x7e]+)\n?\0/.exec(text)?.[1];
   if (said !== undefined)
-    return fault("login", `the server refuses: ${said}`, { hint: "The log of the server may say why." });
+    return hostError("login", `the server refuses: ${said}`, { hint: "The log of the server may say why." });
   const what = /^HTTP\//.test(text) ? "HTTP" : /^SSH-/.test(text) ? "SSH" : /^.{4}\n/s.test(text) ? "MySQL" : undefined;
-  return fault("protocol", `it speaks ${what ?? "something else"}, not the protocol of Postgres`, {
+  return hostError("protocol", `it speaks ${what ?? "something else"}, not the protocol of Postgres`, {
     hint: "Is that the port of Postgres? It is usually 5432.",
   });
 }
@@ -94,9 +94,9 @@ function startClock(timeout: number, socket: Socket) {
     async race<T>(work: Promise<T>, silent: string, options: { hint?: string } = {}): Promise<T> {
       work.catch(() => {});
       const after = timeout > 0 ? ` within ${timeout / 1000} s` : "";
-      const isLate = aborted(late.signal, () => fault("network", `${silent}${after}`, options));
+      const isLate = aborted(late.signal, () => hostError("network", `${silent}${after}`, options));
       const hasEnded = aborted(ended.signal, () =>
-        fault("network", "the server ended the connection at once", {
+        hostError("network", "the server ended the connection at once", {
           hint: "Is that the port of Postgres? A server that is starting, or a proxy without a server, may also do that.",
         }),
       );
@@ -118,31 +118,31 @@ function aborted(signal: AbortSignal, reason: () => Error): Promise<never> {
 
 /** What Node says too briefly. */
 function withReason(error: NodeJS.ErrnoException): Error {
-  if (error.name === "Fault") return error;
+  if (error.name === "HostError") return error;
   switch (error.code) {
     case "ECONNREFUSED":
-      return fault("network", "nobody listens there", {
+      return hostError("network", "nobody listens there", {
         hint: "Is the server running, on this port, and does it listen on this address (listen_addresses in postgresql.conf)?",
         cause: error,
       });
     case "ENOENT":
-      return fault("network", "there is no such socket", {
+      return hostError("network", "there is no such socket", {
         hint: "Is the server running on this machine, and is that the folder of its sockets (unix_socket_directories)? For a server elsewhere give a host.",
         cause: error,
       });
     case "EACCES":
-      return fault("network", "this user may not use that socket", {
+      return hostError("network", "this user may not use that socket", {
         hint: "unix_socket_permissions in postgresql.conf says who may.",
         cause: error,
       });
     case "ENETUNREACH":
     case "EHOSTUNREACH":
     case "EADDRNOTAVAIL":
-      return fault("network", "this machine has no way to that address", {
+      return hostError("network", "this machine has no way to that address", {
         hint: "For an IPv6 address, this machine needs IPv6; hostaddr=… names another address.",
         cause: error,
       });
     default:
-      return fault("network", error.message, { hint: "Is the server running there?", cause: error });
+      return hostError("network", error.message, { hint: "Is the server running there?", cause: error });
   }
 }

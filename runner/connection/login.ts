@@ -1,16 +1,15 @@
 import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
-import type { Client } from "pg";
+import { Client } from "pg";
 import { mute, stranger } from "./dial.ts";
-import { fault } from "./fault.ts";
-import { PgClient } from "./pg.ts";
+import { hostError } from "./errors.ts";
 import type { Place, Settings } from "./settings.ts";
 
 /** Logs in on an open connection; the caller ends the client. */
 export async function logIn(socket: Socket, place: Place, settings: Settings): Promise<Client> {
   const { user, database, startup, timeout, needsChannelBinding } = settings;
   const password = place.password();
-  const client = new PgClient({
+  const client = new Client({
     stream: () => asUnconnected(socket),
     ssl: false,
     sslnegotiation: "postgres",
@@ -19,14 +18,14 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
     ...startup,
     password: async () => {
       if (password !== undefined) return password;
-      throw fault("login", `the server asks for the password of "${user}", and there is none`, {
+      throw hostError("login", `the server asks for the password of "${user}", and there is none`, {
         hint: "It may stand in the URL, in PGPASSWORD or in ~/.pgpass, which only its owner may read.",
       });
     },
     enableChannelBinding: needsChannelBinding && socket instanceof TLSSocket,
   } as never);
   client.on("error", () => {});
-  const mechanisms = watchMechanisms(client);
+  const mechanisms = collectMechanisms(client);
 
   return new Promise((resolve, reject) => {
     let answer: Buffer | undefined;
@@ -47,9 +46,13 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
         clearTimeout(timer);
         if (needsChannelBinding && !mechanisms.has("SCRAM-SHA-256-PLUS")) {
           return fail(
-            fault("login", "the server does not bind the password to the TLS channel, and channel_binding=require", {
-              hint: "It takes TLS and a password stored as scram-sha-256. channel_binding=prefer does without.",
-            }),
+            hostError(
+              "login",
+              "the server does not bind the password to the TLS channel, and channel_binding=require",
+              {
+                hint: "It takes TLS and a password stored as scram-sha-256. channel_binding=prefer does without.",
+              },
+            ),
           );
         }
         resolve(client);
@@ -60,7 +63,7 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
 }
 
 /** What the server offers to check the password with; pg takes PLUS, which binds it to the TLS channel, where it may. */
-function watchMechanisms(client: Client): Set<string> {
+function collectMechanisms(client: Client): Set<string> {
   const offered = new Set<string>();
   const { connection } = client as unknown as { connection: NodeJS.EventEmitter };
   connection.on("authenticationSASL", ({ mechanisms }: { mechanisms: string[] }) => {
@@ -82,22 +85,22 @@ function asUnconnected(socket: Socket): Socket {
 function answerless(timeout: number) {
   return (answer: Buffer | undefined): Error =>
     answer === undefined
-      ? fault("network", `${mute[0]} within ${timeout / 1000} s`, mute[1])
-      : fault("network", `it does not complete the login within ${timeout / 1000} s`, {
+      ? hostError("network", `${mute[0]} within ${timeout / 1000} s`, mute[1])
+      : hostError("network", `it does not complete the login within ${timeout / 1000} s`, {
           hint: "A pooler that cannot reach its server behaves like that; so does a server that is overloaded.",
         });
 }
 
 function refusal(error: Error & { code?: string }, answer: Buffer | undefined): Error {
-  if (error.name === "Fault") return error;
+  if (error.name === "HostError") return error;
   if (/^[0-9A-Z]{5}$/.test(error.code ?? "") && "severity" in error) {
-    return fault("login", error.message, { cause: error });
+    return hostError("login", error.message, { cause: error });
   }
   if (answer === undefined) {
-    return fault("network", "the server ended the connection without a word", {
+    return hostError("network", "the server ended the connection without a word", {
       hint: "Is that the port of Postgres? A proxy without a server may also do that.",
       cause: error,
     });
   }
-  return fault("login", error.message, { cause: error });
+  return hostError("login", error.message, { cause: error });
 }

@@ -1,6 +1,6 @@
 import { lookup } from "node:dns/promises";
 import { setTimeout } from "node:timers/promises";
-import { fault } from "./fault.ts";
+import { hostError } from "./errors.ts";
 
 /** The addresses of a name, in the order of the system's resolver; of one family only, if that is given. */
 export async function resolve(name: string, timeout: number, family: 0 | 4 | 6 = 0): Promise<string[]> {
@@ -9,10 +9,10 @@ export async function resolve(name: string, timeout: number, family: 0 | 4 | 6 =
     if (found) return found.map(({ address }) => address);
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "EAI_AGAIN") {
-      throw fault("name", `there is no host "${name}"`, { hint: "Is the name of the host right?", cause });
+      throw hostError("name", `there is no host "${name}"`, { hint: "Is the name of the host right?", cause });
     }
   }
-  throw fault("name", `no name server can say where "${name}" is`, {
+  throw hostError("name", `no name server can say where "${name}" is`, {
     hint: "Is this machine on the network? Try again.",
   });
 }

@@ -2,7 +2,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { isIP, type Socket } from "node:net";
 import path from "node:path";
 import { type ConnectionOptions, connect, type PeerCertificate, type TLSSocket } from "node:tls";
-import { fault } from "./fault.ts";
+import { hostError } from "./errors.ts";
 import type { TlsSettings } from "./settings.ts";
 
 /** Encrypts a connection, with as much proof of who the server is as the settings ask for. */
@@ -19,7 +19,7 @@ export async function encrypt(socket: Socket, settings: TlsSettings, host: strin
     });
     encrypted
       .once("error", (error) => reject(refusal(error, settings, host)))
-      .once("close", () => reject(fault("tls", "the server ended the connection during the TLS handshake")))
+      .once("close", () => reject(hostError("tls", "the server ended the connection during the TLS handshake")))
       .once("secureConnect", () => resolve(encrypted));
   });
 }
@@ -39,7 +39,7 @@ function trust(settings: TlsSettings, host: string): ConnectionOptions {
   // A root certificate that is there is used in the weaker modes too, as libpq does.
   if (!isVerified(settings)) return { rejectUnauthorized: false };
   if (!existsSync(file)) {
-    throw fault("tls", `sslmode=${mode} needs the certificate of an authority, and there is no file ${file}`, {
+    throw hostError("tls", `sslmode=${mode} needs the certificate of an authority, and there is no file ${file}`, {
       hint: "Name its file with sslrootcert=…, use sslrootcert=system for what this machine trusts, or sslmode=require to encrypt without checking who the server is.",
     });
   }
@@ -57,17 +57,19 @@ function identity({ certificate, sendsCertificate, key, passphrase }: TlsSetting
   if (sendsCertificate === "disable") return {};
   if (!existsSync(certificate)) {
     if (sendsCertificate !== "require") return {};
-    throw fault("tls", `sslcertmode=require, and there is no file ${certificate}`, { hint: "Name it with sslcert=…" });
+    throw hostError("tls", `sslcertmode=require, and there is no file ${certificate}`, {
+      hint: "Name it with sslcert=…",
+    });
   }
   const state = statSync(key, { throwIfNoEntry: false });
   if (!state) {
-    throw fault("tls", `there is the certificate ${certificate}, but not its key ${key}`, {
+    throw hostError("tls", `there is the certificate ${certificate}, but not its key ${key}`, {
       hint: "Name the file of the key with sslkey=…",
     });
   }
   // Of root's key, the group may read it.
   if (process.platform !== "win32" && state.mode & (state.uid === 0 ? 0o037 : 0o077)) {
-    throw fault("tls", `others than its owner may read the key ${key}`, { hint: `chmod 600 ${key}` });
+    throw hostError("tls", `others than its owner may read the key ${key}`, { hint: `chmod 600 ${key}` });
   }
   const secret = passphrase();
   return { cert: read(certificate), key: read(key), ...(secret !== undefined && { passphrase: secret }) };
@@ -77,7 +79,7 @@ function read(file: string): Buffer {
   try {
     return readFileSync(file);
   } catch (error) {
-    throw fault("tls", `cannot read ${file}: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
+    throw hostError("tls", `cannot read ${file}: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
   }
 }
 
@@ -94,7 +96,7 @@ function nameProblem(host: string, { subject, subjectaltname = "" }: PeerCertifi
   ];
   if (matches.includes(true)) return undefined;
   const all = [...names.map(({ name }) => name), ...common].join(", ") || "nobody";
-  return fault("tls", `the server's certificate is for ${all}, not for ${host}`, {
+  return hostError("tls", `the server's certificate is for ${all}, not for ${host}`, {
     hint: "Connect by a name that is in the certificate (hostaddr=… says where that is), give the server a certificate with this name, or check less: sslmode=verify-ca.",
   });
 }
@@ -117,7 +119,7 @@ function sameAddress(host: string, address: string): boolean {
 }
 
 function refusal(error: NodeJS.ErrnoException, settings: TlsSettings, host: string): Error {
-  if (error.name === "Fault") return error;
+  if (error.name === "HostError") return error;
   const root = settings.rootCertificate;
   const known: Record<string, [string, string]> = {
     CERT_HAS_EXPIRED: ["its certificate has expired", "Give the server a new certificate."],
@@ -145,7 +147,7 @@ function refusal(error: NodeJS.ErrnoException, settings: TlsSettings, host: stri
     `the TLS handshake failed: ${error.message}`,
     "The server and this client may have no TLS version or cipher in common, or one of their certificates cannot be used.",
   ];
-  return fault("tls", why.startsWith("its") ? `the server ${host} is not trusted: ${why}` : why, {
+  return hostError("tls", why.startsWith("its") ? `the server ${host} is not trusted: ${why}` : why, {
     hint,
     cause: error,
   });

@@ -1,22 +1,22 @@
 import type { X509Certificate } from "node:crypto";
 import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
-import { ConnectError } from "../connection/error.ts";
+import { ConnectError } from "../connection/errors.ts";
+import { findRoute, type Route } from "../connection/route.ts";
 import { type Settings, type TlsMode, tlsModes } from "../connection/settings.ts";
 import { isVerified } from "../connection/tls.ts";
-import { findWay, type Way } from "../connection/way.ts";
 import { type Finding, ok, warning } from "./finding.ts";
 
 /** What was negotiated, how much it proves, and what each sslmode would have made of it. */
-export async function encryption(way: Way, socket: Socket, settings: Settings): Promise<Finding[]> {
-  const { place, ip } = way.address;
+export async function encryption(route: Route, socket: Socket, settings: Settings): Promise<Finding[]> {
+  const { place, ip } = route.address;
   if (ip === undefined) return [ok("tls", "none: a Unix socket does not leave this machine")];
   const isLocal = /^127\.|^::1$|^::ffff:127\./.test(ip);
-  const modes = await sslmodes(way, settings);
+  const modes = await sslmodes(route, settings);
   return [
     negotiated(socket, settings, isLocal),
     ok("sslmode", modes.join("\n")),
-    ...expiry(way.certificate, place.host),
+    ...expiry(route.certificate, place.host),
   ];
 }
 
@@ -55,7 +55,7 @@ function expiry(certificate: X509Certificate | undefined, host: string): Finding
 }
 
 /** What happens at this address with each mode. */
-async function sslmodes({ address }: Way, settings: Settings): Promise<string[]> {
+async function sslmodes({ address }: Route, settings: Settings): Promise<string[]> {
   const place = { ...address.place, address: address.ip as string };
   return Promise.all(
     tlsModes.map(async (mode) => {
@@ -69,9 +69,9 @@ async function tryMode(settings: Settings, mode: TlsMode): Promise<string> {
   const tls = { ...settings.tls, mode };
   if (tls.isDirect && ["disable", "allow", "prefer"].includes(mode)) return "does not go with sslnegotiation=direct";
   try {
-    const { way, client } = await findWay({ ...settings, tls });
+    const { route, client } = await findRoute({ ...settings, tls });
     await client.end();
-    if (!way.isEncrypted) return "connects without TLS";
+    if (!route.isEncrypted) return "connects without TLS";
     if (mode === "verify-full") return "connects with TLS, certificate and name verified";
     return `connects with TLS, certificate ${isVerified(tls) ? "verified" : "not verified"}`;
   } catch (cause) {

@@ -1,7 +1,7 @@
 import type { Client } from "pg";
-import { ConnectError } from "../connection/error.ts";
+import { ConnectError } from "../connection/errors.ts";
+import { findRoute } from "../connection/route.ts";
 import { readSettings, type Settings, shown } from "../connection/settings.ts";
-import { findWay } from "../connection/way.ts";
 import { encryption } from "./encryption.ts";
 import { error, type Finding, ok } from "./finding.ts";
 import { installation } from "./installation.ts";
@@ -26,21 +26,21 @@ export async function examine(text: string, direct: string | undefined): Promise
 }
 
 async function beyond(settings: Settings, direct: string | undefined): Promise<Finding[]> {
-  const found = await findWay(settings).catch((cause) => {
+  const found = await findRoute(settings).catch((cause) => {
     if (cause instanceof ConnectError) return cause;
     throw cause;
   });
   if (found instanceof ConnectError) return [error("login", found.message, found.hint ?? null)];
-  const { way, socket, client } = found;
+  const { route, socket, client } = found;
   try {
     const findings = [
       ok("login", `as ${settings.user} to the database ${settings.database}`),
-      ...(await encryption(way, socket, settings)),
+      ...(await encryption(route, socket, settings)),
       await pooler(client, settings, direct),
     ];
     // Without transactions, nothing more can be asked.
     if (findings.at(-1)?.severity === "error") return findings;
-    for (const part of parts) findings.push(...(await part(client)));
+    for (const examine of examinations) findings.push(...(await examine(client)));
     if (direct) findings.push(await directAddress(client, direct));
     return findings;
   } finally {
@@ -48,4 +48,4 @@ async function beyond(settings: Settings, direct: string | undefined): Promise<F
   }
 }
 
-const parts: ((client: Client) => Promise<Finding[]>)[] = [server, rights, installation];
+const examinations: ((client: Client) => Promise<Finding[]>)[] = [server, rights, installation];

@@ -1,6 +1,6 @@
 import type { Client } from "pg";
-import { knownMigrations, thisRelease } from "../bundle.ts";
-import { differenceTo } from "../version.ts";
+import { knownMigrations, thisRelease } from "../install/bundle.ts";
+import { differenceTo } from "../install/version.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 

@@ -1,6 +1,6 @@
 import { isIP } from "node:net";
 import { type Address, addresses, dial } from "../connection/dial.ts";
-import type { Fault } from "../connection/fault.ts";
+import type { HostError } from "../connection/errors.ts";
 import { resolve } from "../connection/resolve.ts";
 import { type Place, type Settings, socketFile } from "../connection/settings.ts";
 import { error, type Finding, ok } from "./finding.ts";
@@ -9,7 +9,7 @@ import { error, type Finding, ok } from "./finding.ts";
 export async function network(settings: Settings): Promise<Finding[]> {
   const found = await Promise.all(settings.places.map((place) => examinePlace(place, settings)));
   const reached = found.flat().some(({ finding, severity }) => finding === "address" && severity === "ok");
-  // What is wrong with one way hardly matters while there is another.
+  // What is wrong with one address hardly matters while there is another.
   return found.flat().map((one) => (reached && one.severity === "error" ? { ...one, severity: "warning" } : one));
 }
 
@@ -30,7 +30,7 @@ async function examineName(place: Place, { timeout }: Settings): Promise<Finding
   );
   const detail = `${name}: ${families.map(({ text }) => text).join(", ")}`;
   if (families.some(({ found }) => found.length > 0)) return [ok("name", detail)];
-  const { message, hint = null } = (await resolve(name, timeout).catch((cause: Fault) => cause)) as Fault;
+  const { message, hint = null } = (await resolve(name, timeout).catch((cause: HostError) => cause)) as HostError;
   return [error("name", `${detail}: ${message}`, hint)];
 }
 
@@ -43,7 +43,7 @@ async function examineAddress(address: Address, settings: Settings): Promise<Fin
     socket.destroy();
     return ok("address", `${name} (${family}) takes connections`);
   } catch (cause) {
-    const { message, hint = null } = cause as Fault;
+    const { message, hint = null } = cause as HostError;
     return error("address", `${name} (${family}): ${message}`, hint);
   }
 }

@@ -1,14 +1,14 @@
 import type { Client } from "pg";
-import { ConnectError } from "../connection/error.ts";
+import { ConnectError } from "../connection/errors.ts";
+import { findRoute } from "../connection/route.ts";
 import { readSettings, type Settings, shown } from "../connection/settings.ts";
-import { findWay } from "../connection/way.ts";
-import { detectPooling, type Pooling } from "../pooling.ts";
+import { detectPooler, type PoolerMode } from "../database/pooler.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
 /** Whether a pooler is in between, and when it takes the server away from a client: told by what it does. */
 export async function pooler(client: Client, settings: Settings, direct: string | undefined): Promise<Finding> {
-  switch (await pooling(client, settings)) {
+  switch (await poolerMode(client, settings)) {
     case "none":
       return ok("pooler", "none: each connection has its server process");
     case "session":
@@ -35,7 +35,7 @@ export async function pooler(client: Client, settings: Settings, direct: string 
 export async function directAddress(client: Client, text: string): Promise<Finding> {
   const settings = readSettings(text);
   const place = shown(settings);
-  const found = await findWay(settings).catch((cause) => {
+  const found = await findRoute(settings).catch((cause) => {
     if (cause instanceof ConnectError) return cause;
     throw cause;
   });
@@ -45,7 +45,7 @@ export async function directAddress(client: Client, text: string): Promise<Findi
     if (here !== there) {
       return error("direct", `${place} is another database`, "NOTIKA_DIRECT_URL has to lead to the same one.");
     }
-    if (["none", "session"].includes(await pooling(found.client, settings)))
+    if (["none", "session"].includes(await poolerMode(found.client, settings)))
       return ok("direct", `${place} leads there`);
     return error("direct", `${place} leads through a pooler, too`, "NOTIKA_DIRECT_URL has to name the server itself.");
   } finally {
@@ -61,6 +61,6 @@ async function identity(client: Client): Promise<string | undefined> {
   return row?.id;
 }
 
-function pooling(client: Client, settings: Settings): Promise<Pooling> {
-  return detectPooling(client, async () => (await findWay(settings)).client);
+function poolerMode(client: Client, settings: Settings): Promise<PoolerMode> {
+  return detectPooler(client, async () => (await findRoute(settings)).client);
 }

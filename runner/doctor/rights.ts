@@ -5,7 +5,7 @@ import { error, type Finding, ok, warning } from "./finding.ts";
 /** What the role may do, and what each missing right prevents. */
 export async function rights(client: Client): Promise<Finding[]> {
   const [found] = (await ask<Rights>(client, query)) as [Rights];
-  if (found.is_installed && found.closed_schemas) return [role(found), schemas(found), parts(found)];
+  if (found.is_installed && found.closed_schemas) return [role(found), schemas(found), roles(found)];
   return [role(found), schemas(found), tables(found), await eventTriggers(client)];
 }
 
@@ -109,17 +109,17 @@ function schemas({ role, may_create_schemas, is_installed, closed_schemas, missi
 }
 
 /** What the role may do with what another role installed. */
-function parts({ role, publishes, runs, reads, monitors }: Rights): Finding {
+function roles({ role, publishes, runs, reads, monitors }: Rights): Finding {
   const all = [
-    { may: publishes, part: "publisher", detail: "publish workflows" },
-    { may: runs, part: "runner", detail: "run workflows" },
-    { may: reads, part: "reader", detail: "read events and runs" },
-    { may: monitors, part: "monitor", detail: "see how it is" },
+    { may: publishes, of: "publisher", detail: "publish workflows" },
+    { may: runs, of: "runner", detail: "run workflows" },
+    { may: reads, of: "reader", detail: "read events and runs" },
+    { may: monitors, of: "monitor", detail: "see how it is" },
   ];
   const [may, mayNot] = [all.filter(({ may }) => may), all.filter(({ may }) => !may)];
   const list = (some: typeof all) => some.map(({ detail }) => detail).join(", ");
   const remedy = mayNot
-    .map(({ part }) => `select notika.grant_${part}('${role}');`)
+    .map(({ of }) => `select notika.grant_${of}('${role}');`)
     .concat("-- as the owner of notika")
     .join(" ");
   if (mayNot.length === 0) return ok("parts", `the role may ${list(may)}`);

@@ -1,4 +1,4 @@
-import type { StepObserver } from "../steps.ts";
+import type { StepObserver } from "../attempt/steps.ts";
 
 /** What a test wants to go wrong. */
 export function openFaults() {

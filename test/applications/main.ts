@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { raw } from "sql-template-tag";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { type Major, majors } from "../support/binaries.ts";
 import { startPostgres } from "../support/postgres.ts";
 import { directus } from "./directus/index.ts";

@@ -1,8 +1,8 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { raw } from "sql-template-tag";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
 import { startPostgres } from "../support/postgres.ts";
 
 /** Where the bench is held. */

@@ -1,4 +1,4 @@
-import type { Database } from "../../runner/database.ts";
+import type { Database } from "../../runner/database/database.ts";
 
 /** A transaction that goes on seeing what was there when it began, so that nothing since can be cleaned up. */
 export interface HeldSnapshot {

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { raw } from "sql-template-tag";
-import type { Database } from "../../runner/database.ts";
+import type { Database } from "../../runner/database/database.ts";
 
 /** The microseconds that the server process of a database with one connection has spent on a CPU. */
 export type ProcessClock = () => number;

@@ -1,5 +1,5 @@
 import { raw } from "sql-template-tag";
-import type { Database } from "../../runner/database.ts";
+import type { Database } from "../../runner/database/database.ts";
 import type { Captor } from "./captors.ts";
 import type { ProcessClock } from "./process_clock.ts";
 

@@ -1,5 +1,5 @@
 import { raw } from "sql-template-tag";
-import type { Execute } from "../../runner/database.ts";
+import type { Execute } from "../../runner/database/statements.ts";
 
 /** What is in the schemas of Notika, by object: two databases with the same catalog behave the same. */
 export async function catalog(execute: Execute): Promise<Record<string, string>> {

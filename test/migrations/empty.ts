@@ -1,5 +1,5 @@
-import type { Database } from "../../runner/database.ts";
-import { openEmbedded } from "../../runner/pglite/embedded.ts";
+import type { Database } from "../../runner/database/database.ts";
+import { openEmbedded } from "../../runner/embedded/embedded.ts";
 
 /** A Postgres of its own without Notika. */
 export async function openEmpty(): Promise<Database & AsyncDisposable> {

@@ -1,10 +1,10 @@
 import { runMigrations } from "graphile-worker";
 import sql from "sql-template-tag";
 import { describe, expect, test } from "vitest";
-import { installScript, installVersion } from "../../runner/bundle.ts";
-import type { Database } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
-import { committedMigrations } from "../../runner/migrations.ts";
+import type { Database } from "../../runner/database/database.ts";
+import { installScript, installVersion } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
+import { committedMigrations } from "../../runner/install/migrations.ts";
 import { workflowWithoutTable } from "../support/database.ts";
 import { catalog } from "./catalog.ts";
 import { openEmpty } from "./empty.ts";

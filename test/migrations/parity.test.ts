@@ -1,8 +1,14 @@
 import sql from "sql-template-tag";
 import { expect, test } from "vitest";
-import type { Database } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
-import { committedMigrations, currentMigration, readCode, readText, tableFiles } from "../../runner/migrations.ts";
+import type { Database } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
+import {
+  committedMigrations,
+  currentMigration,
+  readCode,
+  readText,
+  tableFiles,
+} from "../../runner/install/migrations.ts";
 import { asOwner, prepareRelease } from "../support/release.ts";
 import { catalog } from "./catalog.ts";
 import { openEmpty } from "./empty.ts";

@@ -1,6 +1,6 @@
 import path from "node:path";
 import { describe, expect, test } from "vitest";
-import { codeFiles, readText, tableFiles } from "../../runner/migrations.ts";
+import { codeFiles, readText, tableFiles } from "../../runner/install/migrations.ts";
 
 const tables = await read(await tableFiles());
 const code = await read(await codeFiles());

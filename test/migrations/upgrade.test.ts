@@ -1,7 +1,7 @@
 import sql from "sql-template-tag";
 import { expect, test } from "vitest";
-import { install } from "../../runner/install.ts";
-import { committedMigrations } from "../../runner/migrations.ts";
+import { install } from "../../runner/install/install.ts";
+import { committedMigrations } from "../../runner/install/migrations.ts";
 import { installRelease } from "../support/release.ts";
 import { catalog } from "./catalog.ts";
 import { openEmpty } from "./empty.ts";

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { judgeInProcess } from "../../runner/commands/check/in_process.ts";
 import { readMigration } from "../../runner/commands/check/migration.ts";
 import { readSql } from "../../runner/commands/check/read.ts";
-import type { Tasks } from "../../runner/tasks.ts";
+import type { Tasks } from "../../runner/workflow/load.ts";
 import { isThorough } from "../support/database.ts";
 
 const schemas = path.join(import.meta.dirname, "schemas");

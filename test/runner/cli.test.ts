@@ -4,10 +4,10 @@ import path from "node:path";
 import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import packageJson from "../../package.json" with { type: "json" };
-import { installScript, installVersion } from "../../runner/bundle.ts";
-import { install } from "../../runner/install.ts";
-import { openEmbedded } from "../../runner/pglite/embedded.ts";
-import { listenTcp } from "../../runner/pglite/server.ts";
+import { openEmbedded } from "../../runner/embedded/embedded.ts";
+import { listenTcp } from "../../runner/embedded/server.ts";
+import { installScript, installVersion } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
 import { workflowWithoutTable } from "../support/database.ts";
 import { notikaCommand, start } from "./process.ts";
 

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { NonRetriable, sql, workflow } from "../../runner/index.ts";
-import type { Step } from "../../runner/step.ts";
 import { createTestNotika, type TestNotika } from "../../runner/testing/index.ts";
+import type { Step } from "../../runner/workflow/step.ts";
 import { randomFrom } from "../support/random.ts";
 
 /** A workflow as data: made at random, and run once undisturbed and once with crashes. */

@@ -2,8 +2,8 @@ import { mkdtemp, readdir, readFile, rm, truncate, utimes, writeFile } from "nod
 import path from "node:path";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { Database } from "../../runner/database.ts";
-import { openEmbedded } from "../../runner/pglite/embedded.ts";
+import type { Database } from "../../runner/database/database.ts";
+import { openEmbedded } from "../../runner/embedded/embedded.ts";
 import { dataFolder } from "../support/postgres.ts";
 
 let folder: string;

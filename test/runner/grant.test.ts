@@ -1,7 +1,7 @@
 import { raw } from "sql-template-tag";
 import { describe, expect, test } from "vitest";
-import { type GrantOptions, grant } from "../../runner/grant.ts";
-import { install } from "../../runner/install.ts";
+import { type GrantOptions, grant } from "../../runner/install/grant.ts";
+import { install } from "../../runner/install/install.ts";
 import { openEmpty } from "../migrations/empty.ts";
 
 const application = `

@@ -2,10 +2,10 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { installVersion } from "../../runner/bundle.ts";
-import { install } from "../../runner/install.ts";
-import { openEmbedded } from "../../runner/pglite/embedded.ts";
-import { listenTcp } from "../../runner/pglite/server.ts";
+import { openEmbedded } from "../../runner/embedded/embedded.ts";
+import { listenTcp } from "../../runner/embedded/server.ts";
+import { installVersion } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
 import { notikaCommand, start } from "./process.ts";
 
 let project: string;

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
-import { complaint } from "../../runner/commands/support/complaint.ts";
+import { complaint } from "../../runner/commands/support/output.ts";
 import { readSettings, type Settings, shown } from "../../runner/connection/settings.ts";
-import { milliseconds } from "../../runner/duration.ts";
 import { NotikaError } from "../../runner/errors.ts";
+import { milliseconds } from "../../runner/workflow/duration.ts";
 import { fuzzing, hostileStrings, type Random, randomOf } from "../support/fuzzing.ts";
 
 const { cases, seed } = fuzzing(2000);

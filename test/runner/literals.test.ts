@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { expect, test } from "vitest";
-import { literals, literalsOf } from "../../runner/literals.ts";
+import { literals, literalsOf } from "../../runner/commands/check/literals.ts";
 
 test.for([
   ["strings of both quotes", `step.run("a", 'b')`, [["a"], ["b"]]],

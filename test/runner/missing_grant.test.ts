@@ -1,6 +1,6 @@
 import sql, { raw } from "sql-template-tag";
 import { expect, test } from "vitest";
-import { nameGrant } from "../../runner/missing_grant.ts";
+import { nameGrant } from "../../runner/attempt/missing_grant.ts";
 import { openEmpty } from "../migrations/empty.ts";
 
 test("a task that lacks a right is told each GRANT that it needs, until it works", async () => {

@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import packageJson from "../../package.json" with { type: "json" };
-import { committedMigrations } from "../../runner/migrations.ts";
+import { committedMigrations } from "../../runner/install/migrations.ts";
 
 let folder: string;
 
@@ -41,10 +41,11 @@ test("the command runs from the package", async () => {
   for (const { name, hash } of await committedMigrations()) expect(script).toContain(`('${name}', '${hash}')`);
 });
 
-test("both entries load and have types", async () => {
+test("its entries load and have types", async () => {
   await writeFile(
     join(folder, "entries.ts"),
-    `import { createRunner, NonRetriable, NotikaError, sql, workflow } from "notika";
+    `import { NonRetriable, NotikaError, sql, workflow } from "notika";
+import { createRunner } from "notika/runner";
 import { createTestNotika } from "notika/test";
 
 for (const entry of [createRunner, NonRetriable, NotikaError, sql, workflow, createTestNotika]) {

@@ -6,9 +6,9 @@ import { PGlite } from "@electric-sql/pglite";
 import type { PoolClient } from "pg";
 import sql, { raw } from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { listenTcp } from "../../runner/pglite/server.ts";
-import { PgliteWire } from "../../runner/pglite/wire.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { listenTcp } from "../../runner/embedded/server.ts";
+import { PgliteWire } from "../../runner/embedded/wire.ts";
 import { findProgram } from "../support/postgres.ts";
 
 const patience = 200;

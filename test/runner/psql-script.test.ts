@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { readScript } from "../../runner/pglite/psql_script.ts";
+import { readScript } from "../../runner/embedded/psql_script.ts";
 
 const statements = (script: string) => readScript(script).statements.map(({ line, text }) => `${line}: ${text}`);
 

@@ -1,9 +1,9 @@
 import { describe, expect, test } from "vitest";
-import type { Execute } from "../../runner/database.ts";
-import { plan, publications, publish } from "../../runner/publish.ts";
-import { toTasks } from "../../runner/tasks.ts";
+import type { Execute } from "../../runner/database/statements.ts";
+import { plan, publications, publish } from "../../runner/install/publish.ts";
 import { createTestNotika } from "../../runner/testing/index.ts";
-import { asWorkflow, workflow } from "../../runner/workflow.ts";
+import { toTasks } from "../../runner/workflow/load.ts";
+import { asWorkflow, workflow } from "../../runner/workflow/workflow.ts";
 
 describe("a task with a schedule", () => {
   test("runs at each of its times, on its clock, without a table", async () => {

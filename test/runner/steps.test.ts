@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { NonRetriable, RetryAfter, StepError, sql, workflow } from "../../runner/index.ts";
 import { createTestNotika, type TestNotika } from "../../runner/testing/index.ts";
-import type { Context } from "../../runner/workflow.ts";
+import type { Context } from "../../runner/workflow/workflow.ts";
 
 let t: TestNotika;
 let run = "0";

@@ -1,14 +1,14 @@
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { installVersion } from "../../runner/bundle.ts";
+import { makeTask } from "../../runner/attempt/attempt.ts";
+import { breakOff, type Cells, hear, now, openCells } from "../../runner/attempt/liveness.ts";
+import { openBegin, openOutcomes } from "../../runner/attempt/outcomes.ts";
+import { openMemory } from "../../runner/attempt/store.ts";
+import { type Embedded, openEmbedded } from "../../runner/embedded/embedded.ts";
 import { workflow } from "../../runner/index.ts";
-import { install } from "../../runner/install.ts";
-import { breakOff, type Cells, hear, now, openCells } from "../../runner/lease.ts";
+import { installVersion } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
 import { silentLog } from "../../runner/log.ts";
-import { openMemory } from "../../runner/memory.ts";
-import { openBegin, openOutcomes } from "../../runner/outcomes.ts";
-import { type Embedded, openEmbedded } from "../../runner/pglite/embedded.ts";
-import { makeTask } from "../../runner/run.ts";
 
 let embedded: Embedded;
 let cells: Cells;

@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { loadTasks } from "../../runner/tasks.ts";
 import { createTestNotika } from "../../runner/testing/index.ts";
-import type { Context } from "../../runner/workflow.ts";
+import { loadTasks } from "../../runner/workflow/load.ts";
+import type { Context } from "../../runner/workflow/workflow.ts";
 
 let project: string;
 let folder: string;

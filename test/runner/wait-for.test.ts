@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { NonRetriable, workflow } from "../../runner/index.ts";
 import { createTestNotika, type TestNotika } from "../../runner/testing/index.ts";
-import { asWorkflow, type Context } from "../../runner/workflow.ts";
+import { asWorkflow, type Context } from "../../runner/workflow/workflow.ts";
 
 const waitsFor = {
   payment: { table: "app.payments", columns: ["user_id", "amount"], match: ["user_id"] },

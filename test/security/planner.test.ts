@@ -83,8 +83,8 @@ test("an administrator's installation does not evaluate a default of the owner's
      alter view notika._request alter column result set default notika.evil()`,
   );
   await scene.as("postgres", "select 1");
-  const { install } = await import("../../runner/install.ts");
-  const { openDatabase } = await import("../../runner/database.ts");
+  const { install } = await import("../../runner/install/install.ts");
+  const { openDatabase } = await import("../../runner/database/database.ts");
   if (!scene.url) return;
   const database = openDatabase({ connect: scene.url, connections: 1 });
   await install(database).finally(database.close);

@@ -1,9 +1,9 @@
 import type { PoolClient } from "pg";
 import { test as base } from "vitest";
-import { installVersion } from "../../runner/bundle.ts";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
-import { openEmbedded } from "../../runner/pglite/embedded.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { openEmbedded } from "../../runner/embedded/embedded.ts";
+import { installVersion } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
 import type { Major } from "../support/binaries.ts";
 import { engine, isThorough as hasTimeForAll } from "../support/database.ts";
 import { startPostgres } from "../support/postgres.ts";

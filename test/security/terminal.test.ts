@@ -4,10 +4,10 @@ import path from "node:path";
 import postgres from "postgres";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
-import { installVersion } from "../../runner/bundle.ts";
-import { install } from "../../runner/install.ts";
-import { type Embedded, openEmbedded } from "../../runner/pglite/embedded.ts";
-import { listenTcp } from "../../runner/pglite/server.ts";
+import { type Embedded, openEmbedded } from "../../runner/embedded/embedded.ts";
+import { listenTcp } from "../../runner/embedded/server.ts";
+import { installVersion } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
 import { linkSource, notikaCommand, start } from "../runner/process.ts";
 
 // Colours, a title, a line of its own, a direction, what is not seen: as a user of the application may send it.

@@ -1,10 +1,10 @@
 import sql, { raw } from "sql-template-tag";
 import { describe, expect } from "vitest";
-import { installVersion } from "../../runner/bundle.ts";
-import { install } from "../../runner/install.ts";
-import { openEmbedded } from "../../runner/pglite/embedded.ts";
-import { readScript } from "../../runner/pglite/psql_script.ts";
-import { loadSchema } from "../../runner/pglite/schema.ts";
+import { openEmbedded } from "../../runner/embedded/embedded.ts";
+import { readScript } from "../../runner/embedded/psql_script.ts";
+import { loadSchema } from "../../runner/embedded/schema.ts";
+import { installVersion } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
 import { openArena, startCluster, stopCluster, test } from "./cluster.ts";
 import { findDumpTools } from "./dump.ts";
 

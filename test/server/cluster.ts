@@ -1,7 +1,7 @@
 import type { Sql } from "sql-template-tag";
 import { test as base } from "vitest";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
 import type { Major } from "../support/binaries.ts";
 import { isThorough, workflowWithoutTable } from "../support/database.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { Client } from "pg";
 import sql from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { PgClient } from "../../runner/connection/pg.ts";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { expectAnswer, type Place } from "../../runner/watch.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { expectAnswer, type TransactionId } from "../../runner/database/lost_answer.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
 import { openRelay } from "../support/relay.ts";
 
@@ -109,21 +109,21 @@ test("an undefined value is refused, since NULL may not be meant", async () => {
 
 test("an answer that gets lost is missed and its transaction undone; a long statement is left alone", async () => {
   const relay = await openRelay(server.port);
-  const client = new PgClient({ connectionString: relay.through(server.url) });
+  const client = new Client({ connectionString: relay.through(server.url) });
   await client.connect();
   await client.query("begin");
-  const { rows } = await client.query<Place>(
+  const { rows } = await client.query<TransactionId>(
     "select pg_backend_pid() as pid, extract(epoch from now())::text as began",
   );
-  const [place] = rows;
+  const [transaction] = rows;
   const pause = { first: 200, last: 200 };
-  const expected = (answer: Promise<unknown>) => expectAnswer(answer, { client, place, others: database, pause });
+  const expected = (answer: Promise<unknown>) => expectAnswer(answer, { client, transaction, others: database, pause });
 
   await expected(client.query("select pg_sleep(1.5)"));
   relay.forget();
   await expect(expected(client.query("select 1"))).rejects.toThrow("Connection terminated");
 
-  const isThere = sql`select count(*)::int as count from pg_stat_activity where pid = ${place?.pid}::int`;
+  const isThere = sql`select count(*)::int as count from pg_stat_activity where pid = ${transaction?.pid}::int`;
   await expect.poll(() => other.execute(isThere)).toEqual([{ count: 0 }]);
   relay.close();
 });

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { install } from "../../runner/install.ts";
+import { install } from "../../runner/install/install.ts";
 import { silentLog } from "../../runner/log.ts";
-import { createRunner } from "../../runner/runner.ts";
-import type { Event } from "../../runner/workflow.ts";
+import { createRunner } from "../../runner/worker/index.ts";
+import type { Event } from "../../runner/workflow/event.ts";
 import type { Postgres } from "../support/postgres.ts";
 import { openSession, startCluster, stopCluster, until } from "./cluster.ts";
 

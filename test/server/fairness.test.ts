@@ -1,10 +1,11 @@
 import { setTimeout } from "node:timers/promises";
 import { raw } from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { createRunner, type Runner, workflow } from "../../runner/index.ts";
-import { install } from "../../runner/install.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { workflow } from "../../runner/index.ts";
+import { install } from "../../runner/install/install.ts";
 import { silentLog } from "../../runner/log.ts";
+import { createRunner, type Runner } from "../../runner/worker/index.ts";
 import { startPostgres } from "../support/postgres.ts";
 
 let server: Awaited<ReturnType<typeof startPostgres>>;

@@ -3,8 +3,8 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import sql from "sql-template-tag";
 import { expect, test } from "vitest";
-import { openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
+import { openDatabase } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
 import type { Major } from "../support/binaries.ts";
 import { startPostgres } from "../support/postgres.ts";
 

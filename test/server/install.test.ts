@@ -1,9 +1,9 @@
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { installScript } from "../../runner/bundle.ts";
-import { openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
-import { committedMigrations } from "../../runner/migrations.ts";
+import { openDatabase } from "../../runner/database/database.ts";
+import { installScript } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
+import { committedMigrations } from "../../runner/install/migrations.ts";
 import { isThorough } from "../support/database.ts";
 import { startPostgres } from "../support/postgres.ts";
 

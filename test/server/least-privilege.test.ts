@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { install } from "../../runner/install.ts";
+import { install } from "../../runner/install/install.ts";
 import { notikaCommand, start } from "../runner/process.ts";
 import type { Major } from "../support/binaries.ts";
 import { dumpSchema, listObjects } from "../support/dump.ts";

@@ -1,7 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { install } from "../../runner/install.ts";
+import { install } from "../../runner/install/install.ts";
 import type { Major } from "../support/binaries.ts";
 import { dumpSchema, listObjects } from "../support/dump.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";

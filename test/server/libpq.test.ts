@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { raw } from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { examine } from "../../runner/doctor/examine.ts";
 import { asPsql, psql } from "../support/libpq.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";

@@ -1,8 +1,8 @@
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
 import type { Major } from "../support/binaries.ts";
 import { type PgBouncer, startPgBouncer } from "../support/pgbouncer.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";

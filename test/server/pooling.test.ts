@@ -1,8 +1,8 @@
+import { Client } from "pg";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { PgClient } from "../../runner/connection/pg.ts";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { detectPooling } from "../../runner/pooling.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { detectPooler } from "../../runner/database/pooler.ts";
 import { type PgBouncer, pgbouncer, startPgBouncer } from "../support/pgbouncer.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
 
@@ -20,7 +20,7 @@ describe.skipIf(!pgbouncer)("what stands before a server", () => {
   });
 
   test("is nothing", async () => {
-    expect(await pooling(server.url)).toBe("none");
+    expect(await poolerMode(server.url)).toBe("none");
     expect(await hears(server.url)).toBe(true);
   });
 
@@ -33,7 +33,7 @@ describe.skipIf(!pgbouncer)("what stands before a server", () => {
   ] as const)("is a pooler in %s mode with %i connections", async (mode, connections, canHear) => {
     const url = await behind(mode, connections);
 
-    expect(await pooling(url)).toBe(mode);
+    expect(await poolerMode(url)).toBe(mode);
     if (canHear !== undefined) expect(await hears(url)).toBe(canHear);
   });
 
@@ -46,7 +46,7 @@ describe.skipIf(!pgbouncer)("what stands before a server", () => {
     });
 
     const found = new Set<string>();
-    for (let times = 0; times < 30; times++) found.add(await pooling(url));
+    for (let times = 0; times < 30; times++) found.add(await poolerMode(url));
     isBusy = false;
     await Promise.all(busy);
     await others.close();
@@ -61,15 +61,15 @@ describe.skipIf(!pgbouncer)("what stands before a server", () => {
   }
 });
 
-async function pooling(url: string) {
+async function poolerMode(url: string) {
   const open = async () => {
-    const client = new PgClient({ connectionString: url });
+    const client = new Client({ connectionString: url });
     client.on("error", () => {});
     await client.connect();
     return client;
   };
   const client = await open();
-  return detectPooling(client, open).finally(() => client.end());
+  return detectPooler(client, open).finally(() => client.end());
 }
 
 async function hears(url: string): Promise<boolean> {

@@ -1,7 +1,7 @@
 import sql, { raw } from "sql-template-tag";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
 import { startPostgres } from "../support/postgres.ts";
 
 let server: Awaited<ReturnType<typeof startPostgres>>;

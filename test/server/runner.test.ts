@@ -2,9 +2,9 @@ import path from "node:path";
 import { setTimeout } from "node:timers/promises";
 import sql from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
-import { createRunner } from "../../runner/runner.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { install } from "../../runner/install/install.ts";
+import { createRunner } from "../../runner/worker/runner.ts";
 import { startPostgres } from "../support/postgres.ts";
 import { type RunnerProcess, spawnRunner } from "../support/runner.ts";
 

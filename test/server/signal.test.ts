@@ -1,6 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { describe, expect } from "vitest";
-import { createRunner, workflow } from "../../runner/index.ts";
+import { workflow } from "../../runner/index.ts";
+import { createRunner } from "../../runner/worker/index.ts";
 import { type Arena, begin, commit, drain, type Session, test } from "./cluster.ts";
 
 const schema = `

@@ -4,7 +4,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { examine } from "../../runner/doctor/examine.ts";
 import { serverUser } from "../support/binaries.ts";
 import { type Authority, type Certificate, openAuthority, selfSigned } from "../support/certificates.ts";

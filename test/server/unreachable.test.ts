@@ -7,7 +7,7 @@ import path from "node:path";
 import { inspect } from "node:util";
 import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { notikaCommand, start } from "../runner/process.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
 import { versions } from "./cluster.ts";

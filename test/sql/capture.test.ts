@@ -1,5 +1,5 @@
 import { describe, expect } from "vitest";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { test } from "../support/database.ts";
 import { asRole, captured, events, generatedNames, inTransaction, noEventTriggers, undone } from "./support.ts";
 

@@ -1,6 +1,6 @@
 import { readdir } from "node:fs/promises";
 import { describe, expect } from "vitest";
-import { codeFiles, readText, tableFiles } from "../../runner/migrations.ts";
+import { codeFiles, readText, tableFiles } from "../../runner/install/migrations.ts";
 import { catalog } from "../migrations/catalog.ts";
 import { test } from "../support/database.ts";
 import { noEventTriggers } from "./support.ts";

@@ -1,5 +1,5 @@
 import { describe, expect } from "vitest";
-import { readCode } from "../../runner/migrations.ts";
+import { readCode } from "../../runner/install/migrations.ts";
 import { catalog } from "../migrations/catalog.ts";
 import { testBeside as test } from "../support/database.ts";
 import { asRole, undone } from "./support.ts";

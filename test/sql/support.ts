@@ -1,5 +1,5 @@
 import { raw } from "sql-template-tag";
-import type { Execute } from "../../runner/database.ts";
+import type { Execute } from "../../runner/database/statements.ts";
 import type { TestDatabase } from "../support/database.ts";
 
 type Db = Pick<TestDatabase, "query" | "database">;

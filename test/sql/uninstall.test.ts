@@ -1,5 +1,5 @@
 import { describe, expect } from "vitest";
-import { install } from "../../runner/install.ts";
+import { install } from "../../runner/install/install.ts";
 import { testBeside as test } from "../support/database.ts";
 import { inTransaction } from "./support.ts";
 

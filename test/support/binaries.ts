@@ -4,7 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { cacheFolder } from "../../runner/pglite/snapshot.ts";
+import { cacheFolder } from "../../runner/embedded/snapshot.ts";
 
 export type Major = (typeof majors)[number];
 

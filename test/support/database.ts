@@ -1,9 +1,9 @@
 import { raw, type Sql } from "sql-template-tag";
 import { test as base } from "vitest";
-import { installVersion } from "../../runner/bundle.ts";
-import { type Database, openDatabase } from "../../runner/database.ts";
-import { install } from "../../runner/install.ts";
-import { type Embedded, openEmbedded } from "../../runner/pglite/embedded.ts";
+import { type Database, openDatabase } from "../../runner/database/database.ts";
+import { type Embedded, openEmbedded } from "../../runner/embedded/embedded.ts";
+import { installVersion } from "../../runner/install/bundle.ts";
+import { install } from "../../runner/install/install.ts";
 import type { Major } from "./binaries.ts";
 import { startPostgres } from "./postgres.ts";
 

@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { raw } from "sql-template-tag";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import type { Major } from "./binaries.ts";
 import { findProgram } from "./postgres.ts";
 

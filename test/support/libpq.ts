@@ -1,7 +1,7 @@
 import { execFile } from "node:child_process";
 import { raw } from "sql-template-tag";
 import { expect } from "vitest";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { findProgram } from "./postgres.ts";
 
 /** Where libpq can be asked for its opinion. */

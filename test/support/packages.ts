@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
-import { cacheFolder } from "../../runner/pglite/snapshot.ts";
+import { cacheFolder } from "../../runner/embedded/snapshot.ts";
 import { putInPlace } from "./binaries.ts";
 
 /** The folder with the files of a package as published, without its dependencies; nothing of it is run. */

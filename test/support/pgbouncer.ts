@@ -4,7 +4,7 @@ import { chownSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { raw } from "sql-template-tag";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { serverUser } from "./binaries.ts";
 import { findProgram, freePort, hireUndertaker } from "./postgres.ts";
 

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createConnection } from "node:net";
 import sql, { type Sql } from "sql-template-tag";
 import { describe, expect, test } from "vitest";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { startPostgres } from "./postgres.ts";
 
 describe.each([15, 18] as const)("PostgreSQL %i", (major) => {

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { raw } from "sql-template-tag";
-import { openDatabase } from "../../runner/database.ts";
+import { openDatabase } from "../../runner/database/database.ts";
 import { findBinaries, type Major, serverUser, systemFolder } from "./binaries.ts";
 
 export interface Postgres {

@@ -1,7 +1,7 @@
 import { runMigrations } from "graphile-worker";
 import sql, { raw } from "sql-template-tag";
-import type { Database } from "../../runner/database.ts";
-import { type Migration, readCode, readText } from "../../runner/migrations.ts";
+import type { Database } from "../../runner/database/database.ts";
+import { type Migration, readCode, readText } from "../../runner/install/migrations.ts";
 
 /** What installing these releases one after the other left in a database. */
 export async function installRelease(database: Database, migrations: Migration[]): Promise<void> {

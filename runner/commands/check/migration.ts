@@ -1,4 +1,4 @@
-import { readScript, type Statement } from "../../pglite/psql_script.ts";
+import { readScript, type Statement } from "../../embedded/psql_script.ts";
 
 /** A file with a migration, as `check_ddl` takes it, and what stays of it when one of its statements is refused. */
 export interface Migration {
@@ -60,13 +60,13 @@ const ends = /^(commit|end|rollback|abort)\b(?!.* to )/i;
 const cannotBeInTransaction =
   /^(create|drop|reindex|alter)\b.*\bconcurrently\b|^(vacuum|alter system|reindex (\([^)]*\) )?(database|system)|(create|drop|alter) (database|tablespace|subscription))\b/i;
 
-function isControl(bare: string): boolean {
+function isTransactionControl(bare: string): boolean {
   return begins.test(bare) || ends.test(bare);
 }
 
 /** What changes nothing for others leaves nothing behind. */
 function isWork(bare: string): boolean {
-  return !isControl(bare) && !/^(set|reset|show|select (pg_catalog\.)?set_config)\b/i.test(bare);
+  return !isTransactionControl(bare) && !/^(set|reset|show|select (pg_catalog\.)?set_config)\b/i.test(bare);
 }
 
 /** Why a statement cannot be in a transaction, if it cannot. */

@@ -1,10 +1,9 @@
 import path from "node:path";
 import sql from "sql-template-tag";
-import type { Database } from "../../database.ts";
-import { type Literals, literalsOf } from "../../literals.ts";
-import { taskFiles } from "../../tasks.ts";
-import { output } from "../support/command.ts";
-import { table } from "../support/table.ts";
+import type { Database } from "../../database/database.ts";
+import { taskFiles } from "../../workflow/load.ts";
+import { output, table } from "../support/output.ts";
+import { type Literals, literalsOf } from "./literals.ts";
 
 interface Remembered {
   workflow: string;

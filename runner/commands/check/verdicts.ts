@@ -1,7 +1,7 @@
 import sql from "sql-template-tag";
-import type { Database } from "../../database.ts";
+import type { Database } from "../../database/database.ts";
 import { indented, printable } from "../../printable.ts";
-import { output } from "../support/command.ts";
+import { output } from "../support/output.ts";
 import { type Migration, whatStays } from "./migration.ts";
 
 export interface Verdict {

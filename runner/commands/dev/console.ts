@@ -1,7 +1,7 @@
 import { styleText } from "node:util";
+import type { RunObserver } from "../../attempt/attempt.ts";
 import { color, fieldText, type Log, makeLog, styled } from "../../log.ts";
 import { indented, printable } from "../../printable.ts";
-import type { RunObserver } from "../../run.ts";
 
 /** What tasks and runner say, for a person who watches: `· #7 Dear Ada, welcome! to=ada@example.com` */
 export const devLog: Log = makeLog((level, message, { run, workflow: _, stack, ...fields }) => {

@@ -3,10 +3,10 @@ import { cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Database } from "../../database.ts";
+import type { Database } from "../../database/database.ts";
 import { NotikaError } from "../../errors.ts";
-import { inPackage } from "../../migrations.ts";
-import { version } from "../../version.ts";
+import { inPackage } from "../../install/migrations.ts";
+import { version } from "../../install/version.ts";
 
 /** Writes the example's tasks to a folder and its SQL beside it; what is there already is left alone. */
 export async function writeExample(tasks: string): Promise<void> {

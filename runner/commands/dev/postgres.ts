@@ -1,11 +1,11 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
-import { installVersion } from "../../bundle.ts";
-import type { Database } from "../../database.ts";
-import { install } from "../../install.ts";
-import { openEmbedded } from "../../pglite/embedded.ts";
-import { listenTcp } from "../../pglite/server.ts";
-import { claimFolder } from "./claim.ts";
+import type { Database } from "../../database/database.ts";
+import { openEmbedded } from "../../embedded/embedded.ts";
+import { listenTcp } from "../../embedded/server.ts";
+import { installVersion } from "../../install/bundle.ts";
+import { install } from "../../install/install.ts";
+import { lockFolder } from "./folder_lock.ts";
 
 export interface DevPostgres {
   database: Database;
@@ -17,7 +17,7 @@ export interface DevPostgres {
 
 /** Starts an embedded Postgres that keeps its data in a folder and listens on the port or, if that is taken, on another. */
 export async function startPostgres(folder: string, port: number): Promise<DevPostgres> {
-  const closing: (() => Promise<void>)[] = [await claimFolder(folder)];
+  const closing: (() => Promise<void>)[] = [await lockFolder(folder)];
   const close = async () => {
     for (const step of closing.splice(0).reverse()) await step();
   };

@@ -1,7 +1,7 @@
-import type { Database } from "../../database.ts";
+import type { Database } from "../../database/database.ts";
+import { publications, publish } from "../../install/publish.ts";
 import type { Log } from "../../log.ts";
-import { publications, publish } from "../../publish.ts";
-import type { Tasks } from "../../tasks.ts";
+import type { Tasks } from "../../workflow/load.ts";
 import { explained } from "./console.ts";
 
 /** Publishes what tasks declare; what cannot be published yet, say for want of its table, is tried again until it can. */

@@ -1,11 +1,11 @@
 import path from "node:path";
-import type { Database } from "../../database.ts";
+import type { Database } from "../../database/database.ts";
 import type { Log } from "../../log.ts";
-import { startRunner } from "../../runner.ts";
-import { loadTasks, type Tasks } from "../../tasks.ts";
+import { startRunner } from "../../worker/runner.ts";
+import { loadTasks, type Tasks } from "../../workflow/load.ts";
+import { onCodeChange } from "./code_changes.ts";
 import { explained, runLine } from "./console.ts";
 import { keepPublished } from "./publishing.ts";
-import { watchCode } from "./watch.ts";
 
 /** Publishes and runs the tasks of a folder, and starts over when they change; gives what ends that. */
 export async function startSession(database: Database, folder: string, log: Log): Promise<() => Promise<void>> {
@@ -50,11 +50,11 @@ export async function startSession(database: Database, folder: string, log: Log)
   }
 
   let reloading = Promise.resolve();
-  const unwatch = watchCode(folder, () => {
+  const endWatch = onCodeChange(folder, () => {
     reloading = reloading.then(reload).catch((error: Error) => log.error(error.message));
   });
   return async () => {
-    unwatch();
+    endWatch();
     await reloading;
     await stop();
   };

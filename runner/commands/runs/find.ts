@@ -1,6 +1,6 @@
 import sql, { type Sql } from "sql-template-tag";
-import type { Database } from "../../database.ts";
-import { since } from "../support/since.ts";
+import type { Database } from "../../database/database.ts";
+import { since } from "../support/arguments.ts";
 
 /** Which runs are wanted. */
 export interface Filter {

@@ -1,5 +1,5 @@
 import { setTimeout } from "node:timers/promises";
-import type { Database } from "../../database.ts";
+import type { Database } from "../../database/database.ts";
 import { printable, printableJson } from "../../printable.ts";
 import { stopSignal } from "../support/stop_signal.ts";
 import { type Filter, type Found, findRuns } from "./find.ts";

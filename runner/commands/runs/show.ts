@@ -1,8 +1,7 @@
 import sql from "sql-template-tag";
-import type { Database } from "../../database.ts";
+import type { Database } from "../../database/database.ts";
 import { indented, printable, printableJson } from "../../printable.ts";
-import { output } from "../support/command.ts";
-import { table } from "../support/table.ts";
+import { output, table } from "../support/output.ts";
 
 interface Entry {
   at: Date | null;

@@ -1,9 +1,9 @@
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import sql from "sql-template-tag";
-import { type Database, openDatabase } from "../../database.ts";
+import { type Database, openDatabase } from "../../database/database.ts";
 import { UsageError } from "../../errors.ts";
-import { indented, printableJson } from "../../printable.ts";
-import { databaseUrl, directUrl } from "./database_url.ts";
+import { indented } from "../../printable.ts";
+import { databaseUrl, directUrl } from "./arguments.ts";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 
@@ -14,8 +14,8 @@ export interface Command<O extends Options = Options> {
   takesArguments?: boolean;
   /** What an option means that is given without its value. */
   bare?: Record<string, string>;
-  /** What a role must have been made to use it, if it does not own Notika. */
-  part?: "publisher" | "runner" | "reader";
+  /** The role of Notika that its user needs, unless it owns Notika. */
+  role?: "publisher" | "runner" | "reader";
   /** Gives the exit code. */
   run(context: Context<O>): Promise<number>;
 }
@@ -62,13 +62,13 @@ export async function runCommand(command: Command, args: string[]): Promise<numb
   }
 }
 
-/** A permission that Postgres refuses without a hint: names the part that the role has to be given. */
-async function explainRefusal(error: Error & { code?: string; hint?: string }, { part }: Command, context: Context) {
-  if (part && error.code === "42501" && !error.hint) {
-    const [role] = await context.database.execute<{ name: string }>(
+/** Adds a hint to a refusal of Postgres that has none: the role that the user needs. */
+async function explainRefusal(error: Error & { code?: string; hint?: string }, { role }: Command, context: Context) {
+  if (role && error.code === "42501" && !error.hint) {
+    const [user] = await context.database.execute<{ name: string }>(
       sql`select quote_literal(quote_ident(current_user)) as name`,
     );
-    error.hint = `The owner of notika runs: select notika.grant_${part}(${role?.name});`;
+    error.hint = `The owner of notika runs: select notika.grant_${role}(${user?.name});`;
   }
   return Promise.reject(error);
 }
@@ -83,9 +83,4 @@ function parse({ options, takesArguments = false, bare = {} }: Command, given: s
   } catch (error) {
     throw new UsageError((error as Error).message, { hint: "See: notika --help" });
   }
-}
-
-/** Writes data to stdout: one JSON document, or what is made of it for people, which has to be printable. */
-export function output<T>(json: boolean, data: T, toText: (data: T) => string): void {
-  process.stdout.write(json ? `${printableJson(data, 2)}\n` : toText(data));
 }

@@ -1,6 +1,6 @@
 import path from "node:path";
 import { raw } from "sql-template-tag";
-import { openDatabase } from "../../../runner/database.ts";
+import { openDatabase } from "../../../runner/database/database.ts";
 import { freePort, type Postgres } from "../../support/postgres.ts";
 import { type Answer, openApi } from "./api.ts";
 import type { Application, Place, Refusal, Stage } from "./application.ts";

@@ -2,10 +2,11 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import sql, { raw } from "sql-template-tag";
-import { type Database, openDatabase } from "../../../runner/database.ts";
-import { type Context, createRunner } from "../../../runner/index.ts";
-import { install } from "../../../runner/install.ts";
+import { type Database, openDatabase } from "../../../runner/database/database.ts";
+import type { Context } from "../../../runner/index.ts";
+import { install } from "../../../runner/install/install.ts";
 import { silentLog } from "../../../runner/log.ts";
+import { createRunner } from "../../../runner/worker/index.ts";
 import type { Workflow } from "./application.ts";
 
 /** Notika beside an application, and the shadow that it is compared with. */

@@ -1,4 +1,4 @@
-import { type Database, openDatabase } from "../../../runner/database.ts";
+import { type Database, openDatabase } from "../../../runner/database/database.ts";
 import type { Bench } from "../bench.ts";
 import { type Captor, captors, remarksOn } from "../captors.ts";
 import { added, type Comparison, type Findings, type Goal, interleave, of, ratios } from "../measure.ts";

@@ -1,6 +1,6 @@
 import { raw } from "sql-template-tag";
-import { type Database, openDatabase } from "../../../runner/database.ts";
-import { atOnce } from "../../../runner/statements.ts";
+import { type Database, openDatabase } from "../../../runner/database/database.ts";
+import { atOnce } from "../../../runner/database/statements.ts";
 import type { Bench } from "../bench.ts";
 import { holdSnapshot } from "../held_snapshot.ts";
 import { type Comparison, type Findings, type Goal, of, ratios } from "../measure.ts";

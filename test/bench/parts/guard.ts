@@ -1,5 +1,5 @@
 import { raw } from "sql-template-tag";
-import { type Database, openDatabase } from "../../../runner/database.ts";
+import { type Database, openDatabase } from "../../../runner/database/database.ts";
 import type { Bench } from "../bench.ts";
 import { added, type Comparison, type Findings, interleave, of } from "../measure.ts";
 

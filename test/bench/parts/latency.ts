@@ -1,11 +1,11 @@
 import { setTimeout } from "node:timers/promises";
 import { Logger, run as runWorker } from "graphile-worker";
 import { raw } from "sql-template-tag";
-import { type Database, openDatabase } from "../../../runner/database.ts";
+import { type Database, openDatabase } from "../../../runner/database/database.ts";
 import { workflow } from "../../../runner/index.ts";
 import { silentLog } from "../../../runner/log.ts";
-import { startRunner } from "../../../runner/runner.ts";
-import { toTasks } from "../../../runner/tasks.ts";
+import { startRunner } from "../../../runner/worker/runner.ts";
+import { toTasks } from "../../../runner/workflow/load.ts";
 import { type PgBouncer, pgbouncer, startPgBouncer } from "../../support/pgbouncer.ts";
 import type { Bench } from "../bench.ts";
 import { type Comparison, type Findings, type Goal, of, quantile } from "../measure.ts";

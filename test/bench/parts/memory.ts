@@ -4,7 +4,7 @@ import path from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { promisify } from "node:util";
 import { raw } from "sql-template-tag";
-import { openDatabase } from "../../../runner/database.ts";
+import { openDatabase } from "../../../runner/database/database.ts";
 import type { Bench } from "../bench.ts";
 import type { Findings } from "../measure.ts";
 

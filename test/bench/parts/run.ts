@@ -1,9 +1,10 @@
 import { setTimeout } from "node:timers/promises";
 import { Logger, type RunnerOptions, run as runWorker } from "graphile-worker";
 import { raw } from "sql-template-tag";
-import { type Database, openDatabase } from "../../../runner/database.ts";
-import { createRunner, workflow } from "../../../runner/index.ts";
+import { type Database, openDatabase } from "../../../runner/database/database.ts";
+import { workflow } from "../../../runner/index.ts";
 import { silentLog } from "../../../runner/log.ts";
+import { createRunner } from "../../../runner/worker/index.ts";
 import type { Arena } from "../arena.ts";
 import type { Bench } from "../bench.ts";
 import { type Findings, interleave, of, ratios } from "../measure.ts";

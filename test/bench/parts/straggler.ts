@@ -1,6 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import { raw } from "sql-template-tag";
-import { type Database, openDatabase } from "../../../runner/database.ts";
+import { type Database, openDatabase } from "../../../runner/database/database.ts";
 import type { Bench } from "../bench.ts";
 import { type Findings, of, quantile } from "../measure.ts";
 

@@ -2,7 +2,7 @@
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { raw } from "sql-template-tag";
-import { openDatabase } from "../../../runner/database.ts";
+import { openDatabase } from "../../../runner/database/database.ts";
 import { type Major, majors } from "../../support/binaries.ts";
 import { setup } from "../../support/build.ts";
 import { aligned } from "../../support/table.ts";

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { install } from "../../../runner/install.ts";
+import { install } from "../../../runner/install/install.ts";
 import type { Postgres } from "../../support/postgres.ts";
 import { drain, major, openSession, type Session, startCluster, stopCluster } from "../cluster.ts";
 import { type DumpTools, findDumpTools } from "../dump.ts";

@@ -3,8 +3,8 @@ import { chownSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { openDatabase } from "../../../runner/database.ts";
-import { install } from "../../../runner/install.ts";
+import { openDatabase } from "../../../runner/database/database.ts";
+import { install } from "../../../runner/install/install.ts";
 import { serverUser, systemFolder } from "../../support/binaries.ts";
 import { initialise, type Postgres, startPostgres } from "../../support/postgres.ts";
 import { begin, commit, drain, jobs, openSession, stopCluster } from "../cluster.ts";

@@ -140,7 +140,7 @@ async function after(db: TestDatabase, workflow: string): Promise<string> {
 }
 
 async function inTransaction({ database }: TestDatabase, statements: string[], isolation = "read committed") {
-  const session = await database.borrow(60_000);
+  const session = await database.acquire(60_000);
   try {
     for (const statement of [`begin isolation level ${isolation}`, ...statements, "commit"]) {
       await session.query(statement);

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
-import { install } from "../../../../runner/install.ts";
-import { committedMigrations } from "../../../../runner/migrations.ts";
+import { install } from "../../../../runner/install/install.ts";
+import { committedMigrations } from "../../../../runner/install/migrations.ts";
 import { applyMigrations, installRelease } from "../../../support/release.ts";
 import type { Fault } from "../harness/fault.ts";
 import { prepareTables, type Stage } from "../harness/stage.ts";

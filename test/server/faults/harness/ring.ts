@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { raw } from "sql-template-tag";
-import { type Database, openDatabase } from "../../../../runner/database.ts";
+import { type Database, openDatabase } from "../../../../runner/database/database.ts";
 import { installStage, type Stage } from "./stage.ts";
 
 /** Installs Notika with a ring that is due to turn whenever there is an event. */

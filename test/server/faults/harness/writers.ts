@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Client } from "pg";
-import { PgClient } from "../../../../runner/connection/pg.ts";
+import { Client } from "pg";
 import { randomFrom } from "../../../support/random.ts";
 
 /** Sessions that change items without pause, and keep an account of what became of it. */
@@ -149,7 +148,7 @@ function change(operation: string, id: number, version: number, sql: string): Ch
 }
 
 async function open(url: string): Promise<Client> {
-  const client = new PgClient({ connectionString: url, query_timeout: patience, connectionTimeoutMillis: patience });
+  const client = new Client({ connectionString: url, query_timeout: patience, connectionTimeoutMillis: patience });
   client.on("error", () => {});
   await client.connect();
   return client;

@@ -1,0 +1,62 @@
+import sql from "sql-template-tag";
+import type { Database } from "../database/database.ts";
+
+/** Adds to the message of an error that a task met for want of a right the GRANT that mends it, as far as it can be told. */
+export async function nameGrant(error: Error, { execute }: Pick<Database, "execute">): Promise<void> {
+  const refusal = (error.cause instanceof Error ? error.cause : error) as Refusal;
+  if (refusal.code !== "42501" || refusal.hint) return;
+  // In the language of the server; in others than English no hint is lost but this one.
+  const [, kind, name] =
+    /^permission denied for (schema|sequence|function|table|view) (.+)$/.exec(refusal.message) ?? [];
+  if (kind === undefined || name === undefined) return;
+
+  const [found] = await execute<{ role: string; object: string }>(candidates(kind, name)).catch(() => []);
+  if (!found) return;
+  const privilege = { schema: "usage", sequence: "usage", function: "execute" }[kind] ?? verbs(refusal.statement, name);
+  const on = kind === "table" || kind === "view" ? "" : `${kind} `;
+  error.message += `. Run: grant ${privilege} on ${on}${found.object} to ${found.role};`;
+}
+
+interface Refusal extends Error {
+  code?: string;
+  hint?: string;
+  /** What was refused, where this process knows it. */
+  statement?: string;
+}
+
+/** The object that Postgres calls by its bare name: of several those first that the role may not use. */
+function candidates(kind: string, name: string) {
+  return sql`
+    select quote_ident(current_user) as role, o.object
+      from (
+        select format('%I.%I', n.nspname, c.relname) as object,
+               has_table_privilege(c.oid, 'select, insert, update, delete') as is_usable
+          from pg_class as c
+          join pg_namespace as n on n.oid = c.relnamespace
+         where c.relname = ${name}::text and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+           and (c.relkind = 'S') = (${kind}::text = 'sequence') and ${kind}::text in ('sequence', 'table', 'view')
+        union all
+        select p.oid::regprocedure::text, has_function_privilege(p.oid, 'execute')
+          from pg_proc as p
+         where p.proname = ${name}::text and ${kind}::text = 'function'
+        union all
+        select quote_ident(${name}::text), false where ${kind}::text = 'schema'
+      ) as o
+     order by o.is_usable, o.object
+     limit 1`;
+}
+
+/** What a statement does to a table. */
+function verbs(statement = "", name: string): string {
+  const table = `(?:(?:\\w+|"[^"]+")\\s*\\.\\s*)?(?:${quoted(name)}|${quoted(`"${name.replaceAll('"', '""')}"`)})(?![\\w$])`;
+  const verb = Object.entries({ insert: "into", update: "update", delete: "delete\\s+from" }).find(([, before]) =>
+    new RegExp(`\\b${before}\\s+(?:only\\s+)?${table}`, "i").test(statement),
+  )?.[0];
+  if (!verb) return "select";
+  // Whoever says which rows, or wants them back, reads them too.
+  return /\b(where|returning|on\s+conflict)\b/i.test(statement) ? `select, ${verb}` : verb;
+}
+
+function quoted(text: string): string {
+  return text.replace(/[$.*+?^()|[\]{}\\]/g, "\\$&");
+}

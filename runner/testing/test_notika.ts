@@ -1,0 +1,207 @@
+import { EventEmitter } from "node:events";
+import { type Job, Logger, runOnce } from "graphile-worker";
+import statement, { type RawValue, raw } from "sql-template-tag";
+import { makeTask } from "../attempt/attempt.ts";
+import { openBegin, openOutcomes } from "../attempt/outcomes.ts";
+import { openMemory } from "../attempt/store.ts";
+import { catchStrays } from "../attempt/unhandled.ts";
+import { openEmbedded } from "../embedded/embedded.ts";
+import { installVersion } from "../install/bundle.ts";
+import { install } from "../install/install.ts";
+import { publications, publish } from "../install/publish.ts";
+import { silentLog } from "../log.ts";
+import { workerPreset } from "../worker/graphile.ts";
+import { nameInstallation } from "../worker/runner.ts";
+import { type Duration, milliseconds } from "../workflow/duration.ts";
+import type { Event } from "../workflow/event.ts";
+import { type Tasks, toTasks } from "../workflow/load.ts";
+import { openClock } from "./clock.ts";
+import { openFaults } from "./faults.ts";
+
+/** A run, as `notika.runs` shows it. */
+export interface TestRun {
+  id: string;
+  workflow: string;
+  state: string;
+  attempts: number;
+  event: Event;
+  error: string | null;
+}
+
+/** A step of a run. */
+export interface TestStep {
+  name: string;
+  state: "done" | "failed" | "retrying" | "waiting";
+  result: unknown;
+  attempts: number;
+  error: string | null;
+}
+
+/** A Postgres in this process with Notika in it, your schema, and your tasks published. */
+export interface TestNotika extends AsyncDisposable {
+  /** Runs a statement and gives its rows: ``await t.sql`insert into app.users (id) values (${7})` ``. */
+  sql<Row extends object = Record<string, unknown>>(
+    strings: TemplateStringsArray,
+    ...values: RawValue[]
+  ): Promise<Row[]>;
+  /** Hands captured events over and runs what is due, until nothing is. */
+  settle(): Promise<void>;
+  /**
+   * Lets time pass, for JavaScript's `Date` and for Postgres: `await t.advance("3 days")`.  What falls due on the way runs in
+   * the order of time, each at its own moment.
+   */
+  advance(duration: Duration): Promise<void>;
+  /** All runs, in the order of their events. */
+  runs(): Promise<TestRun[]>;
+  /** The steps of a run, in the order in which they ended, and then what it waits for. */
+  steps(run: string): Promise<TestStep[]>;
+  /** The work of the next step of this name is not done: it throws `error` instead. */
+  failNext(step: string, error?: Error): void;
+  /** The next time a step of this name is remembered the runner dies, as by kill -9; another takes over at once. */
+  crashAfter(step: string): void;
+  /** From now on each run starts over after every step: what stands outside of steps shows by happening again. */
+  replayEveryStep(on?: boolean): void;
+  /** A deploy: from now on these tasks run, also what the old ones began. */
+  upgrade(tasks: TestOptions["tasks"]): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface TestOptions {
+  /** SQL that makes the tables. */
+  schema?: string;
+  /** The folder of the task modules, or what they export, by name. */
+  tasks: string | Record<string, unknown>;
+}
+
+/**
+ * Starts a test world: real Postgres, in process, from a snapshot that the first test of all makes.
+ *
+ *     const t = await createTestNotika({ schema: "create table users (…)", tasks: "tasks" });
+ *     await t.sql`insert into public.users (email) values ('ada@example.com')`;
+ *     await t.settle();
+ *     expect(await t.runs()).toMatchObject([{ workflow: "welcome_email", state: "done" }]);
+ */
+export async function createTestNotika({ schema = "", tasks }: TestOptions): Promise<TestNotika> {
+  let loaded: Tasks = await toTasks(tasks);
+
+  const clock = openClock();
+  const { database, close } = await openEmbedded({ prepare: install, version: await installVersion() });
+  const begin = openBegin(database);
+  const finish = openOutcomes(database);
+  const memory = openMemory(database);
+  const faults = openFaults();
+  let installation: string;
+  const endStrays = catchStrays();
+  const neverStops = new AbortController().signal;
+
+  async function publishAll() {
+    for (const publication of publications(loaded)) await publish(database.execute, publication);
+  }
+
+  async function dispatchAll() {
+    for (;;) {
+      const [row] = await database.execute<{ events: number }>(statement`select notika.dispatch() as events`);
+      if (!row?.events) return;
+    }
+  }
+
+  async function runJobs() {
+    const settings = { installation, database, memory, begin, finish, log: silentLog, observeStep: faults.observer };
+    await runOnce({
+      pgPool: database.pool,
+      taskList: Object.fromEntries(
+        Object.entries(loaded).map(([name, task]) => {
+          const attempt = makeTask(task, settings);
+          return [name, (payload: unknown, { job }: { job: Job }) => attempt(payload, job, neverStops)];
+        }),
+      ),
+      events: new EventEmitter(),
+      logger: new Logger(() => () => {}),
+      noHandleSignals: true,
+      preset: workerPreset(1),
+    });
+    await takeOver(faults.crashed());
+  }
+
+  /** What other runners do about one that died: graphile-worker took its runs for failed here, and would let them wait. */
+  async function takeOver(crashed: string[]) {
+    if (crashed.length === 0) return;
+    await database.execute(statement`
+      select notika_worker.reschedule_jobs(array(
+               select id from notika_worker._private_jobs
+                where key in (select json_array_elements_text(${JSON.stringify(crashed)}::text::json))), run_at => now())`);
+    await database.transaction((execute) => execute(statement`select notika.maintain()`));
+  }
+
+  /** When there is something to do next; infinity: never. */
+  async function nextDue(): Promise<number> {
+    const names = JSON.stringify(Object.keys(loaded));
+    const [row] = await database.execute<{ at: number | null }>(statement`
+      select extract(epoch from notika._next_due(array(select json_array_elements_text(${names}::text::json))))
+               ::float8 * 1000 as at`);
+    return row?.at ?? Number.POSITIVE_INFINITY;
+  }
+
+  async function settle() {
+    do {
+      await dispatchAll();
+      await runJobs();
+    } while ((await nextDue()) <= Date.now());
+  }
+
+  async function shut() {
+    clock[Symbol.dispose]();
+    endStrays();
+    await close();
+  }
+
+  try {
+    await database.script(schema);
+    await publishAll();
+    installation = await nameInstallation(database);
+  } catch (error) {
+    await shut();
+    throw error;
+  }
+
+  return {
+    sql: (strings, ...values) => database.execute(statement(strings, ...values)),
+    settle,
+    async advance(duration) {
+      const length = milliseconds(duration);
+      if (length === undefined) {
+        throw new TypeError(`advance wants a length of time, such as "3 days", not ${JSON.stringify(duration)}`);
+      }
+      const target = Date.now() + length;
+      await settle();
+      for (let due = await nextDue(); due <= target; due = await nextDue()) {
+        clock.moveTo(Math.ceil(due));
+        await settle();
+      }
+      clock.moveTo(target);
+      await settle();
+    },
+    runs: () =>
+      database.execute<TestRun>(
+        raw("select run_id::text as id, workflow, state, attempts, event, error from notika.runs order by run_id"),
+      ),
+    steps: (run) =>
+      database.execute<TestStep>(statement`
+        select name, state, result, attempts::int, error
+          from (select name, state, result, attempts, error, step_id, finished_at
+                  from notika.step where run_id = ${run}::text::bigint
+                union all
+                select name, 'waiting', null, 0, null, null, created_at
+                  from notika.wait where run_id = ${run}::text::bigint) as s
+         order by step_id, finished_at, name`),
+    failNext: faults.failNext,
+    crashAfter: faults.crashAfter,
+    replayEveryStep: faults.replayEveryStep,
+    async upgrade(tasks) {
+      loaded = await toTasks(tasks);
+      await publishAll();
+    },
+    close: shut,
+    [Symbol.asyncDispose]: shut,
+  };
+}

@@ -1,0 +1,44 @@
+/** A change of a row that wakes a workflow. */
+export type Operation = "insert" | "update" | "delete";
+
+/** A row as json: int8 and numeric are strings, timestamps ISO 8601 in UTC. */
+// biome-ignore lint/suspicious/noExplicitAny: like the result of JSON.parse; `Context<User>` says more
+export type Row = Record<string, any>;
+
+/** One captured change.  `id` is the id of the run, too. */
+export interface Event<R extends object = Row, O extends Operation = Operation> {
+  id: string;
+  workflow: string;
+  /** What happened to the row; `emit`, `schedule`, `backfill` and `replay` are other ways to start a run. */
+  operation: O | "emit" | "schedule" | "backfill" | "replay";
+  /** The table as `schema.name`; null for a workflow that is published on none, only on a `schedule`. */
+  table: string | null;
+  /** When it was captured, as an ISO string in UTC. */
+  at: string;
+  /** The published columns after the change; null after a delete. */
+  new: Image<O, "insert" | "update", R>;
+  /** The published columns before the change; null before an insert. */
+  old: Image<O, "update" | "delete", R>;
+  /** Whether the row was too big, and `new` and `old` have only its key. */
+  truncated: boolean;
+  /** How many runs stand between this change and a write that no run made. */
+  depth: number;
+}
+
+type Image<O extends Operation, Present extends Operation, R> = O extends Present ? R : null;
+
+/** What a workflow is published with, when it is published from code. */
+export interface Trigger<O extends Operation = Operation> {
+  /** The table as `schema.name`. */
+  table: string;
+  /** Default: `["insert"]`. */
+  operations?: readonly O[];
+  /** What the event carries; default: the whole row. */
+  columns?: readonly string[];
+  /** An update counts only when one of these columns changes; default: any update. */
+  watch?: readonly string[];
+  /** SQL over `new` and `old`. */
+  condition?: string;
+  guard?: "block" | "warn" | "off";
+  onRename?: "follow" | "block";
+}
