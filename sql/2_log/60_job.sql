@@ -458,7 +458,12 @@ $$;
 
 comment on function notika._leave(text) is 'A runner stops: what it still holds is free at once.';
 
-create or replace function notika._claim(runner_id text, task_ids integer[], most integer)
+create or replace function notika._claim(
+  runner_id text,
+  task_ids integer[],
+  most integer,
+  version text default notika.version()
+)
   returns table (
     id bigint,
     job_queue_id integer,
@@ -483,6 +488,12 @@ create or replace function notika._claim(runner_id text, task_ids integer[], mos
   set jit = off
 as $$
 begin
+  if _claim.version <> notika.version() then
+    raise exception 'the database has notika %, this runner is notika %', notika.version(), _claim.version
+      using errcode = 'NK013',
+            hint = format('It takes no more runs. Start one of the installed version: npm install notika@%s',
+                          notika.version());
+  end if;
   return query
   with next as materialized (
     select j.id
@@ -502,8 +513,9 @@ begin
 end;
 $$;
 
-comment on function notika._claim(text, integer[], integer) is
-  'Locks the next jobs of these tasks for a runner, at most so many, and begins an attempt of each.';
+comment on function notika._claim(text, integer[], integer, text) is
+  'Locks the next jobs of these tasks for a runner, at most this number, and begins an attempt of each. '
+  'version: that of the runner; NK013 if the database has another, so that an old runner takes no more.';
 
 create or replace function notika._begin(jobs json)
   returns void

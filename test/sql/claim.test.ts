@@ -28,6 +28,23 @@ describe("taking jobs", () => {
     ]);
   });
 
+  test("gives none to a runner of another version, which is told which one to start", async ({ db }) => {
+    await db.script(`
+      create table public.items (id int);
+      select notika.publish('work', 'public.items');
+      insert into public.items values (1);
+      select notika.dispatch()`);
+    const [{ version } = {}] = await db.query<{ version: string }>("select notika.version() as version");
+    const claimAs = (own: string) => db.query(`select key from notika._claim('runner', ${tasks}, 1, '${own}')`);
+
+    await expect(claimAs("0.0.9")).rejects.toMatchObject({
+      code: "NK013",
+      message: `the database has notika ${version}, this runner is notika 0.0.9`,
+      hint: `It takes no more runs. Start one of the installed version: npm install notika@${version}`,
+    });
+    expect(await claimAs(`${version}`)).toEqual([{ key: "1" }]);
+  });
+
   test("reads no more of a backlog than it takes, also when Postgres knows nothing of the table", async ({ db }) => {
     await db.script(`
       create table public.items (id int);
