@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:29239d78f4116f65772421ade3564305cd862583
+--! Hash: sha1:254a65a46c11b00fe5d5433315a60c12d46dadfe
 --! Message: first release
 
 --! split: 1-current.sql
@@ -411,16 +411,16 @@ create table notika.position (
   flow_ids integer[] not null default '{}',
   flow_priorities smallint[] not null default '{}',
   flow_places timestamptz[] not null default '{}',
-  aside_ids integer[] not null default '{}',
-  aside_snapshot pg_snapshot,
-  aside_high bigint,
-  aside_low bigint,
-  aside_pending_xids xid8[],
-  aside_pending_lows bigint[],
-  aside_window_snapshot pg_snapshot,
-  aside_window_low bigint,
-  aside_window_high bigint,
-  aside_window_at bigint,
+  burst_ids integer[] not null default '{}',
+  burst_snapshot pg_snapshot,
+  burst_high bigint,
+  burst_low bigint,
+  burst_pending_xids xid8[],
+  burst_pending_lows bigint[],
+  burst_window_snapshot pg_snapshot,
+  burst_window_low bigint,
+  burst_window_high bigint,
+  burst_window_at bigint,
   constraint position_pkey primary key (position_id)
 );
 
@@ -453,18 +453,18 @@ comment on column notika.position.flow_ids is
 comment on column notika.position.flow_priorities is 'For each of them: its priority.';
 comment on column notika.position.flow_places is
   'For each of them: its place. See notika._head.';
-comment on column notika.position.aside_ids is
+comment on column notika.position.burst_ids is
   'The workflows whose events a cursor of their own hands over, because a burst of theirs was set '
   'aside; empty: there is none.';
-comment on column notika.position.aside_snapshot is 'snapshot of that cursor.';
-comment on column notika.position.aside_high is 'high of that cursor.';
-comment on column notika.position.aside_low is 'low of that cursor.';
-comment on column notika.position.aside_pending_xids is 'pending_xids of that cursor.';
-comment on column notika.position.aside_pending_lows is 'pending_lows of that cursor.';
-comment on column notika.position.aside_window_snapshot is 'window_snapshot of that cursor.';
-comment on column notika.position.aside_window_low is 'window_low of that cursor.';
-comment on column notika.position.aside_window_high is 'window_high of that cursor.';
-comment on column notika.position.aside_window_at is 'window_at of that cursor.';
+comment on column notika.position.burst_snapshot is 'snapshot of that cursor.';
+comment on column notika.position.burst_high is 'high of that cursor.';
+comment on column notika.position.burst_low is 'low of that cursor.';
+comment on column notika.position.burst_pending_xids is 'pending_xids of that cursor.';
+comment on column notika.position.burst_pending_lows is 'pending_lows of that cursor.';
+comment on column notika.position.burst_window_snapshot is 'window_snapshot of that cursor.';
+comment on column notika.position.burst_window_low is 'window_low of that cursor.';
+comment on column notika.position.burst_window_high is 'window_high of that cursor.';
+comment on column notika.position.burst_window_at is 'window_at of that cursor.';
 --! EndIncluded 20_log.sql
 --! Included 30_run.sql
 -- Tables of runs: what became of them, what they remember and wait for, and the lines they wait in.

@@ -87,16 +87,16 @@ create table notika.position (
   flow_ids integer[] not null default '{}',
   flow_priorities smallint[] not null default '{}',
   flow_places timestamptz[] not null default '{}',
-  aside_ids integer[] not null default '{}',
-  aside_snapshot pg_snapshot,
-  aside_high bigint,
-  aside_low bigint,
-  aside_pending_xids xid8[],
-  aside_pending_lows bigint[],
-  aside_window_snapshot pg_snapshot,
-  aside_window_low bigint,
-  aside_window_high bigint,
-  aside_window_at bigint,
+  burst_ids integer[] not null default '{}',
+  burst_snapshot pg_snapshot,
+  burst_high bigint,
+  burst_low bigint,
+  burst_pending_xids xid8[],
+  burst_pending_lows bigint[],
+  burst_window_snapshot pg_snapshot,
+  burst_window_low bigint,
+  burst_window_high bigint,
+  burst_window_at bigint,
   constraint position_pkey primary key (position_id)
 );
 
@@ -129,15 +129,15 @@ comment on column notika.position.flow_ids is
 comment on column notika.position.flow_priorities is 'For each of them: its priority.';
 comment on column notika.position.flow_places is
   'For each of them: its place. See notika._head.';
-comment on column notika.position.aside_ids is
+comment on column notika.position.burst_ids is
   'The workflows whose events a cursor of their own hands over, because a burst of theirs was set '
   'aside; empty: there is none.';
-comment on column notika.position.aside_snapshot is 'snapshot of that cursor.';
-comment on column notika.position.aside_high is 'high of that cursor.';
-comment on column notika.position.aside_low is 'low of that cursor.';
-comment on column notika.position.aside_pending_xids is 'pending_xids of that cursor.';
-comment on column notika.position.aside_pending_lows is 'pending_lows of that cursor.';
-comment on column notika.position.aside_window_snapshot is 'window_snapshot of that cursor.';
-comment on column notika.position.aside_window_low is 'window_low of that cursor.';
-comment on column notika.position.aside_window_high is 'window_high of that cursor.';
-comment on column notika.position.aside_window_at is 'window_at of that cursor.';
+comment on column notika.position.burst_snapshot is 'snapshot of that cursor.';
+comment on column notika.position.burst_high is 'high of that cursor.';
+comment on column notika.position.burst_low is 'low of that cursor.';
+comment on column notika.position.burst_pending_xids is 'pending_xids of that cursor.';
+comment on column notika.position.burst_pending_lows is 'pending_lows of that cursor.';
+comment on column notika.position.burst_window_snapshot is 'window_snapshot of that cursor.';
+comment on column notika.position.burst_window_low is 'window_low of that cursor.';
+comment on column notika.position.burst_window_high is 'window_high of that cursor.';
+comment on column notika.position.burst_window_at is 'window_at of that cursor.';

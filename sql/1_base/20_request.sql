@@ -21,7 +21,7 @@ comment on column notika._request.caller is 'The role that called it, by default
 
 comment on column notika._request.result is 'What it answers.';
 
-create or replace function notika._refuse_shortly(
+create or replace function notika._raise_without_context(
   state text,
   message text,
   detail text,
@@ -37,7 +37,7 @@ as $$
 begin
   -- Where in Notika it was refused is of no use to anybody who reads it; of an error that Notika did
   -- not foresee it is.
-  if _refuse_shortly.context !~ '^PL/pgSQL function notika\.[^\n]* at RAISE(\n|$)' then
+  if _raise_without_context.context !~ '^PL/pgSQL function notika\.[^\n]* at RAISE(\n|$)' then
     return false;
   elsif detail <> '' and hint <> '' then
     raise exception '%', message using errcode = state, detail = detail, hint = hint;
@@ -50,10 +50,10 @@ begin
 end;
 $$;
 
-comment on function notika._refuse_shortly(text, text, text, text, text) is
+comment on function notika._raise_without_context(text, text, text, text, text) is
   'Raises an error of Notika''s again, without the context in which it was raised; false: it is none.';
 
-create or replace function notika._ask(verb text, args jsonb)
+create or replace function notika._submit_request(verb text, args jsonb)
   returns json
   language plpgsql
   volatile
@@ -71,16 +71,16 @@ begin
                           'select notika.grant_runner(%1$L);', quote_ident(current_user));
   end if;
   insert into notika._request (verb, args)
-  values (_ask.verb, _ask.args)
+  values (_submit_request.verb, _submit_request.args)
   returning result into v_result;
   return v_result;
 end;
 $$;
 
-comment on function notika._ask(text, jsonb) is
+comment on function notika._submit_request(text, jsonb) is
   'Passes the request of a verb, as its caller, and returns the answer.';
 
-create or replace function notika._ask_shortly(verb text, args jsonb)
+create or replace function notika._submit_request_quietly(verb text, args jsonb)
   returns json
   language plpgsql
   volatile
@@ -94,18 +94,18 @@ declare
   v_hint text;
   v_context text;
 begin
-  return notika._ask(_ask_shortly.verb, _ask_shortly.args);
+  return notika._submit_request(_submit_request_quietly.verb, _submit_request_quietly.args);
 exception when others then
   get stacked diagnostics
     v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
     v_hint = pg_exception_hint, v_context = pg_exception_context;
-  if notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
+  if notika._raise_without_context(v_state, v_message, v_detail, v_hint, v_context) then
     return null; -- which it never says: as a statement of its own it would be in the context, too
   end if;
   raise;
 end;
 $$;
 
-comment on function notika._ask_shortly(text, jsonb) is
+comment on function notika._submit_request_quietly(text, jsonb) is
   'The same, and an error comes without its context. Not for verbs whose locks notika.lag has to name: '
   'of a lock that a subtransaction took nobody can tell the session.';

@@ -48,7 +48,7 @@ $$;
 comment on function notika._values(json, jsonb) is
   'What an event has in these columns, as text, null where it has none.';
 
-create or replace function notika._short(key jsonb)
+create or replace function notika._index_key(key jsonb)
   returns text
   language sql
   immutable
@@ -60,7 +60,7 @@ as $$
   end;
 $$;
 
-comment on function notika._short(jsonb) is
+comment on function notika._index_key(jsonb) is
   'Values as one text that an index can hold, different for different values.';
 
 create or replace function notika._text_array(items json)

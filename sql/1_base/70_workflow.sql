@@ -98,7 +98,7 @@ comment on column notika.workflows.options is
 comment on column notika.workflows.match is
   'Of a source: the keys whose values a change and the run that waits for it share.';
 
-create or replace function notika._is_gated(options jsonb)
+create or replace function notika._has_lines(options jsonb)
   returns boolean
   language sql
   immutable
@@ -106,7 +106,7 @@ begin atomic
   select options ?| '{concurrency,order,debounce,digest}'::text[];
 end;
 
-comment on function notika._is_gated(jsonb) is
+comment on function notika._has_lines(jsonb) is
   'Whether runs with these options must be admitted at the start of each attempt.';
 
 create or replace function notika._flags(workflow text)
@@ -117,7 +117,7 @@ create or replace function notika._flags(workflow text)
 as $$
   select array_agg('gated'::text)
     from notika.workflow as w
-   where w.name = _flags.workflow and notika._is_gated(w.options);
+   where w.name = _flags.workflow and notika._has_lines(w.options);
 $$;
 
 comment on function notika._flags(text) is
@@ -230,7 +230,7 @@ $$;
 comment on function notika._payload_keys(notika.workflow) is
   'The keys of new and old in the events of a workflow.';
 
-create or replace function notika._call(spec notika.workflow, shown text default null)
+create or replace function notika._publish_call(spec notika.workflow, shown text default null)
   returns text
   language sql
   stable
@@ -253,7 +253,7 @@ as $$
   );
 $$;
 
-comment on function notika._call(notika.workflow, text) is
+comment on function notika._publish_call(notika.workflow, text) is
   'The call of publish that has this meaning, without what goes without saying, but with the option '
   'that is to be shown.';
 

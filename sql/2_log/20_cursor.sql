@@ -15,9 +15,9 @@ as $$
     case when (here).window_snapshot is null then (here).low
          else least((here).window_at, (here).window_low) end,
     (select min(l.low) from unnest((here).pending_lows) as l (low)),
-    case when (here).aside_window_snapshot is null then (here).aside_low
-         else least((here).aside_window_at, (here).aside_window_low) end,
-    (select min(l.low) from unnest((here).aside_pending_lows) as l (low))
+    case when (here).burst_window_snapshot is null then (here).burst_low
+         else least((here).burst_window_at, (here).burst_window_low) end,
+    (select min(l.low) from unnest((here).burst_pending_lows) as l (low))
   );
 $$;
 
@@ -34,18 +34,18 @@ create or replace function notika._dispatched(
   language sql
   stable
 begin atomic
-  select workflow_id <> all ((here).aside_ids)
+  select workflow_id <> all ((here).burst_ids)
          and (event_id <= (here).high and pg_visible_in_snapshot(xid, (here).snapshot)
               or coalesce(
                    event_id <= (here).window_at
                      and pg_visible_in_snapshot(xid, (here).window_snapshot),
                    false
                  ))
-      or workflow_id = any ((here).aside_ids)
-         and (event_id <= (here).aside_high and pg_visible_in_snapshot(xid, (here).aside_snapshot)
+      or workflow_id = any ((here).burst_ids)
+         and (event_id <= (here).burst_high and pg_visible_in_snapshot(xid, (here).burst_snapshot)
               or coalesce(
-                   event_id <= (here).aside_window_at
-                     and pg_visible_in_snapshot(xid, (here).aside_window_snapshot),
+                   event_id <= (here).burst_window_at
+                     and pg_visible_in_snapshot(xid, (here).burst_window_snapshot),
                    false
                  ));
 end;
@@ -78,8 +78,8 @@ begin
     position_id, system_identifier, snapshot, high, low, pending_xids, pending_lows,
     window_snapshot, window_low, window_high, window_at, horizon,
     flow_ids, flow_priorities, flow_places,
-    aside_ids, aside_snapshot, aside_high, aside_low, aside_pending_xids, aside_pending_lows,
-    aside_window_snapshot, aside_window_low, aside_window_high, aside_window_at
+    burst_ids, burst_snapshot, burst_high, burst_low, burst_pending_xids, burst_pending_lows,
+    burst_window_snapshot, burst_window_low, burst_window_high, burst_window_at
   )
   overriding system value
   select
@@ -91,10 +91,10 @@ begin
     here.window_snapshot, here.window_low, here.window_high, here.window_at, here.horizon,
     coalesce(here.flow_ids, '{}'), coalesce(here.flow_priorities, '{}'),
     coalesce(here.flow_places, '{}'),
-    coalesce(here.aside_ids, '{}'), here.aside_snapshot, here.aside_high, here.aside_low,
-    here.aside_pending_xids, here.aside_pending_lows,
-    here.aside_window_snapshot, here.aside_window_low, here.aside_window_high,
-    here.aside_window_at;
+    coalesce(here.burst_ids, '{}'), here.burst_snapshot, here.burst_high, here.burst_low,
+    here.burst_pending_xids, here.burst_pending_lows,
+    here.burst_window_snapshot, here.burst_window_low, here.burst_window_high,
+    here.burst_window_at;
 end;
 $$;
 

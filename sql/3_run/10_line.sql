@@ -35,7 +35,7 @@ begin
      from (
        select w.workflow_id
          from notika.workflow as w
-        where notika._is_gated(w.options)
+        where notika._has_lines(w.options)
           and (_lock_lines.workflow_ids is null or w.workflow_id = any (_lock_lines.workflow_ids))
         order by w.workflow_id
      ) as w;
@@ -72,7 +72,7 @@ as $$
 begin
   insert into notika.lane (run_id, workflow_id, lane, run_at)
   select j.key::bigint, w.workflow_id,
-         notika._short(notika._values(j.payload, w.options -> 'order')), j.run_at
+         notika._index_key(notika._values(j.payload, w.options -> 'order')), j.run_at
     from unnest(_line_up.jobs) as j
     join notika.workflow as w on w.name = j.workflow and w.options ? 'order'
    order by j.key::bigint
@@ -106,7 +106,7 @@ begin
                       or w.options ? 'order' and notika._is_behind(j.key::bigint)
                     then 'infinity' else j.run_at end,
                j.max_attempts, j.key, j.priority,
-               case when notika._is_gated(w.options) then '{gated}'::text[] end
+               case when notika._has_lines(w.options) then '{gated}'::text[] end
            )::notika._new_job
       from unnest(_line_up.jobs) as j
       join notika.workflow as w on w.name = j.workflow
@@ -328,7 +328,7 @@ begin
   if v_workflow.options ? 'order' then
     insert into notika.lane (run_id, workflow_id, lane, run_at)
     values (_admit.run_id, v_workflow.workflow_id,
-            notika._short(notika._values(v_job.payload, v_workflow.options -> 'order')),
+            notika._index_key(notika._values(v_job.payload, v_workflow.options -> 'order')),
             v_job.run_at)
     on conflict do nothing;
     if notika._is_behind(_admit.run_id) then
@@ -408,7 +408,7 @@ comment on function notika._advance(integer) is
   'Lets all runs of a workflow go whom nothing keeps in line any more: after its options have '
   'changed, when it is resumed, and in case somebody was forgotten.';
 
-create or replace function notika._tend_lines()
+create or replace function notika._repair_lines()
   returns setof text
   language plpgsql
   volatile
@@ -480,5 +480,5 @@ begin
 end;
 $$;
 
-comment on function notika._tend_lines() is
+comment on function notika._repair_lines() is
   'Sees to it that nobody waits behind a run that is gone.';

@@ -11,7 +11,7 @@ declare
   v_doubles jsonb;
 begin
   select array_agg(
-           row(k.workflow_id, notika._short(k.values), k.run_id, clock_timestamp())::notika.run_key
+           row(k.workflow_id, notika._index_key(k.values), k.run_id, clock_timestamp())::notika.run_key
          )
     into v_keys
     from (

@@ -3,11 +3,11 @@
 -- when its run starts, which is not before its time, or when it is full: then events open the next.
 -- Both sides hold the workflow's line lock, so that an event is in one batch and its run sees it.
 --
--- What hand-over does for workflows with options, between the chunk and its jobs, is _control:
+-- What hand-over does for workflows with options, between the chunk and its jobs, is _apply_options:
 -- doubles
 -- are dropped, events gathered, runs lined up.  The rest of a chunk does not come here at all.
 
-create or replace function notika._control(jobs notika._new_job[])
+create or replace function notika._apply_options(jobs notika._new_job[])
   returns notika._new_job[]
   language plpgsql
   volatile
@@ -17,15 +17,15 @@ begin
   if not notika._lock_lines(array(
     select w.workflow_id
       from notika.workflow as w
-     where w.name in (select j.workflow from unnest(_control.jobs) as j)
+     where w.name in (select j.workflow from unnest(_apply_options.jobs) as j)
   )) then
-    return notika._drop_doubles(_control.jobs);
+    return notika._drop_doubles(_apply_options.jobs);
   end if;
-  return notika._line_up(notika._gather(notika._drop_doubles(_control.jobs)));
+  return notika._line_up(notika._gather(notika._drop_doubles(_apply_options.jobs)));
 end;
 $$;
 
-comment on function notika._control(notika._new_job[]) is
+comment on function notika._apply_options(notika._new_job[]) is
   'The jobs of a chunk for workflows with options, as these want them.';
 
 create or replace function notika._gather(jobs notika._new_job[])
@@ -57,7 +57,7 @@ begin
      where w.options ?| '{debounce,digest}'::text[]
        and w.name in (select j.workflow from unnest(_gather.jobs) as j)
   ), incoming as materialized (
-    select s.workflow_id, notika._short(notika._values(j.payload, s.columns)) as batch_key,
+    select s.workflow_id, notika._index_key(notika._values(j.payload, s.columns)) as batch_key,
            j.key::bigint as event_id, j.payload
       from unnest(_gather.jobs) as j
       join setting as s on s.name = j.workflow

@@ -1,6 +1,6 @@
 -- Runs: events that wait, jobs that live, outcomes that are logged.
 
-create or replace function notika._bury_jobs()
+create or replace function notika._fail_dead_jobs()
   returns setof text
   language plpgsql
   volatile
@@ -45,7 +45,7 @@ begin
 end;
 $$;
 
-comment on function notika._bury_jobs() is
+comment on function notika._fail_dead_jobs() is
   'Records runs as failed whose last attempt ended without an outcome.';
 
 create or replace function notika._has_ended(run_id bigint)

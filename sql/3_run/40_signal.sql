@@ -42,7 +42,7 @@ as $$
 declare
   v_values jsonb := notika._values(_match_values.event, to_jsonb(_match_values.keys));
 begin
-  return case when not v_values @> '[null]' then notika._short(v_values) end;
+  return case when not v_values @> '[null]' then notika._index_key(v_values) end;
 end;
 $$;
 
@@ -50,7 +50,7 @@ comment on function notika._match_values(json, text[]) is
   'The values under these keys of an event''s row, as one text; null if one is null, which equals '
   'nothing.';
 
-create or replace function notika._welcome(run_ids bigint[])
+create or replace function notika._register_listeners(run_ids bigint[])
   returns void
   language plpgsql
   volatile
@@ -62,7 +62,7 @@ begin
 end;
 $$;
 
-comment on function notika._welcome(bigint[]) is
+comment on function notika._register_listeners(bigint[]) is
   'New runs have been handed over that changes count for, also some that were handed over before.';
 
 create or replace function notika._listen(run_ids bigint[])
@@ -265,8 +265,8 @@ begin
          join notika.signal as g on g.source_id = s.workflow_id
         where g.event_id <= notika._bound(v_here)
           and pg_visible_in_snapshot(g.xid, v_here.snapshot)
-          and (v_here.aside_snapshot is null
-               or pg_visible_in_snapshot(g.xid, v_here.aside_snapshot))
+          and (v_here.burst_snapshot is null
+               or pg_visible_in_snapshot(g.xid, v_here.burst_snapshot))
           and (s.cancels or (s.first_run is null or g.event_id < s.first_run)
                             and (s.first_xid is null or g.xid < s.first_xid))
         limit 100000

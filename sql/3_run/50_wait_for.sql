@@ -1,7 +1,7 @@
 -- Waits for changes, from the side of a run: what ends one is a signal that is there already, one
 -- that comes, or its time.  Whoever deletes the wait decides; the step that it becomes stands.
 
-create or replace function notika._hear(event_ids bigint[])
+create or replace function notika._deliver_signals(event_ids bigint[])
   returns void
   language plpgsql
   volatile
@@ -16,7 +16,7 @@ begin
 end;
 $$;
 
-comment on function notika._hear(bigint[]) is
+comment on function notika._deliver_signals(bigint[]) is
   'Hands over events of sources to the runs that wait for them, and to those that they end. Before '
   'any lock that the end of a run takes.';
 
@@ -62,7 +62,7 @@ $$;
 comment on function notika._wake_matched(bigint[]) is
   'Ends the waits for these signals, each with the first that it matches.';
 
-create or replace function notika._resound(source_id integer)
+create or replace function notika._rematch_signals(source_id integer)
   returns void
   language plpgsql
   volatile
@@ -72,7 +72,7 @@ declare
   v_source notika.workflow;
   v_workflow text;
 begin
-  select w.* into v_source from notika.workflow as w where w.workflow_id = _resound.source_id;
+  select w.* into v_source from notika.workflow as w where w.workflow_id = _rematch_signals.source_id;
   v_workflow := notika._workflow_of(v_source.name);
   if exists (select from notika.wait as w where w.source_id = v_source.workflow_id)
      or exists (select from notika.signal as s where s.source_id = v_source.workflow_id)
@@ -99,7 +99,7 @@ begin
 end;
 $$;
 
-comment on function notika._resound(integer) is
+comment on function notika._rematch_signals(integer) is
   'A source was published, or compares other columns now: the unfinished runs follow.';
 
 create or replace function notika._has_got(run_id bigint, begun_at timestamptz, event_id bigint)
@@ -178,7 +178,7 @@ declare
   v_here notika.position := notika._position();
 begin
   -- As in dispatch: nothing new, and nobody who was running has finished.
-  if notika._last_event_id() = v_here.low and v_here.aside_ids = '{}' and not exists (
+  if notika._last_event_id() = v_here.low and v_here.burst_ids = '{}' and not exists (
     select from unnest(v_here.pending_xids) as p (xid)
      where pg_visible_in_snapshot(p.xid, pg_current_snapshot())
   ) then
@@ -207,7 +207,7 @@ $$;
 comment on function notika._first_on_its_way(notika.wait) is
   'The first event that would end a wait, of those that are committed and not handed over yet.';
 
-create or replace function notika._look_back(run_id bigint)
+create or replace function notika._match_past_signals(run_id bigint)
   returns void
   language plpgsql
   volatile
@@ -217,12 +217,12 @@ begin
   perform notika._end_wait(w.run_id, w.name, w.created_at, f.event_id, f.event)
      from notika.wait as w
     cross join lateral notika._first_signal(w) as f
-    where w.run_id = _look_back.run_id and w.source_id is not null
+    where w.run_id = _match_past_signals.run_id and w.source_id is not null
     order by f.event_id;
 end;
 $$;
 
-comment on function notika._look_back(bigint) is
+comment on function notika._match_past_signals(bigint) is
   'Ends the waits of a run whose signals are there already. Needs _lock_signals.';
 
 create or replace function notika._time_out(run_id bigint)
@@ -292,7 +292,7 @@ begin
       wait ->> 'name', v_declared.name
       using errcode = 'invalid_parameter_value',
             hint = format('Run: npx notika publish %s, or: %s',
-                          _find_source.workflow, notika._call(v_declared));
+                          _find_source.workflow, notika._publish_call(v_declared));
   end if;
   if not (coalesce(v_source.match, '{}') @> coalesce(v_declared.match, '{}')
           and coalesce(v_source.match, '{}') <@ coalesce(v_declared.match, '{}'))
@@ -302,11 +302,11 @@ begin
       coalesce(v_source.match, '{}'), coalesce(v_declared.match, '{}')
       using errcode = 'invalid_parameter_value',
             hint = format('Run: npx notika publish %s, or: %s',
-                          _find_source.workflow, notika._call(v_declared));
+                          _find_source.workflow, notika._publish_call(v_declared));
   end if;
 
   source_id := v_source.workflow_id;
-  match_values := notika._short((
+  match_values := notika._index_key((
     select coalesce(jsonb_agg(wait -> 'match' ->> k.key order by k.place), '[]')
       from unnest(notika._match_keys(v_source.match)) with ordinality as k (key, place)
   ));

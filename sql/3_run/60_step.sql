@@ -253,7 +253,7 @@ begin
     set source_id = excluded.source_id, match_values = excluded.match_values
     where (w.source_id, w.match_values)
           is distinct from (excluded.source_id, excluded.match_values);
-  perform notika._look_back(v_run_id);
+  perform notika._match_past_signals(v_run_id);
 
   select least(v_wake_at, min(w.wake_at)) into v_wake_at
     from notika.wait as w

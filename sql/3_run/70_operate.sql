@@ -67,7 +67,7 @@ create or replace function notika.pause(workflow text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('pause', jsonb_build_object('workflow', pause.workflow));
+  perform notika._submit_request('pause', jsonb_build_object('workflow', pause.workflow));
 end;
 $$;
 
@@ -109,7 +109,7 @@ create or replace function notika.resume(workflow text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('resume', jsonb_build_object('workflow', resume.workflow));
+  perform notika._submit_request('resume', jsonb_build_object('workflow', resume.workflow));
 end;
 $$;
 
@@ -159,7 +159,7 @@ create or replace function notika.retry(run_id bigint, from_start boolean defaul
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('retry', jsonb_build_object(
+  perform notika._submit_request('retry', jsonb_build_object(
     'run_id', retry.run_id, 'from_start', retry.from_start));
 end;
 $$;
@@ -180,7 +180,7 @@ create or replace function notika.retry(
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return (notika._ask('retry_failed', jsonb_build_object(
+  return (notika._submit_request('retry_failed', jsonb_build_object(
     'workflow', retry.workflow, 'since', retry.since, 'from_start', retry.from_start)) #>> '{}')::integer;
 end;
 $$;
@@ -307,7 +307,7 @@ create or replace function notika.cancel(run_id bigint)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return (notika._ask('cancel', jsonb_build_object('run_id', cancel.run_id)) #>> '{}')::boolean;
+  return (notika._submit_request('cancel', jsonb_build_object('run_id', cancel.run_id)) #>> '{}')::boolean;
 end;
 $$;
 

@@ -189,7 +189,7 @@ begin
       using errcode = 'syntax_error',
             detail = format('The condition is: %s', spec.condition),
             hint = 'Write one expression over new and old, for instance: '
-                   || notika._call(v_corrected);
+                   || notika._publish_call(v_corrected);
   end if;
   if not has_database_privilege(current_database(), 'temporary') then
     raise exception 'role "%" may not create temporary objects in database "%"', current_user,
@@ -223,7 +223,7 @@ exception when others then
   get stacked diagnostics
     v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
     v_hint = pg_exception_hint, v_context = pg_exception_context;
-  if notika._refuse_shortly(v_state, v_message, v_detail, v_hint, v_context) then
+  if notika._raise_without_context(v_state, v_message, v_detail, v_hint, v_context) then
     return null;
   end if;
   raise;

@@ -262,7 +262,7 @@ begin
       using errcode = 'invalid_column_reference',
             detail = format('The condition is: %s', spec.condition),
             hint = format('Publish it without %s, and a second workflow for that: %s',
-                          v_operation, notika._call(v_corrected));
+                          v_operation, notika._publish_call(v_corrected));
   end if;
 
   -- From the events one could tell what decides about them.
@@ -442,7 +442,7 @@ begin
                     'there is more by that name', spec.name, v_lost
       using errcode = 'NK002',
             detail = format('The condition is: %s', spec.condition),
-            hint = 'Look at it and publish it again: ' || notika._call(spec);
+            hint = 'Look at it and publish it again: ' || notika._publish_call(spec);
   end if;
 end;
 $$;

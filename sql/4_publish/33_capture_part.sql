@@ -377,7 +377,7 @@ $body$;
 comment on function notika._images_code(notika.workflow, text) is
   'What a trigger for each row does to have the rows before and after as json.';
 
-create or replace function notika._mending_code(spec notika.workflow)
+create or replace function notika._repair_code(spec notika.workflow)
   returns text
   language plpgsql
   stable
@@ -406,7 +406,7 @@ begin
 end;
 $body$;
 
-comment on function notika._mending_code(notika.workflow) is
+comment on function notika._repair_code(notika.workflow) is
   'What a trigger for each row does about rows that are too big, or whose payload function is gone.';
 
 create or replace function notika._usual_code(spec notika.workflow, operation text)

@@ -58,7 +58,7 @@ begin
     end if;
   end if;
 $code$,
-    notika._indented(notika._mending_code(spec)),
+    notika._indented(notika._repair_code(spec)),
     (select string_agg(
               format(E'\n        when tg_op operator(pg_catalog.=) %L then %L',
                      upper(o.name), o.name), '')
@@ -77,7 +77,7 @@ $body$;
 comment on function notika._row_code(notika.workflow) is
   'What the function of a trigger for each row does.';
 
-create or replace function notika._set_aside()
+create or replace function notika._mark_oversized()
   returns boolean
   language plpgsql
   volatile
@@ -89,7 +89,7 @@ begin
 end;
 $$;
 
-comment on function notika._set_aside() is
+comment on function notika._mark_oversized() is
   'Called for each row that is too big for an event; leaves it out, and a note that there is one.';
 
 create or replace function notika._statement_code(spec notika.workflow)
@@ -111,7 +111,7 @@ declare
         offset 0 -- so that it is made once
       ) as c
      where pg_catalog.octet_length(c.image::pg_catalog.text) operator(pg_catalog.<=) %6$s
-        or notika._set_aside();$$,
+        or notika._mark_oversized();$$,
     v_image,
     case when v_has_snapshot then ', snapshot' end,
     spec.workflow_id,

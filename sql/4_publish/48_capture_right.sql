@@ -64,9 +64,9 @@ begin
       from notika._capture_grants(_settle_capture_rights.workflow_id,
                                   _settle_capture_rights.relation) as g
   loop
-    perform notika._set_busy(true);
+    perform notika._suspend_guard(true);
     execute v_statement;
-    perform notika._set_busy(false);
+    perform notika._suspend_guard(false);
     v_count := v_count + 1;
   end loop;
   return v_count;
@@ -77,7 +77,7 @@ comment on function notika._settle_capture_rights(integer, regclass) is
   'Gives the owners of partitioned tables, and nobody else, the right to execute the trigger function '
   'of a workflow, and says how many changes it took.';
 
-create or replace function notika._set_busy(busy boolean)
+create or replace function notika._suspend_guard(busy boolean)
   returns void
   language plpgsql
   volatile
@@ -93,5 +93,5 @@ begin
 end;
 $$;
 
-comment on function notika._set_busy(boolean) is
+comment on function notika._suspend_guard(boolean) is
   'Tells the guard that the DDL that follows is Notika''s own. A setting would do, could not anybody set it.';

@@ -390,7 +390,7 @@ exception
             hint = coalesce(
               nullif(v_hint, ''),
               'See what it would do: ' || replace(
-                notika._call(after), 'select notika.publish(', 'select * from notika.plan(')
+                notika._publish_call(after), 'select notika.publish(', 'select * from notika.plan(')
             );
 end;
 $$;
@@ -429,7 +429,7 @@ begin
     raise exception 'the condition of workflow "%" came to mean something else while it was published: %',
       spec.name, v_other
       using errcode = 'NK002',
-            hint = 'Publish it again: ' || notika._call(spec);
+            hint = 'Publish it again: ' || notika._publish_call(spec);
   end if;
 end;
 $$;
@@ -484,7 +484,7 @@ as $$
 declare
   v_function regprocedure;
 begin
-  perform notika._set_busy(true);
+  perform notika._suspend_guard(true);
   for v_function in
     -- To name an argument asks for rights on its schema, so those where that fails come last.
     select g
@@ -502,7 +502,7 @@ begin
        group by p.proname
     ));
   end loop;
-  perform notika._set_busy(false);
+  perform notika._suspend_guard(false);
   delete from notika.contract_key as k where k.workflow_id = _unpin.workflow_id;
 end;
 $$;
@@ -530,9 +530,9 @@ begin
        and to_regprocedure(format('notika._passes_%s(record, record)', after.workflow_id)) is not null
   loop
     continue when v_statement = any (before.definition);
-    perform notika._set_busy(true);
+    perform notika._suspend_guard(true);
     execute v_statement; -- the function alone: it takes no lock on the table
-    perform notika._set_busy(false);
+    perform notika._suspend_guard(false);
     update notika.workflow as w
        set definition = array(
              select case when split_part(d.statement, '(', 1) = split_part(v_statement, '(', 1)
@@ -556,7 +556,7 @@ create or replace function notika._drop_captures(workflow_id integer)
   set client_min_messages = warning -- the triggers are what is dropped along
 as $$
 begin
-  perform notika._set_busy(true); -- until _drop_notika has dropped the guard
+  perform notika._suspend_guard(true); -- until _drop_notika has dropped the guard
   perform notika._unpin(_drop_captures.workflow_id);
   execute format('drop function if exists notika._capture_%1$s(), notika._truncated_%1$s() cascade',
                  _drop_captures.workflow_id);

@@ -413,7 +413,7 @@ declare
   v_outcome text;
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
-  v_outcome := notika._ask_shortly('configure', jsonb_build_object(
+  v_outcome := notika._submit_request_quietly('configure', jsonb_build_object(
     'workflow', configure.workflow, 'options', configure.options)) #>> '{}';
   perform set_config('lock_timeout', v_before, true);
   return v_outcome;

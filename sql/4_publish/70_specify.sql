@@ -42,7 +42,7 @@ begin
       raise exception 'table name "%" does not name a schema and a table', spec.table_name
         using errcode = 'invalid_name',
               detail = 'Names are not looked up on the search path.',
-              hint = 'Write: ' || notika._call(v_corrected);
+              hint = 'Write: ' || notika._publish_call(v_corrected);
     end if;
     raise exception 'table "%" does not exist', spec.table_name
       using errcode = 'undefined_table',
@@ -50,7 +50,7 @@ begin
             hint = case when v_instead is null
                         then 'The tables of a schema: select * from pg_tables where schemaname = '
                              || quote_literal(v_parts[1]) || ';'
-                        else 'Did you mean: ' || notika._call(v_corrected) end;
+                        else 'Did you mean: ' || notika._publish_call(v_corrected) end;
   end if;
 
   v_kind := case v_class.relkind
@@ -71,7 +71,7 @@ begin
     raise exception 'cannot publish on % "%"', v_kind, spec.table_name
       using errcode = 'wrong_object_type',
             detail = 'Only the rows of a table have triggers for each row.',
-            hint = 'Publish on a table: ' || notika._call(v_corrected);
+            hint = 'Publish on a table: ' || notika._publish_call(v_corrected);
   end if;
 
   if v_class.relpersistence = 't' or notika._is_reserved(v_class.relnamespace) then
@@ -123,7 +123,7 @@ begin
       coalesce(v_column, 'null'), spec.table_name
       using errcode = 'undefined_column',
             detail = format('Its columns are %s.', array_to_string(v_known, ', ')),
-            hint = format('Correct %s, for instance: %s', what, notika._call(v_corrected));
+            hint = format('Correct %s, for instance: %s', what, notika._publish_call(v_corrected));
   end loop;
 
   if names = '{}' then
@@ -131,7 +131,7 @@ begin
       using errcode = 'invalid_parameter_value',
             hint = 'Leave it out for '
                    || case what when 'columns' then 'the whole row: ' else 'any update: ' end
-                   || notika._call(v_corrected);
+                   || notika._publish_call(v_corrected);
   end if;
 
   -- They are computed when they are read, and a trigger gets the row as it is stored.
@@ -226,7 +226,7 @@ begin
     raise exception 'match of workflow "%" has no meaning', spec.name
       using errcode = 'invalid_parameter_value',
             detail = 'A source of a workflow, which its runs wait for, has one.',
-            hint = 'For instance: ' || notika._call(v_corrected);
+            hint = 'For instance: ' || notika._publish_call(v_corrected);
   end if;
   if cardinality(v_match) > 8 then
     raise exception 'match of source "%" has more than 8 columns', spec.name
@@ -247,13 +247,13 @@ begin
         spec.name, v_key
         using errcode = 'invalid_parameter_value',
               detail = 'What is compared must be published by its name, so that the guard keeps it.',
-              hint = 'Publish it: ' || notika._call(v_corrected);
+              hint = 'Publish it: ' || notika._publish_call(v_corrected);
     end if;
     v_corrected.match := array_remove(v_match, v_key);
     raise exception 'column "%" of table % does not exist', coalesce(v_key, 'null'), spec.table_name
       using errcode = 'undefined_column',
             detail = format('Its columns are %s.', array_to_string(v_known, ', ')),
-            hint = 'Correct match, for instance: ' || notika._call(v_corrected);
+            hint = 'Correct match, for instance: ' || notika._publish_call(v_corrected);
   end loop;
 
   if spec.name not like '%:cancel' then
@@ -264,7 +264,7 @@ begin
         using errcode = 'invalid_parameter_value',
               detail = 'What a wait compares with, it says itself; only a source called cancel names '
                        'columns of the run''s own event.',
-              hint = 'Write: ' || notika._call(v_corrected);
+              hint = 'Write: ' || notika._publish_call(v_corrected);
     end if;
     return v_match;
   end if;
@@ -312,7 +312,7 @@ begin
                             array_to_string(notika._match_keys(source.match), ', ')),
             hint = case when spec.columns is not null
                         then 'Publish it, or unpublish the source first: '
-                             || notika._call(v_corrected)
+                             || notika._publish_call(v_corrected)
                         else 'Name a column of the table: match => ''{'
                              || (notika._match_keys(source.match))[1] || '=id}''.' end;
   end if;
@@ -374,7 +374,7 @@ begin
             detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
                      'of which the first is a letter. What its runs wait for is published '
                      'as workflow:source.',
-            hint = 'For instance: ' || notika._call(v_corrected);
+            hint = 'For instance: ' || notika._publish_call(v_corrected);
   end if;
 
   if v_spec.operations is null
@@ -388,19 +388,19 @@ begin
       coalesce(_specify.operations::text, 'null'), v_spec.name
       using errcode = 'invalid_parameter_value',
             detail = 'At least one of insert, update and delete is needed; truncate has no rows.',
-            hint = 'For instance: ' || notika._call(v_corrected);
+            hint = 'For instance: ' || notika._publish_call(v_corrected);
   end if;
   if v_spec.guard is null or v_spec.guard not in ('block', 'warn', 'off') then
     v_corrected.guard := 'block';
     raise exception 'guard "%" is not block, warn or off', coalesce(v_spec.guard, 'null')
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: ' || notika._call(v_corrected, shown => 'guard');
+            hint = 'For instance: ' || notika._publish_call(v_corrected, shown => 'guard');
   end if;
   if v_spec.on_rename is null or v_spec.on_rename not in ('follow', 'block') then
     v_corrected.on_rename := 'follow';
     raise exception 'on_rename "%" is not follow or block', coalesce(v_spec.on_rename, 'null')
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: ' || notika._call(v_corrected, shown => 'on_rename');
+            hint = 'For instance: ' || notika._publish_call(v_corrected, shown => 'on_rename');
   end if;
 
   v_spec.relation := notika._find_table(v_spec);
@@ -413,7 +413,7 @@ begin
     v_corrected.operations := v_spec.operations || '{update}';
     raise exception 'watch of workflow "%" has no meaning without update', v_spec.name
       using errcode = 'invalid_parameter_value',
-            hint = 'Add update, or leave watch out: ' || notika._call(v_corrected);
+            hint = 'Add update, or leave watch out: ' || notika._publish_call(v_corrected);
   end if;
   perform notika._check_rights(v_spec, _specify.caller);
   if v_spec.condition is not null then

@@ -315,7 +315,7 @@ begin
             detail = format('There is no function notika.payload_%s(%s): it was dropped, or the table '
                             'came, where the guard did not see it.',
                             spec.workflow_id, notika._quoted(_check_payload.part)),
-            hint = 'Publish it again: ' || notika._call(notika._mended(spec));
+            hint = 'Publish it again: ' || notika._publish_call(notika._publishable(spec));
   end if;
 end;
 $$;
@@ -379,7 +379,7 @@ begin
         using errcode = 'object_not_in_prerequisite_state',
               detail = 'Without it one cannot tell which rows have had a run since the start.',
               hint = 'Publish it with ' || array_to_string(v_missing, ', ') || ': '
-                     || notika._call(v_corrected);
+                     || notika._publish_call(v_corrected);
     end if;
     perform notika._open_part(spec, v_part);
   end loop;
@@ -413,7 +413,7 @@ begin
       v_function := notika._read_condition(v_call);
     end if;
   end if;
-  v_outcome := notika._ask('backfill', jsonb_build_object(
+  v_outcome := notika._submit_request('backfill', jsonb_build_object(
     'workflow', v_call.name, 'condition', v_call.condition, 'function', v_function::oid::bigint)) #>> '{}';
   if v_function is not null then
     execute 'drop function pg_temp.notika_condition()';
@@ -514,7 +514,7 @@ create or replace function notika.cancel_backfill(workflow text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return (notika._ask('cancel_backfill', jsonb_build_object(
+  return (notika._submit_request('cancel_backfill', jsonb_build_object(
     'workflow', cancel_backfill.workflow)) #>> '{}')::boolean;
 end;
 $$;
@@ -559,14 +559,14 @@ $$;
 
 comment on function notika._end_backfill(integer, text) is 'Ends a backfill, once.';
 
-create or replace function notika._mended(spec notika.workflow)
+create or replace function notika._publishable(spec notika.workflow)
   returns notika.workflow
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_mended notika.workflow := _mended.spec;
+  v_mended notika.workflow := _publishable.spec;
   v_table regclass := coalesce(notika._table(spec.table_name), spec.relation);
   v_old text[];
   v_new text[];
@@ -616,5 +616,5 @@ begin
 end;
 $$;
 
-comment on function notika._mended(notika.workflow) is
+comment on function notika._publishable(notika.workflow) is
   'A workflow as it could be published now: on the table of its name, without columns that are gone.';

@@ -27,7 +27,7 @@ create or replace function notika._note_live(here notika.position, last_id bigin
 as $$
   insert into notika.backfill_key (backfill_id, key)
   select b.backfill_id,
-         notika._short(notika._values(
+         notika._index_key(notika._values(
            json_build_object('new', e.new), notika._payload_key(w, w.relation)))
     from notika.backfill as b
     join notika.workflow as w on w.workflow_id = b.workflow_id
@@ -94,13 +94,13 @@ begin
   if not exists (select from jsonb_array_elements(v_uses) as u where u ? 'name') then
     return null; -- it names nothing that could be another by now
   end if;
-  perform notika._set_busy(true);
+  perform notika._suspend_guard(true);
   execute format(
     'create function notika._backfill_%s(new %s, old %2$s) returns boolean language sql stable '
     'begin atomic select coalesce((%s) and (%s), false); end',
     backfill.backfill_id, v_table, coalesce(notika._condition_code(spec), 'true'),
     coalesce(notika._with_text(backfill.condition_sql), 'true'));
-  perform notika._set_busy(false);
+  perform notika._suspend_guard(false);
 
   -- What was parsed has numbers and no names: it stays what it is.
   select p.oid::regprocedure into v_function
@@ -211,7 +211,7 @@ begin
     ), placed as materialized (
       select p.*, row_number() over () as place from page as p
     ), live as materialized (
-      select notika._short(notika._values(json_build_object('new', e.new), $2)) as key
+      select notika._index_key(notika._values(json_build_object('new', e.new), $2)) as key
         from notika._event as e
        cross join notika._position() as p
        where e.event_id > notika._bound(p)
@@ -230,7 +230,7 @@ begin
       select $3, 'backfill', i.image, i.truncated
         from image as i
        cross join lateral (
-         select notika._short(notika._values(json_build_object('new', i.image), $2)) as key
+         select notika._index_key(notika._values(json_build_object('new', i.image), $2)) as key
        ) as k
        where pg_visible_in_snapshot(notika._full_xid(i.xid, $4), $4)
           or k.key not in (select l.key from live as l)
@@ -252,9 +252,9 @@ begin
     using backfill.part::regclass, notika._payload_key(spec, backfill.part), spec.workflow_id,
           backfill.snapshot, backfill.backfill_id;
   if v_function is not null then
-    perform notika._set_busy(true);
+    perform notika._suspend_guard(true);
     execute format('drop function %s', v_function);
-    perform notika._set_busy(false);
+    perform notika._suspend_guard(false);
   end if;
 end;
 $$;

@@ -184,7 +184,7 @@ begin
   if v_call.relation is not null then
     v_given := notika._grant_missing(v_call.relation, v_function);
   end if;
-  v_outcome := notika._ask_shortly(
+  v_outcome := notika._submit_request_quietly(
     'publish', notika._request_of(v_call, publish.options, v_function, v_given)) #>> '{}';
   if v_function is not null then
     execute 'drop function pg_temp.notika_condition()';
@@ -246,9 +246,9 @@ begin
   v_after.definition := notika._definition(v_after);
   v_after.options := notika._check_options(
     v_after, coalesce(nullif(_do_publish.request -> 'options', 'null'), v_before.options));
-  perform notika._set_busy(true);
+  perform notika._suspend_guard(true);
   v_is_changed := notika._apply(v_before, v_after) > 0;
-  perform notika._set_busy(false);
+  perform notika._suspend_guard(false);
 
   update notika.workflow as w
      set table_name = v_after.table_name, -- and with it the relation
@@ -292,7 +292,7 @@ begin
   if notika._workflow_of(v_after.name) is not null then
     perform notika._refresh_capture(notika._workflow_of(v_after.name));
     if v_before.unpublished_at is not null or v_before.match is distinct from v_after.match then
-      perform notika._resound(v_after.workflow_id);
+      perform notika._rematch_signals(v_after.workflow_id);
     end if;
   end if;
 
@@ -337,9 +337,9 @@ begin
 
   v_statement := notika._capture_definition(v_workflow);
   if v_statement <> all (v_workflow.definition) then
-    perform notika._set_busy(true);
+    perform notika._suspend_guard(true);
     execute v_statement; -- the function alone: it takes no lock on the table
-    perform notika._set_busy(false);
+    perform notika._suspend_guard(false);
     update notika.workflow as w
        set definition = array(
              select case when d.statement ~ '^create or replace function notika\._capture_'
@@ -389,7 +389,7 @@ declare
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
   perform notika._revoke_given(
-    notika._ask_shortly('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
+    notika._submit_request_quietly('unpublish', jsonb_build_object('workflow', unpublish.workflow)));
   perform set_config('lock_timeout', v_before, true);
 exception when lock_not_available then
   perform notika._refuse_locked('unpublish', unpublish.workflow, (

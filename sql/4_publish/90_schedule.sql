@@ -81,7 +81,7 @@ declare
   v_outcome text;
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
-  v_outcome := notika._ask('_publish_by_time', jsonb_build_object(
+  v_outcome := notika._submit_request('_publish_by_time', jsonb_build_object(
     'workflow', _publish_by_time.workflow, 'options', _publish_by_time.options)) #>> '{}';
   perform set_config('lock_timeout', v_before, true);
   return v_outcome;
@@ -147,7 +147,7 @@ declare
   v_due timestamptz;
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
-  v_due := (notika._ask('schedule', jsonb_build_object(
+  v_due := (notika._submit_request('schedule', jsonb_build_object(
     'workflow', schedule.workflow, 'cron', schedule.cron, 'time_zone', schedule.time_zone,
     'missed', schedule.missed)) #>> '{}')::timestamptz;
   perform set_config('lock_timeout', v_before, true);
@@ -197,7 +197,7 @@ declare
   v_before constant text := current_setting('lock_timeout');
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
-  perform notika._ask('unschedule', jsonb_build_object('workflow', unschedule.workflow));
+  perform notika._submit_request('unschedule', jsonb_build_object('workflow', unschedule.workflow));
   perform set_config('lock_timeout', v_before, true);
 end;
 $$;

@@ -8,7 +8,7 @@ create or replace function notika.replay(workflow text, since timestamptz)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return (notika._ask('replay', jsonb_build_object(
+  return (notika._submit_request('replay', jsonb_build_object(
     'workflow', replay.workflow, 'since', replay.since)) #>> '{}')::bigint;
 end;
 $$;

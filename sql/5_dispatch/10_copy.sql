@@ -43,7 +43,7 @@ comment on function notika._begin_copy() is
   'Makes a copy, or a new database, an installation of its own: with the objects of this database '
   'and a name that no other has.';
 
-create or replace function notika._is_here()
+create or replace function notika._is_this_database()
   returns boolean
   language sql
   stable
@@ -54,7 +54,7 @@ as $$
     join pg_database as d on d.datname = current_database();
 $$;
 
-comment on function notika._is_here() is
+comment on function notika._is_this_database() is
   'Whether the installation is that of this database; false in a copy within the cluster.';
 
 create or replace function notika._installation()
@@ -66,11 +66,11 @@ create or replace function notika._installation()
   set lock_timeout = '10s' -- a hand-over is shorter
 as $$
 begin
-  if not notika._is_here() or notika._is_foreign(notika._position()) then
+  if not notika._is_this_database() or notika._is_foreign(notika._position()) then
     perform notika._lock_dispatch(waits => true);
     if notika._is_foreign(notika._position()) then
       perform notika._rebase(notika._position());
-    elsif not notika._is_here() then
+    elsif not notika._is_this_database() then
       perform notika._begin_copy();
     end if;
   end if;

@@ -42,7 +42,7 @@ begin
            and v.event_id <= here.window_high
            and pg_visible_in_snapshot(v.xid, here.window_snapshot)
            and not pg_visible_in_snapshot(v.xid, here.snapshot)
-           and (v.workflow_id = any (here.aside_ids)) = _take_chunk.aside
+           and (v.workflow_id = any (here.burst_ids)) = _take_chunk.aside
          order by v.event_id
          limit _take_chunk.max_events
       ) as c
@@ -64,7 +64,7 @@ begin
                case when w.paused_at is not null or w.broken_reason is not null
                     then 'infinity'::timestamptz end as held_until,
                _take_chunk.straight
-                 and not (w.options ? 'key' or notika._is_gated(w.options)) as is_straight,
+                 and not (w.options ? 'key' or notika._has_lines(w.options)) as is_straight,
                notika._workflow_of(w.name) is not null as is_source,
                notika._has_sources(w.name) as has_sources,
                (coalesce((w.options ->> 'priority')::integer, 0)
@@ -169,7 +169,7 @@ begin
   -- Usually no workflow needs a lock, and then no event has to be read.
   select array_agg(w.workflow_id) into v_workflow_ids
     from notika.workflow as w
-   where notika._is_gated(w.options) or notika._workflow_of(w.name) is not null;
+   where notika._has_lines(w.options) or notika._workflow_of(w.name) is not null;
   if v_workflow_ids is null then
     return;
   end if;
@@ -182,7 +182,7 @@ begin
          and v.event_id <= here.window_high
          and pg_visible_in_snapshot(v.xid, here.window_snapshot)
          and not pg_visible_in_snapshot(v.xid, here.snapshot)
-         and (v.workflow_id = any (here.aside_ids)) = _lock_for_chunk.aside
+         and (v.workflow_id = any (here.burst_ids)) = _lock_for_chunk.aside
        order by v.event_id
        limit _lock_for_chunk.max_events
     ) as c
@@ -240,16 +240,16 @@ begin
   reached.window_at := v_last_id;
 
   if v_chunk.signals is not null then
-    perform notika._hear(v_chunk.signals);
+    perform notika._deliver_signals(v_chunk.signals);
   end if;
   if v_chunk.jobs is not null then
-    perform notika._add_jobs(notika._control(v_chunk.jobs));
+    perform notika._add_jobs(notika._apply_options(v_chunk.jobs));
   end if;
   if v_chunk.runs > 0 then
     perform notika._announce_jobs(v_chunk.runs);
   end if;
   if v_chunk.listeners is not null then
-    perform notika._welcome(v_chunk.listeners);
+    perform notika._register_listeners(v_chunk.listeners);
   end if;
   if exists (select from notika.backfill as b where b.finished_at is null) then
     perform notika._note_live(_hand_over.here, v_last_id);
@@ -261,7 +261,7 @@ comment on function notika._hand_over(notika.position, integer, boolean) is
   'Makes jobs of the next events of the open window, or signals of those of sources: of the workflows '
   'that were set aside, or of the others. Says how many events it saw, and where it stands then.';
 
-create or replace function notika._hand_over_aside(
+create or replace function notika._hand_over_burst(
   here notika.position,
   max_events integer,
   out handed_over integer,
@@ -281,16 +281,16 @@ begin
   reached := here;
   loop
     reached := notika._follow_cursor(reached);
-    moved := moved or reached.aside_ids = '{}';
-    exit when reached.aside_window_snapshot is null or handed_over >= _hand_over_aside.max_events;
+    moved := moved or reached.burst_ids = '{}';
+    exit when reached.burst_window_snapshot is null or handed_over >= _hand_over_burst.max_events;
     v_done := notika._hand_over(
-      notika._aside(reached),
-      _hand_over_aside.max_events - handed_over, aside => true);
+      notika._burst_cursor(reached),
+      _hand_over_burst.max_events - handed_over, aside => true);
     v_aside := v_done.reached;
-    if v_done.handed_over < _hand_over_aside.max_events - handed_over then
+    if v_done.handed_over < _hand_over_burst.max_events - handed_over then
       v_aside := notika._close_window(v_aside);
     end if;
-    reached := notika._with_aside(reached, v_aside);
+    reached := notika._with_burst_cursor(reached, v_aside);
     moved := true;
     handed_over := handed_over + v_done.handed_over;
   end loop;
@@ -301,6 +301,6 @@ exception when lock_not_available then
 end;
 $$;
 
-comment on function notika._hand_over_aside(notika.position, integer) is
+comment on function notika._hand_over_burst(notika.position, integer) is
   'Hands over up to so many events of the workflows that were set aside, and says how many it saw, '
   'and where both cursors stand then.';

@@ -1,6 +1,6 @@
 -- dispatch: the hand-over of events to graphile-worker, one transaction at a time.
 
-create or replace function notika._start_others(is_idle boolean)
+create or replace function notika._start_scheduled(is_idle boolean)
   returns integer
   language plpgsql
   volatile
@@ -8,11 +8,11 @@ create or replace function notika._start_others(is_idle boolean)
 as $$
 begin
   return notika._keep_times()
-         + case when _start_others.is_idle then notika._backfill_all() else 0 end;
+         + case when _start_scheduled.is_idle then notika._backfill_all() else 0 end;
 end;
 $$;
 
-comment on function notika._start_others(boolean) is
+comment on function notika._start_scheduled(boolean) is
   'Starts what no change of a row starts, and says how many events that were; is_idle: all that was '
   'captured is handed over. Needs the right of _lock_dispatch.';
 
@@ -68,12 +68,12 @@ begin
     perform notika._rebase(v_here);
     return 0;
   end if;
-  if not notika._is_here() then
+  if not notika._is_this_database() then
     perform notika._begin_copy();
   end if;
 
   -- What is set aside gets what the rest leaves, but at least half.
-  v_share := case when v_here.aside_ids = '{}' then dispatch.max_events
+  v_share := case when v_here.burst_ids = '{}' then dispatch.max_events
                   else (dispatch.max_events + 1) / 2 end;
   loop
     v_resumed := v_here.window_snapshot is not null;
@@ -106,16 +106,16 @@ begin
     exit when v_handed_over > 0 or not v_resumed;
   end loop;
 
-  if v_here.aside_ids = '{}' then
+  if v_here.burst_ids = '{}' then
     if v_handed_over = v_share then
-      v_here := notika._set_burst_aside(v_here);
+      v_here := notika._begin_burst(v_here);
     end if;
   else
     if v_now is null then
       v_now := clock_timestamp();
       v_here := notika._find_heads(v_here, v_now);
     end if;
-    v_done := notika._hand_over_aside(v_here, greatest(dispatch.max_events - v_handed_over, 1));
+    v_done := notika._hand_over_burst(v_here, greatest(dispatch.max_events - v_handed_over, 1));
     v_moved := v_moved or v_done.moved;
     v_handed_over := v_handed_over + v_done.handed_over;
     v_here := v_done.reached;
@@ -144,8 +144,8 @@ begin
   if v_handed_over > 0 then
     perform notika._set_asleep(false);
   end if;
-  return v_handed_over + notika._start_others(
-    v_handed_over < dispatch.max_events and v_here.aside_ids = '{}');
+  return v_handed_over + notika._start_scheduled(
+    v_handed_over < dispatch.max_events and v_here.burst_ids = '{}');
 end;
 $$;
 

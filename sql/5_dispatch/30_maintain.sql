@@ -12,8 +12,8 @@ as $$
 begin
   perform notika._refuse_old_snapshot();
   return query select * from notika._attempt('_free_jobs');
-  return query select * from notika._attempt('_bury_jobs');
-  return query select * from notika._attempt('_tend_lines');
+  return query select * from notika._attempt('_fail_dead_jobs');
+  return query select * from notika._attempt('_repair_lines');
   return query select * from notika._attempt('_hold_jobs');
   return query select * from notika._attempt('_place_late');
   return query select * from notika._attempt('_forget');

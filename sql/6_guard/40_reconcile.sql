@@ -12,9 +12,9 @@ begin
   perform notika._hold_columns(v_after);
   v_after.capture := notika._form(v_after);
   v_after.definition := notika._definition(v_after);
-  perform notika._set_busy(true);
+  perform notika._suspend_guard(true);
   perform notika._apply(before, v_after);
-  perform notika._set_busy(false);
+  perform notika._suspend_guard(false);
   update notika.workflow as w
      set definition = v_after.definition, is_pinned = v_after.is_pinned, capture = v_after.capture
    where w.workflow_id = v_after.workflow_id;
@@ -53,14 +53,14 @@ $$;
 comment on function notika._loosen(integer) is
   'Takes the pins of a workflow away; it captures on, as far as what it reads is there.';
 
-create or replace function notika._put_back(before notika.workflow, after notika.workflow, may_alter boolean)
+create or replace function notika._restore_capture(before notika.workflow, after notika.workflow, may_alter boolean)
   returns void
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_after notika.workflow := _put_back.after;
+  v_after notika.workflow := _restore_capture.after;
 begin
   if not notika._has_all_it_needs(v_after) then
     if may_alter and not exists (select from notika._missing_to_make(v_after)) then
@@ -98,7 +98,7 @@ begin
 end;
 $$;
 
-comment on function notika._put_back(notika.workflow, notika.workflow, boolean) is
+comment on function notika._restore_capture(notika.workflow, notika.workflow, boolean) is
   'Makes the functions and triggers of a workflow that are missing, if what they need is there; '
   'otherwise they capture what is left.';
 
@@ -147,7 +147,7 @@ begin
   end if;
   perform notika._rebind(v_spec, v_after.relation, statement);
   v_after := notika._with_columns(v_after);
-  perform notika._put_back(v_spec, v_after, may_alter);
+  perform notika._restore_capture(v_spec, v_after, may_alter);
   perform notika._settle_capture_rights(v_spec.workflow_id, v_after.relation);
   if not settled or v_spec.on_rename <> 'follow' then
     return;

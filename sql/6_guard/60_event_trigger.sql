@@ -1,6 +1,6 @@
 -- What the event triggers call: before a command, when it drops something, and after it.
 
-create or replace function notika._summon(
+create or replace function notika._queue_verdict(
   workflow_ids integer[],
   tag text,
   statement text,
@@ -13,17 +13,17 @@ create or replace function notika._summon(
   set search_path = pg_catalog, pg_temp
 as $$
   insert into notika.guard_pending (workflow_id, tag, statement, dropped, found)
-  select s.workflow_id, _summon.tag, coalesce(left(_summon.statement, 400), ''), _summon.dropped,
-         _summon.found
-    from unnest(_summon.workflow_ids) as s (workflow_id)
+  select s.workflow_id, _queue_verdict.tag, coalesce(left(_queue_verdict.statement, 400), ''), _queue_verdict.dropped,
+         _queue_verdict.found
+    from unnest(_queue_verdict.workflow_ids) as s (workflow_id)
    where case
-           when _summon.dropped is not null then not exists (
+           when _queue_verdict.dropped is not null then not exists (
              select from notika.guard_pending as p
-              where p.workflow_id = s.workflow_id and p.dropped = _summon.dropped
+              where p.workflow_id = s.workflow_id and p.dropped = _queue_verdict.dropped
            )
            -- Again only where something else would be refused than after the last command.
            else coalesce((
-             select p.found is not null and p.found is distinct from _summon.found
+             select p.found is not null and p.found is distinct from _queue_verdict.found
                from notika.guard_pending as p
               where p.workflow_id = s.workflow_id
               order by p.pending_id desc
@@ -32,10 +32,10 @@ as $$
          end;
 $$;
 
-comment on function notika._summon(integer[], text, text, text, text[]) is
+comment on function notika._queue_verdict(integer[], text, text, text, text[]) is
   'Has workflows judged when the transaction commits.';
 
-create or replace function notika._see_clearly()
+create or replace function notika._check_snapshot()
   returns void
   language plpgsql
   volatile
@@ -51,7 +51,7 @@ begin
 end;
 $$;
 
-comment on function notika._see_clearly() is
+comment on function notika._check_snapshot() is
   'Binds a restored copy; fails in a transaction whose snapshot is older than the last publish.';
 
 create or replace function notika._may_alter(relation regclass, context text)
@@ -79,7 +79,7 @@ $$;
 comment on function notika._may_alter(regclass, text) is
   'Whether the caller may alter a table: if not, the command is about to fail and locks nothing.';
 
-create or replace function notika._keep_itself(command text)
+create or replace function notika._refuse_own_drop(command text)
   returns void
   language plpgsql
   stable
@@ -91,10 +91,10 @@ begin
   if not exists (
     select from pg_namespace as n
      where n.nspname = 'notika'
-       and (n.nspname = any (array(select notika._named_schemas(_keep_itself.command)))
+       and (n.nspname = any (array(select notika._named_schemas(_refuse_own_drop.command)))
             or n.nspowner in (
               select r.oid
-                from notika._named_owners(_keep_itself.command) as o (name)
+                from notika._named_owners(_refuse_own_drop.command) as o (name)
                 join pg_roles as r on r.rolname = o.name
             ))
   ) then
@@ -114,7 +114,7 @@ begin
 end;
 $$;
 
-comment on function notika._keep_itself(text) is
+comment on function notika._refuse_own_drop(text) is
   'Refuses a DROP SCHEMA or DROP OWNED that would take Notika away with what is published.';
 
 create or replace function notika._note_dropped(tag text)
@@ -132,7 +132,7 @@ begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
-  perform notika._see_clearly();
+  perform notika._check_snapshot();
 
   for v_touched in
     select t.workflow_id, max(t.dropped) as dropped
@@ -168,7 +168,7 @@ begin
     v_statement := coalesce(v_statement, notika._culprit(tag, array(
       select d.object_identity from pg_event_trigger_dropped_objects() as d order by not d.original
     )));
-    perform notika._summon(array[v_touched.workflow_id], tag, v_statement, v_touched.dropped);
+    perform notika._queue_verdict(array[v_touched.workflow_id], tag, v_statement, v_touched.dropped);
   end loop;
 end;
 $$;
@@ -234,7 +234,7 @@ begin
      );
     return;
   end if;
-  perform notika._summon(array[_note_command.workflow_id], _note_command.tag, v_culprit, null, v_found);
+  perform notika._queue_verdict(array[_note_command.workflow_id], _note_command.tag, v_culprit, null, v_found);
 end;
 $$;
 
@@ -266,7 +266,7 @@ begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
-  perform notika._see_clearly();
+  perform notika._check_snapshot();
 
   select array_agg(d.objid) filter (where d.classid = 'pg_class'::regclass),
          array_agg(d.objid) filter (where d.classid = 'pg_trigger'::regclass),
@@ -383,7 +383,7 @@ begin
         raise;
       when others then
         perform notika._report_failure(v_touched.workflow_id, tag, v_statement, sqlerrm, sqlstate);
-        perform notika._summon(array[v_touched.workflow_id], tag, v_statement);
+        perform notika._queue_verdict(array[v_touched.workflow_id], tag, v_statement);
     end;
   end loop;
 end;

@@ -38,7 +38,7 @@ $$;
 
 comment on function notika._check_reason(text) is 'Refuses an empty reason.';
 
-create or replace function notika._let_go(workflow_id integer, tag text)
+create or replace function notika._unpin_for_migration(workflow_id integer, tag text)
   returns void
   language plpgsql
   volatile
@@ -47,13 +47,13 @@ as $$
 begin
   -- An early verdict that was asked for would put the pins back at once.
   set constraints notika.guard_at_commit deferred;
-  perform notika._summon(array[_let_go.workflow_id], _let_go.tag, format('notika.%s()', case
-    when _let_go.tag = 'RELEASE' then 'release' else 'allow_breaking_change' end));
-  perform notika._loosen(_let_go.workflow_id);
+  perform notika._queue_verdict(array[_unpin_for_migration.workflow_id], _unpin_for_migration.tag, format('notika.%s()', case
+    when _unpin_for_migration.tag = 'RELEASE' then 'release' else 'allow_breaking_change' end));
+  perform notika._loosen(_unpin_for_migration.workflow_id);
 end;
 $$;
 
-comment on function notika._let_go(integer, text) is
+comment on function notika._unpin_for_migration(integer, text) is
   'Takes the pins of a workflow away until this transaction commits.';
 
 create or replace function notika.allow_breaking_change(workflow text, reason text)
@@ -64,7 +64,7 @@ create or replace function notika.allow_breaking_change(workflow text, reason te
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('allow_breaking_change', jsonb_build_object(
+  perform notika._submit_request('allow_breaking_change', jsonb_build_object(
     'workflow', allow_breaking_change.workflow, 'reason', allow_breaking_change.reason));
 end;
 $$;
@@ -89,7 +89,7 @@ begin
           _do_allow_breaking_change.reason, _do_allow_breaking_change.caller);
   -- Where there are no event triggers nobody else lets the command through.
   if not notika._has_event_triggers() then
-    perform notika._let_go(v_spec.workflow_id, 'ALLOW');
+    perform notika._unpin_for_migration(v_spec.workflow_id, 'ALLOW');
   end if;
 end;
 $$;
@@ -105,7 +105,7 @@ create or replace function notika.release(workflow text, reason text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('release', jsonb_build_object(
+  perform notika._submit_request('release', jsonb_build_object(
     'workflow', release.workflow, 'reason', release.reason));
 end;
 $$;
@@ -127,7 +127,7 @@ begin
   insert into notika.guard_log (workflow, verdict, statement, reason, done_by)
   values (v_spec.name, 'released', format('select notika.release(%L, %L)', v_spec.name, reason),
           _do_release.reason, _do_release.caller);
-  perform notika._let_go(v_spec.workflow_id, 'RELEASE');
+  perform notika._unpin_for_migration(v_spec.workflow_id, 'RELEASE');
 end;
 $$;
 
@@ -142,7 +142,7 @@ create or replace function notika.begin_maintenance(reason text, ttl interval de
   set intervalstyle = 'postgres'
 as $$
 begin
-  return (notika._ask('begin_maintenance', jsonb_build_object(
+  return (notika._submit_request('begin_maintenance', jsonb_build_object(
     'reason', begin_maintenance.reason, 'ttl', begin_maintenance.ttl)) #>> '{}')::bigint;
 end;
 $$;
@@ -189,7 +189,7 @@ as $$
 begin
   return query
     select w.workflow, w.state, w.reason
-      from json_to_recordset(notika._ask('end_maintenance', '{}'))
+      from json_to_recordset(notika._submit_request('end_maintenance', '{}'))
              as w (workflow text, state text, reason text);
 end;
 $$;

@@ -69,7 +69,7 @@ $body$;
 comment on function notika._undoable(text) is
   'Why a statement cannot be tried and undone; null: it can.';
 
-create or replace function notika._foresee(settled boolean)
+create or replace function notika._preview(settled boolean)
   returns table (workflow text, kind text, object text, verdict text, expected text, actual text)
   language plpgsql
   volatile
@@ -88,7 +88,7 @@ begin
        where p.workflow_id = v_workflow_id and p.dropped is not null
     ) then
       begin
-        perform notika._reconcile(v_workflow_id, 'check_ddl', _foresee.settled);
+        perform notika._reconcile(v_workflow_id, 'check_ddl', _preview.settled);
       exception
         when serialization_failure or deadlock_detected or lock_not_available then
           raise;
@@ -121,10 +121,10 @@ begin
 end;
 $$;
 
-comment on function notika._foresee(boolean) is
+comment on function notika._preview(boolean) is
   'What the guard would find now, about the workflows that this transaction has touched.';
 
-create or replace function notika._foresee_pinned(sql text, path text)
+create or replace function notika._preview_pinned(sql text, path text)
   returns void
   language plpgsql
   volatile
@@ -132,15 +132,15 @@ create or replace function notika._foresee_pinned(sql text, path text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('_foresee_pinned', jsonb_build_object(
-    'sql', _foresee_pinned.sql, 'path', _foresee_pinned.path));
+  perform notika._submit_request('_preview_pinned', jsonb_build_object(
+    'sql', _preview_pinned.sql, 'path', _preview_pinned.path));
 end;
 $$;
 
-comment on function notika._foresee_pinned(text, text) is
+comment on function notika._preview_pinned(text, text) is
   'Where only pins protect: takes those away that would hide what the migration does.';
 
-create or replace function notika._do_foresee_pinned(caller name, sql text, path text)
+create or replace function notika._do_preview_pinned(caller name, sql text, path text)
   returns void
   language plpgsql
   volatile
@@ -154,21 +154,21 @@ begin
   end if;
   for v_workflow_id in
     select distinct w.workflow_id
-      from notika._split(_do_foresee_pinned.sql) as c
-     cross join lateral notika._named_tables(c.bare, _do_foresee_pinned.path) as n (relation)
+      from notika._split(_do_preview_pinned.sql) as c
+     cross join lateral notika._named_tables(c.bare, _do_preview_pinned.path) as n (relation)
       -- What the caller may not alter it does not alter, and then nobody is to wait for it.
-      join pg_class as k on k.oid = n.relation and pg_has_role(_do_foresee_pinned.caller, k.relowner, 'usage')
+      join pg_class as k on k.oid = n.relation and pg_has_role(_do_preview_pinned.caller, k.relowner, 'usage')
      cross join lateral notika._tables(n.relation) as d (relation)
       join notika.contract_table as t on t.relation = d.relation
       join notika.workflow as w on w.workflow_id = t.workflow_id and w.unpublished_at is null
   loop
-    perform notika._summon(array[v_workflow_id], 'CHECK', 'check_ddl');
+    perform notika._queue_verdict(array[v_workflow_id], 'CHECK', 'check_ddl');
     perform notika._loosen(v_workflow_id);
   end loop;
 end;
 $$;
 
-comment on function notika._do_foresee_pinned(name, text, text) is 'Carries out _foresee_pinned for a caller';
+comment on function notika._do_preview_pinned(name, text, text) is 'Carries out _preview_pinned for a caller';
 
 create or replace function notika._try_ddl(sql text, path text)
   returns table (
@@ -202,7 +202,7 @@ declare
 begin
   perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   begin
-    perform notika._foresee_pinned(sql, path);
+    perform notika._preview_pinned(sql, path);
     for v_statement in
       select s.line, s.statement,
              s.statement ~* '^(begin|start[[:space:]]+transaction)[[:space:]]*(work|transaction)?$' as begins,
@@ -252,14 +252,14 @@ begin
         if not v_is_over then
           v_seen := v_seen || (
             select coalesce(jsonb_agg(jsonb_build_array(f.workflow, f.kind, f.object, f.verdict)), '[]')
-              from notika._foresee(false) as f
+              from notika._preview(false) as f
           );
           continue;
         end if;
       end if;
 
       -- A transaction ends here, and the guard judges what it leaves.
-      select coalesce(jsonb_agg(to_jsonb(f)), '[]') into v_found from notika._foresee(true) as f;
+      select coalesce(jsonb_agg(to_jsonb(f)), '[]') into v_found from notika._preview(true) as f;
       for statement_number, workflow, verdict, problem, remedy in
         select b.number, f.workflow,
                case f.verdict when 'blocked' then 'breaks' when 'warned' then 'warns'
@@ -303,7 +303,7 @@ begin
       -- It is committed, and the next one begins.
       set constraints notika.guard_at_commit immediate;
       set constraints notika.guard_at_commit deferred;
-      perform notika._foresee_pinned(sql, path);
+      perform notika._preview_pinned(sql, path);
     end loop;
     raise exception 'undo' using errcode = 'NKUND';
   exception when sqlstate 'NKUND' then

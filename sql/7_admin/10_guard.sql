@@ -35,7 +35,7 @@ declare
   v_context pg_catalog.text;
 begin
   get diagnostics v_context = pg_context;
-  perform notika._let_through(tg_tag, v_context, pg_catalog.current_setting(''search_path''));', ''),
+  perform notika._unpin_for_command(tg_tag, v_context, pg_catalog.current_setting(''search_path''));', ''),
         ('_guard_drop', 'sql_drop', null,
          '
 begin

@@ -21,9 +21,9 @@ as $$
         ('function', '_health_without_texts', '{monitor}'),
 
         -- The verbs that decide by their caller pass a request.
-        ('function', '_ask', '{publisher,runner}'),
-        ('function', '_ask_shortly', '{publisher}'),
-        ('function', '_refuse_shortly', '{publisher,runner}'),
+        ('function', '_submit_request', '{publisher,runner}'),
+        ('function', '_submit_request_quietly', '{publisher}'),
+        ('function', '_raise_without_context', '{publisher,runner}'),
         ('request', '_request', '{publisher,runner}'),
 
         -- Publish, and migrate what is published.
@@ -39,8 +39,8 @@ as $$
         ('function', 'check', '{publisher,runner}'),
         ('function', 'check_ddl', '{publisher}'),
         ('function', '_try_ddl', '{publisher}'), -- check_ddl runs with the rights of its caller
-        ('function', '_foresee', '{publisher}'),
-        ('function', '_foresee_pinned', '{publisher}'),
+        ('function', '_preview', '{publisher}'),
+        ('function', '_preview_pinned', '{publisher}'),
         ('function', '_split', '{publisher}'),
         ('function', '_undoable', '{publisher}'),
         ('function', 'allow_breaking_change', '{publisher}'),
@@ -51,7 +51,7 @@ as $$
         -- What a verb calls with the rights of its caller: it reads the catalog, or makes what is his.
         ('function', '_as_called', '{publisher}'),
         ('function', '_request_of', '{publisher}'),
-        ('function', '_call', '{publisher,runner}'),
+        ('function', '_publish_call', '{publisher,runner}'),
         ('function', '_read_condition', '{publisher,runner}'),
         ('function', '_parse_condition', '{publisher,runner}'),
         ('function', '_refuse_condition', '{publisher,runner}'),
@@ -133,7 +133,7 @@ as $$
         ('sequence', 'control_seq', '{reader,monitor}'),
 
         -- What the event triggers call.
-        ('function', '_let_through', '{guard}'),
+        ('function', '_unpin_for_command', '{guard}'),
         ('function', '_note_dropped', '{guard}'),
         ('function', '_note_commands', '{guard}'),
 
@@ -198,50 +198,50 @@ $$;
 comment on function notika._granted() is
   'Every right that somebody besides the owner has in Notika''s schemas; role 0: everybody.';
 
-create or replace function notika._due(parts text[])
+create or replace function notika._rights_due(parts text[])
   returns table (privilege text, object text)
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select 'usage', 'schema notika' where _due.parts <> '{}'
+  select 'usage', 'schema notika' where _rights_due.parts <> '{}'
   union
   select 'execute', format('routine %s', p.oid::regprocedure)
     from notika._rights() as r
     join pg_proc as p on p.pronamespace = 'notika'::regnamespace and p.proname = r.name
-   where r.kind = 'function' and r.parts && _due.parts
+   where r.kind = 'function' and r.parts && _rights_due.parts
   union
   select 'select',
          format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass)
     from notika._rights() as r
     join pg_class as c on c.relnamespace = 'notika'::regnamespace and c.relname = r.name
-   where r.kind in ('view', 'table', 'sequence') and r.parts && _due.parts
+   where r.kind in ('view', 'table', 'sequence') and r.parts && _rights_due.parts
   union
   -- Not its column caller.
   select k.privilege, format('table notika.%I', r.name)
     from notika._rights() as r
    cross join unnest('{insert (verb),insert (args),select (result)}'::text[]) as k (privilege)
-   where r.kind = 'request' and r.parts && _due.parts
+   where r.kind = 'request' and r.parts && _rights_due.parts
   union
   -- graphile-worker works on its tables as whoever runs it.
-  select 'usage', 'schema notika_worker' where 'runner' = any (_due.parts)
+  select 'usage', 'schema notika_worker' where 'runner' = any (_rights_due.parts)
   union
   select k.privilege, format('table %s', c.oid::regclass)
     from pg_class as c
    cross join unnest('{select,insert,update,delete}'::text[]) as k (privilege)
    where c.relnamespace = 'notika_worker'::regnamespace and c.relkind in ('r', 'p')
-     and 'runner' = any (_due.parts)
+     and 'runner' = any (_rights_due.parts)
      and (k.privilege = 'select' or c.relname <> 'migrations')
   union
   select 'execute', format('routine %s', p.oid::regprocedure)
     from pg_proc as p
-   where p.pronamespace = 'notika_worker'::regnamespace and 'runner' = any (_due.parts);
+   where p.pronamespace = 'notika_worker'::regnamespace and 'runner' = any (_rights_due.parts);
 $$;
 
-comment on function notika._due(text[]) is
+comment on function notika._rights_due(text[]) is
   'What a role is to be granted that plays these parts.';
 
-create or replace function notika._all_due()
+create or replace function notika._all_rights_due()
   returns table (role oid, privilege text, object text)
   language sql
   stable
@@ -253,7 +253,7 @@ as $$
       union all
       select r.oid, '{guard}' from pg_roles as r where r.rolname = 'notika_guard'
     ) as p
-   cross join lateral notika._due(p.parts) as d
+   cross join lateral notika._rights_due(p.parts) as d
   union
   select c.grantee, 'execute', format('routine %s', c.function)
     from notika.workflow as w
@@ -266,7 +266,7 @@ as $$
    where p.pronamespace = 'notika'::regnamespace and p.proname ~ '^_passes_[0-9]+$';
 $$;
 
-comment on function notika._all_due() is
+comment on function notika._all_rights_due() is
   'Every right that somebody besides the owner is to have in Notika''s schemas; role 0: everybody.';
 
 create or replace function notika._role_name(role oid)
@@ -292,7 +292,7 @@ declare
   v_roles oid[] := array[]::oid[];
 begin
   for v_change in
-    with due as materialized (select * from notika._all_due()),
+    with due as materialized (select * from notika._all_rights_due()),
          granted as materialized (select * from notika._granted())
     -- Cascade: with the option to grant, it may have been passed on.
     (select x.role, format('revoke %s on %s from %s cascade', x.privilege, x.object,
@@ -389,7 +389,7 @@ begin
   select format('%s on %s could not be taken from %s; first: %s', x.privilege, x.object,
                 notika._role_name(x.role), coalesce(m.remedy, 'select * from notika.health;'))
     into v_left
-    from (select * from notika._granted() except select * from notika._all_due()) as x
+    from (select * from notika._granted() except select * from notika._all_rights_due()) as x
     left join lateral (
       select min(r.remedy) as remedy from notika._missing_rights() as r where r.finding = 'usage_missing'
     ) as m on true
@@ -477,7 +477,7 @@ as $$
     from (
       select notika._role_name(x.role) as role, count(*) as count,
              min(format('%s on %s', x.privilege, x.object)) as first
-        from (select * from notika._granted() except select * from notika._all_due()) as x
+        from (select * from notika._granted() except select * from notika._all_rights_due()) as x
        -- A copy without its data does not know any more who has which part.
        where exists (select from notika.setting)
        group by x.role

@@ -47,7 +47,7 @@ create or replace function notika.grant_publisher(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('grant_publisher', jsonb_build_object('role', grant_publisher.role::oid));
+  perform notika._submit_request('grant_publisher', jsonb_build_object('role', grant_publisher.role::oid));
 end;
 $$;
 
@@ -63,7 +63,7 @@ create or replace function notika.revoke_publisher(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('revoke_publisher', jsonb_build_object('role', revoke_publisher.role::oid));
+  perform notika._submit_request('revoke_publisher', jsonb_build_object('role', revoke_publisher.role::oid));
 end;
 $$;
 
@@ -77,7 +77,7 @@ create or replace function notika.grant_runner(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('grant_runner', jsonb_build_object('role', grant_runner.role::oid));
+  perform notika._submit_request('grant_runner', jsonb_build_object('role', grant_runner.role::oid));
 end;
 $$;
 
@@ -93,7 +93,7 @@ create or replace function notika.revoke_runner(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('revoke_runner', jsonb_build_object('role', revoke_runner.role::oid));
+  perform notika._submit_request('revoke_runner', jsonb_build_object('role', revoke_runner.role::oid));
 end;
 $$;
 
@@ -107,7 +107,7 @@ create or replace function notika.grant_reader(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('grant_reader', jsonb_build_object('role', grant_reader.role::oid));
+  perform notika._submit_request('grant_reader', jsonb_build_object('role', grant_reader.role::oid));
 end;
 $$;
 
@@ -122,7 +122,7 @@ create or replace function notika.revoke_reader(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('revoke_reader', jsonb_build_object('role', revoke_reader.role::oid));
+  perform notika._submit_request('revoke_reader', jsonb_build_object('role', revoke_reader.role::oid));
 end;
 $$;
 
@@ -136,7 +136,7 @@ create or replace function notika.grant_monitor(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('grant_monitor', jsonb_build_object('role', grant_monitor.role::oid));
+  perform notika._submit_request('grant_monitor', jsonb_build_object('role', grant_monitor.role::oid));
 end;
 $$;
 
@@ -152,7 +152,7 @@ create or replace function notika.revoke_monitor(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform notika._ask('revoke_monitor', jsonb_build_object('role', revoke_monitor.role::oid));
+  perform notika._submit_request('revoke_monitor', jsonb_build_object('role', revoke_monitor.role::oid));
 end;
 $$;
 

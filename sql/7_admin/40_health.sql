@@ -77,7 +77,7 @@ begin
              when f.kind in
                   ('part_not_captured', 'form_outdated', 'function_replaced', 'trigger_replaced')
                then 'select * from notika.install();'
-             else notika._call(notika._mended(w))
+             else notika._publish_call(notika._publishable(w))
            end
       from notika._suspects() as s (workflow_id)
       join notika.workflow as w on w.workflow_id = s.workflow_id and w.unpublished_at is null
@@ -110,7 +110,7 @@ begin
   return query select * from notika._surplus_rights();
   return query select * from notika._truncate_health();
   return query
-    select 'broken', 'error', w.name, w.broken_reason, notika._call(notika._mended(w))
+    select 'broken', 'error', w.name, w.broken_reason, notika._publish_call(notika._publishable(w))
       from notika.workflow as w
      where w.unpublished_at is null and w.broken_reason is not null;
   return query

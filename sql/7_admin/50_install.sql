@@ -34,7 +34,7 @@ begin
   return query select a.step, a.outcome, a.detail from notika._administer() as a;
   return query
     select s.step, s.outcome, s.detail
-      from json_to_recordset(notika._ask('install', '{}'))
+      from json_to_recordset(notika._submit_request('install', '{}'))
              as s (step text, outcome text, detail text);
 end;
 $$;
@@ -119,9 +119,9 @@ begin
 
   perform notika._rebind_copy();
   if not notika._judges_always() then
-    perform notika._set_busy(true);
+    perform notika._suspend_guard(true);
     alter table notika.guard_pending enable always trigger guard_at_commit;
-    perform notika._set_busy(false);
+    perform notika._suspend_guard(false);
     return query select 'guard at commit', 'repaired', 'judges under every session_replication_role';
   end if;
 
@@ -137,9 +137,9 @@ begin
             and w.workflow_id = substring(p.proname from '[0-9]+$')::integer
        )
   loop
-    perform notika._set_busy(true);
+    perform notika._suspend_guard(true);
     execute v_statement;
-    perform notika._set_busy(false);
+    perform notika._suspend_guard(false);
     return query select 'orphan', 'removed', v_statement;
   end loop;
 
@@ -191,7 +191,7 @@ as $$
 begin
   return query
     select r.outcome, r.detail
-      from json_to_record(notika._ask('_refresh', jsonb_build_object('workflow', _refresh.workflow)))
+      from json_to_record(notika._submit_request('_refresh', jsonb_build_object('workflow', _refresh.workflow)))
              as r (outcome text, detail text);
 end;
 $$;
@@ -236,9 +236,9 @@ begin
     ) then
       v_workflow.definition := '{}';
     end if;
-    perform notika._set_busy(true);
+    perform notika._suspend_guard(true);
     v_count := notika._apply(v_workflow, v_after);
-    perform notika._set_busy(false);
+    perform notika._suspend_guard(false);
     update notika.workflow as w
        set definition = v_after.definition, is_pinned = v_after.is_pinned,
            capture = v_after.capture, made_by = notika._code()
@@ -254,11 +254,11 @@ begin
       v_detail := format('%s is in use: %s', v_workflow.table_name, sqlerrm);
     when sqlstate 'NK002' then
       v_outcome := 'failed';
-      v_detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
+      v_detail := format('%s; publish it again: %s', sqlerrm, notika._publish_call(v_workflow));
       perform notika._break(v_workflow.workflow_id, sqlerrm);
     when others then
       v_outcome := 'failed';
-      v_detail := format('%s; publish it again: %s', sqlerrm, notika._call(v_workflow));
+      v_detail := format('%s; publish it again: %s', sqlerrm, notika._publish_call(v_workflow));
   end;
   perform set_config('lock_timeout', v_before, true);
   return json_build_object('outcome', v_outcome, 'detail', v_detail);

@@ -79,7 +79,7 @@ create or replace function notika._drop_notika()
   set client_min_messages = warning -- what is dropped along is what was meant
 as $$
 begin
-  perform notika._set_busy(true);
+  perform notika._suspend_guard(true);
   -- The owner of a schema may drop the function of an event trigger in it, and the trigger goes along.
   drop function if exists notika._guard_start() cascade;
   drop function if exists notika._guard_end() cascade;

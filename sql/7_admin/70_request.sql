@@ -15,7 +15,7 @@ as $$
        'publish', 'unpublish', 'configure', 'schedule', 'unschedule', '_publish_by_time',
        'pause', 'resume', 'retry', 'cancel', 'backfill', 'cancel_backfill', 'replay',
        'allow_breaking_change', 'release', 'begin_maintenance', 'end_maintenance', 'install',
-       '_foresee_pinned', '_refresh',
+       '_preview_pinned', '_refresh',
        'grant_publisher', 'grant_runner', 'grant_reader', 'grant_monitor',
        'revoke_publisher', 'revoke_runner', 'revoke_reader', 'revoke_monitor'
      );
@@ -24,7 +24,7 @@ $$;
 comment on function notika._verbs() is
   'The verbs that pass a request, and the functions whose EXECUTE it takes.';
 
-create or replace function notika._carry_out()
+create or replace function notika._execute_request()
   returns trigger
   language plpgsql
   volatile
@@ -84,8 +84,8 @@ begin
     when 'end_maintenance' then notika._do_end_maintenance(new.caller)
     when 'install' then notika._do_install(new.caller)
     when '_refresh' then notika._do_refresh(v_args ->> 'workflow')
-    when '_foresee_pinned' then to_json(
-      notika._do_foresee_pinned(new.caller, v_args ->> 'sql', v_args ->> 'path'))
+    when '_preview_pinned' then to_json(
+      notika._do_preview_pinned(new.caller, v_args ->> 'sql', v_args ->> 'path'))
     else to_json(notika._do_grant(
       new.caller, split_part(new.verb, '_', 1), split_part(new.verb, '_', 2),
       (v_args ->> 'role')::oid))
@@ -94,13 +94,13 @@ begin
 end;
 $$;
 
-comment on function notika._carry_out() is
+comment on function notika._execute_request() is
   'Carries a request out as the owner, if its caller may execute the verb.';
 
-create or replace trigger carry_out
+create or replace trigger execute_request
   instead of insert on notika._request
   for each row
-  execute function notika._carry_out();
+  execute function notika._execute_request();
 
 -- A trigger, rule or default that somebody has attached would run as each caller.
 do $$
@@ -110,7 +110,7 @@ begin
   for v_statement in
     select pg_catalog.format('drop trigger %I on notika._request', t.tgname)
       from pg_catalog.pg_trigger as t
-     where t.tgrelid = 'notika._request'::pg_catalog.regclass and t.tgname <> 'carry_out'
+     where t.tgrelid = 'notika._request'::pg_catalog.regclass and t.tgname <> 'execute_request'
     union all
     select pg_catalog.format('drop rule %I on notika._request', r.rulename)
       from pg_catalog.pg_rewrite as r

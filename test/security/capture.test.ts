@@ -202,7 +202,7 @@ describe("the owner of a published table gets nothing executed by capture", () =
     const remade = (expression: string) =>
       inTransaction(
         db,
-        "select notika._set_busy(true)",
+        "select notika._suspend_guard(true)",
         "drop function notika.payload_1(app.docs) cascade",
         "alter table app.docs alter k type app.k using '1'",
         `create function notika.payload_1(r app.docs) returns json language sql begin atomic select ${expression}; end`,

@@ -45,10 +45,10 @@ const verdict = `
 /** Bursts of a few events are set aside, too, so that it happens all the time. */
 const setAsideSoon = (db: Session, events = 3) =>
   db.database.script(
-    `do $do$ begin execute replace(pg_get_functiondef('notika._set_burst_aside(notika.position)'::regprocedure), '10000', '${events}'); end $do$`,
+    `do $do$ begin execute replace(pg_get_functiondef('notika._begin_burst(notika.position)'::regprocedure), '10000', '${events}'); end $do$`,
   );
 
-const waitsAside = (db: Session) => db.value<boolean>("select aside_ids <> '{}' from notika._position()");
+const waitsAside = (db: Session) => db.value<boolean>("select burst_ids <> '{}' from notika._position()");
 const ran = async (db: Session) =>
   (
     await db.query<{ run: string }>(
@@ -170,7 +170,7 @@ describe("a burst", () => {
     expect(
       await db.value(
         `select string_agg(w.name, ' ' order by w.name) from notika.workflow as w
-          where w.workflow_id = any ((select aside_ids from notika._position())::int[])`,
+          where w.workflow_id = any ((select burst_ids from notika._position())::int[])`,
       ),
     ).toBe("kind_1 kind_1:cancel");
   });

@@ -175,9 +175,9 @@ describe("in schema notika", () => {
           where pronamespace = 'notika'::regnamespace
             and prosecdef <> case
               when oid in (select function from notika._verbs())
-                or proname in ('_ask', 'plan', 'uninstall', '_administer', 'check_ddl') then false
+                or proname in ('_submit_request', 'plan', 'uninstall', '_administer', 'check_ddl') then false
               when prorettype = 'trigger'::regtype and proname ~ '^_capture_'
-                or proname in ('_carry_out', 'emit', 'dispatch', 'maintain') then true
+                or proname in ('_execute_request', 'emit', 'dispatch', 'maintain') then true
               else prosecdef
             end`,
       ),
@@ -185,11 +185,11 @@ describe("in schema notika", () => {
     expect(
       await db.query(`
         select n.name from unnest('{publish,plan,unpublish,pause,resume,emit,retry,cancel,configure,dispatch,maintain,
-                                    install,_carry_out}'::text[]) as n (name)
+                                    install,_execute_request}'::text[]) as n (name)
          where not exists (
            select from pg_proc as p where p.pronamespace = 'notika'::regnamespace and p.proname = n.name
          ) or n.name not in (select verb from notika._verbs())
-              and n.name not in ('plan', 'emit', 'dispatch', 'maintain', '_carry_out')`),
+              and n.name not in ('plan', 'emit', 'dispatch', 'maintain', '_execute_request')`),
     ).toEqual([]);
   });
 
@@ -220,7 +220,7 @@ describe("in schema notika", () => {
                  when 'request' then name not in (
                    select relname from pg_trigger join pg_class as c on c.oid = tgrelid
                     where relnamespace = 'notika'::regnamespace and relkind = 'v'
-                      and tgfoid = 'notika._carry_out()'::regprocedure
+                      and tgfoid = 'notika._execute_request()'::regprocedure
                  )
                  else (name, kind) not in (
                    select relname, case relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end

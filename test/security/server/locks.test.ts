@@ -224,7 +224,7 @@ describe("a lock that is not free", () => {
     expect(
       (await db.query<{ said: string }>("select said from notika.maintain() as said")).map(({ said }) => said),
     ).toEqual([
-      "_tend_lines was skipped: a lock was not free within two seconds",
+      "_repair_lines was skipped: a lock was not free within two seconds",
       "the ring turned to notika.event_log_1",
     ]);
 

@@ -146,8 +146,8 @@ describe("a guard that is broken or switched off", () => {
   const breaks = [
     "create or replace function notika._findings(spec notika.workflow) returns table (kind text, object text, expected text, actual text) language plpgsql as 'begin raise exception $x$oops$x$; end'",
     "create or replace function notika._reconcile(workflow_id integer, statement text, settled boolean) returns void language plpgsql as 'begin raise exception $x$oops$x$; end'",
-    "create or replace function notika._summon(workflow_ids integer[], tag text, statement text, dropped text default null, found text[] default null) returns void language plpgsql as 'begin raise exception $x$oops$x$; end'",
-    "drop function notika._see_clearly()",
+    "create or replace function notika._queue_verdict(workflow_ids integer[], tag text, statement text, dropped text default null, found text[] default null) returns void language plpgsql as 'begin raise exception $x$oops$x$; end'",
+    "drop function notika._check_snapshot()",
   ];
   for (const broken of breaks) {
     test(`is a warning and fails no migration: ${broken.slice(0, 60)}`, async ({ db }) => {

@@ -66,7 +66,7 @@ test("a guard that fails says so, and lets the migration pass", async ({ db }) =
 
   await db.query(
     fails(
-      "notika._summon(workflow_ids integer[], tag text, statement text, dropped text default null, found text[] default null) returns void",
+      "notika._queue_verdict(workflow_ids integer[], tag text, statement text, dropped text default null, found text[] default null) returns void",
     ),
   );
   expect(await told(db, "drop trigger notika_1_insert on app.users")).toContainEqual({

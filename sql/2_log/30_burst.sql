@@ -4,49 +4,49 @@
 -- workflow: both are exact for the same reasons, and the order of a workflow's events stays.  The
 -- cursor aside follows from snapshot to snapshot of the other, and ends when it has caught up.
 
-create or replace function notika._aside(here notika.position)
+create or replace function notika._burst_cursor(here notika.position)
   returns notika.position
   language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_aside notika.position := _aside.here;
+  v_aside notika.position := _burst_cursor.here;
 begin
-  v_aside.snapshot := here.aside_snapshot;
-  v_aside.high := here.aside_high;
-  v_aside.low := here.aside_low;
-  v_aside.pending_xids := here.aside_pending_xids;
-  v_aside.pending_lows := here.aside_pending_lows;
-  v_aside.window_snapshot := here.aside_window_snapshot;
-  v_aside.window_low := here.aside_window_low;
-  v_aside.window_high := here.aside_window_high;
-  v_aside.window_at := here.aside_window_at;
+  v_aside.snapshot := here.burst_snapshot;
+  v_aside.high := here.burst_high;
+  v_aside.low := here.burst_low;
+  v_aside.pending_xids := here.burst_pending_xids;
+  v_aside.pending_lows := here.burst_pending_lows;
+  v_aside.window_snapshot := here.burst_window_snapshot;
+  v_aside.window_low := here.burst_window_low;
+  v_aside.window_high := here.burst_window_high;
+  v_aside.window_at := here.burst_window_at;
   return v_aside;
 end;
 $$;
 
-comment on function notika._aside(notika.position) is
+comment on function notika._burst_cursor(notika.position) is
   'The cursor aside, as if it were the cursor.';
 
-create or replace function notika._with_aside(here notika.position, aside notika.position)
+create or replace function notika._with_burst_cursor(here notika.position, aside notika.position)
   returns notika.position
   language plpgsql
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_next notika.position := _with_aside.here;
+  v_next notika.position := _with_burst_cursor.here;
 begin
-  v_next.aside_snapshot := aside.snapshot;
-  v_next.aside_high := aside.high;
-  v_next.aside_low := aside.low;
-  v_next.aside_pending_xids := aside.pending_xids;
-  v_next.aside_pending_lows := aside.pending_lows;
-  v_next.aside_window_snapshot := aside.window_snapshot;
-  v_next.aside_window_low := aside.window_low;
-  v_next.aside_window_high := aside.window_high;
-  v_next.aside_window_at := aside.window_at;
+  v_next.burst_snapshot := aside.snapshot;
+  v_next.burst_high := aside.high;
+  v_next.burst_low := aside.low;
+  v_next.burst_pending_xids := aside.pending_xids;
+  v_next.burst_pending_lows := aside.pending_lows;
+  v_next.burst_window_snapshot := aside.window_snapshot;
+  v_next.burst_window_low := aside.window_low;
+  v_next.burst_window_high := aside.window_high;
+  v_next.burst_window_at := aside.window_at;
   v_next.flow_ids := coalesce(aside.flow_ids, here.flow_ids);
   v_next.flow_priorities := coalesce(aside.flow_priorities, here.flow_priorities);
   v_next.flow_places := coalesce(aside.flow_places, here.flow_places);
@@ -54,10 +54,10 @@ begin
 end;
 $$;
 
-comment on function notika._with_aside(notika.position, notika.position) is
+comment on function notika._with_burst_cursor(notika.position, notika.position) is
   'A position whose cursor aside stands where this one does.';
 
-create or replace function notika._set_burst_aside(here notika.position)
+create or replace function notika._begin_burst(here notika.position)
   returns notika.position
   language plpgsql
   stable
@@ -93,13 +93,13 @@ begin
     return here;
   end if;
 
-  v_next := notika._with_aside(notika._close_window(here), here);
-  v_next.aside_ids := v_ids;
+  v_next := notika._with_burst_cursor(notika._close_window(here), here);
+  v_next.burst_ids := v_ids;
   return v_next;
 end;
 $$;
 
-comment on function notika._set_burst_aside(notika.position) is
+comment on function notika._begin_burst(notika.position) is
   'Sets what is left of a long window aside; the others have nothing in it, and are through with it.';
 
 create or replace function notika._follow_cursor(here notika.position)
@@ -111,22 +111,22 @@ as $$
 declare
   v_aside notika.position;
 begin
-  if here.aside_window_snapshot is not null then
+  if here.burst_window_snapshot is not null then
     return here;
   end if;
-  if here.aside_snapshot::text = here.snapshot::text and here.aside_high = here.high then
+  if here.burst_snapshot::text = here.snapshot::text and here.burst_high = here.high then
     -- It has caught up.  While the cursor has a window open it waits: its events are not in that one.
     if here.window_snapshot is null then
-      here := notika._with_aside(here, null);
-      here.aside_ids := '{}';
+      here := notika._with_burst_cursor(here, null);
+      here.burst_ids := '{}';
     end if;
     return here;
   end if;
 
-  v_aside := notika._open_window(notika._aside(here), here.snapshot, here.high);
+  v_aside := notika._open_window(notika._burst_cursor(here), here.snapshot, here.high);
   -- What is known of those that the cursor's snapshot does not know holds here, too: it is the same.
   v_aside.window_low := here.low;
-  return notika._with_aside(here, v_aside);
+  return notika._with_burst_cursor(here, v_aside);
 end;
 $$;
 

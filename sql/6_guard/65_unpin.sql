@@ -24,9 +24,9 @@ begin
       select from notika.workflow as w cross join lateral notika._missing_to_make(w)
        where w.workflow_id = _unpin_for.workflow_id
     ) then
-      perform notika._set_busy(true);
+      perform notika._suspend_guard(true);
       execute format('drop function if exists notika._capture_%s() cascade', _unpin_for.workflow_id);
-      perform notika._set_busy(false);
+      perform notika._suspend_guard(false);
     end if;
   end;
   perform notika._loosen(_unpin_for.workflow_id);
@@ -41,7 +41,7 @@ $$;
 comment on function notika._unpin_for(integer, regclass, text, text) is
   'Takes away the pins of a workflow that would refuse a command about this table; null: about none.';
 
-create or replace function notika._let_through(tag text, context text, path text)
+create or replace function notika._unpin_for_command(tag text, context text, path text)
   returns void
   language plpgsql
   volatile
@@ -61,7 +61,7 @@ begin
   if exists (select from notika.guard_busy) then
     return;
   end if;
-  perform notika._see_clearly();
+  perform notika._check_snapshot();
   context := regexp_replace(context, E'^[^\n]*\n?', ''); -- the guard's own line
   if context = '' and current_query() !~* '\m(drop|type)\M' then
     return; -- nothing that a pin would refuse
@@ -71,7 +71,7 @@ begin
     return;
   end if;
   if tag in ('DROP SCHEMA', 'DROP OWNED') then
-    perform notika._keep_itself(v_command);
+    perform notika._refuse_own_drop(v_command);
   end if;
 
   if tag = 'ALTER TYPE' then
@@ -121,9 +121,9 @@ begin
       loop
         continue when v_function is null;
         begin
-          perform notika._set_busy(true);
+          perform notika._suspend_guard(true);
           execute format('drop function %s cascade', v_function);
-          perform notika._set_busy(false);
+          perform notika._suspend_guard(false);
         exception
           when serialization_failure or deadlock_detected or lock_not_available then
             raise;
@@ -158,6 +158,6 @@ begin
 end;
 $$;
 
-comment on function notika._let_through(text, text, text) is
+comment on function notika._unpin_for_command(text, text, text) is
   'Called by an event trigger: takes away the pins that would refuse a command, for the judgement at '
   'commit.';
