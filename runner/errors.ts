@@ -1,3 +1,5 @@
+import { inspect, types } from "node:util";
+
 /** An error of Notika's own: `code` is stable, `hint` says what to do about it. */
 export class NotikaError extends Error {
   readonly code: string;
@@ -18,12 +20,12 @@ export class UsageError extends NotikaError {
   }
 }
 
-/** Thrown by a task that would fail again however often it were tried: its run ends as `failed` at once. */
+/** Thrown by a task that would fail at every retry: its run ends as `failed` at once. */
 export class NonRetriable extends Error {
   override readonly name = "NonRetriable";
 }
 
-/** Thrown by a task, or in a step, that knows when to try again: its run waits until then, and no attempt is counted. */
+/** Thrown by a task or a step that knows when to retry: its run waits until then, and no attempt is counted. */
 export class RetryAfter extends Error {
   override readonly name = "RetryAfter";
   readonly at: Date | number;
@@ -35,7 +37,7 @@ export class RetryAfter extends Error {
   }
 }
 
-/** What a step throws that has failed for good: `cause` is what its work threw, in the attempt in which it did. */
+/** Thrown by a step that has failed permanently; `cause` is the original error, in the attempt in which it was thrown. */
 export class StepError extends Error {
   override readonly name = "StepError";
   readonly step: string;
@@ -43,5 +45,50 @@ export class StepError extends Error {
   constructor({ name, error, thrown }: { name: string; error?: string | null; thrown?: Error | undefined }) {
     super(`step "${name}": ${error ?? "failed"}`, { cause: thrown });
     this.step = name;
+  }
+}
+
+/** Turns anything that was thrown into an Error with a message. */
+export function toError(thrown: unknown): Error {
+  if (!(thrown instanceof Error) && !types.isNativeError(thrown)) {
+    return new Error(
+      typeof thrown === "string" && thrown.trim() ? thrown : `${shown(thrown)} was thrown, not an Error`,
+    );
+  }
+  if (typeof thrown.message !== "string" || thrown.message === "") {
+    // An AggregateError of Node has a message only in its parts.
+    const [part] = Array.isArray((thrown as AggregateError).errors) ? (thrown as AggregateError).errors : [];
+    const { code } = thrown as NodeJS.ErrnoException;
+    const message = thrown.message || (part ? toError(part).message : (code ?? thrown.name));
+    try {
+      thrown.message = typeof message === "string" ? message : shown(message);
+    } catch {
+      return new Error(shown(message), { cause: thrown });
+    }
+  }
+  return thrown;
+}
+
+/** The stack of an error, with each module as its file, however it was loaded. */
+export function stackOf({ stack }: Error): string | undefined {
+  return stack
+    ?.replace(/data:text\/javascript,\S*?[?&]filePath=([^\s?&:)]+)/g, (all, file) => {
+      try {
+        return decodeURIComponent(file);
+      } catch {
+        return all;
+      }
+    })
+    .replace(/\?(?:tsx-)?namespace=notika-[-0-9a-f]+/g, "");
+}
+
+const longestShown = 1000; // characters
+
+function shown(value: unknown): string {
+  try {
+    const text = inspect(value, { depth: 3, breakLength: Number.POSITIVE_INFINITY, compact: true });
+    return text.length > longestShown ? `${text.slice(0, longestShown)} …` : text;
+  } catch {
+    return "something that cannot be shown";
   }
 }

@@ -1,60 +1,56 @@
-import type { Job } from "graphile-worker";
 import sql from "sql-template-tag";
 import type { Database } from "../database/database.ts";
 import { isLost } from "../database/lost_connection.ts";
-import { NonRetriable } from "../errors.ts";
+import { NonRetriable, stackOf, toError } from "../errors.ts";
 import { type Log, withFields } from "../log.ts";
 import { interval, milliseconds } from "../workflow/duration.ts";
 import type { Event } from "../workflow/event.ts";
 import type { Workflow } from "../workflow/workflow.ts";
-import { openAttempt } from "./context.ts";
-import type { Cells } from "./liveness.ts";
+import { openContext } from "./context.ts";
+import type { Liveness } from "./liveness.ts";
 import { nameGrant } from "./missing_grant.ts";
-import type { Finish, Outcome } from "./outcomes.ts";
-import { openHolding, TakenAway } from "./ownership.ts";
+import { NotOwned, openOwnership } from "./ownership.ts";
 import { type Halt, openSteps, type StepObserver } from "./steps.ts";
-import type { Memory, Remembered } from "./store.ts";
-import { stackOf, toError } from "./thrown.ts";
+import type { Outcome, Remembered, RunJob, Store } from "./store.ts";
 
-/** Sees each attempt of a run when it ends: with its error, and whether it was the last. */
+/** Called at the end of each attempt of a run: with its error, and whether it was the last. */
 export type RunObserver = (event: Event, result: { ms: number; attempt: number; error?: Error; last: boolean }) => void;
 
+/**
+ * Does the work of one attempt, and throws when the run is to be retried.  What it returns is still to be called: it writes
+ * how the attempt ended, and needs no slot.
+ */
+export type Attempt = (payload: unknown, job: RunJob, stop: AbortSignal) => Promise<(() => Promise<void>) | undefined>;
+
 interface Setting {
-  /** The name of the installation, which no other has. */
+  /** The name of the installation; no other has it. */
   installation: string;
   database: Database;
-  memory: Memory;
-  /** Notes that the last attempt that a run has begins, so that no crash gives it another. */
-  begin: (job: string) => Promise<void>;
-  finish: Finish;
-  /** What is known of this runner's signs of life; without them nobody else is there. */
-  cells?: Cells | undefined;
+  store: Store;
+  /** The liveness of this runner; undefined: there is no other runner. */
+  liveness?: Liveness | undefined;
   log: Log;
   observe?: RunObserver | undefined;
   observeStep?: StepObserver | undefined;
 }
 
-type RunJob = Pick<Job, "id" | "attempts" | "max_attempts" | "flags">;
 type End = Halt | { kind: "done" } | { kind: "throws"; error: Error };
 
-const longestTimer = 2_147_483_647; // milliseconds: Node would fire a longer one at once
+const longestTimer = 2_147_483_647; // milliseconds: Node fires a longer timer at once
 
-/**
- * Makes of a workflow what runs one attempt: it throws when the run is to be tried again, and calls `leave` when the work
- * is done and only its outcome has to be kept.
- */
-export function makeTask(workflow: Workflow, setting: Setting) {
-  const { installation, database, memory, begin, finish, cells, log, observe, observeStep } = setting;
+/** What runs the attempts of a workflow. */
+export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
+  const { installation, database, store, liveness, log, observe, observeStep } = setting;
   const timeout = workflow.timeout === undefined ? undefined : milliseconds(workflow.timeout);
   const expires = workflow.expires === undefined ? undefined : milliseconds(workflow.expires);
 
-  return async (payload: unknown, job: RunJob, stop: AbortSignal, leave = () => {}): Promise<void> => {
+  return async (payload, job, stop) => {
     const event = payload as Event;
     const started = new Date();
     const fields = { workflow: event.workflow, run: event.id };
     const isNew = !job.flags?.resumed;
     const isGated = job.flags?.gated === true;
-    const { isCertain, isOwn, patiently, giveBack } = openHolding({ database, cells, job, stop });
+    const { isOwn, whileOwned } = openOwnership({ store, liveness, job, stop });
     const outcome = {
       run_id: event.id,
       workflow: event.workflow,
@@ -70,18 +66,17 @@ export function makeTask(workflow: Workflow, setting: Setting) {
     let past: Remembered[] = [];
     let events: Event[] | null | undefined;
     try {
-      const entry = isNew && !isGated && job.attempts === 1 ? { steps: [] } : await enter(database, job, event);
-      if (!entry.steps) return;
+      const entry = isNew && !isGated && job.attempts === 1 ? { steps: [] } : await store.enter(job, event);
+      if (!entry.steps) return undefined;
       ({ steps: past, events } = entry);
       if (isNew && expires !== undefined && started.getTime() - Date.parse(event.at) > expires) {
-        await conclude({ ...outcome, state: "expired", error: `not started within ${workflow.expires}` });
-        return;
+        return await conclude({ ...outcome, state: "expired", error: `not started within ${workflow.expires}` });
       }
       if (left < 0 && job.flags?.begun) return await endWithoutAttempt();
-      if (left <= 0) await begin(job.id);
+      if (left <= 0) await store.beginLastAttempt(job);
     } catch (error) {
       // Nothing of the task has run.
-      if (isLost(error)) await giveBack(error as Error, exit);
+      if (isLost(error)) await giveBack(error as Error);
       throw error;
     }
 
@@ -90,7 +85,7 @@ export function makeTask(workflow: Workflow, setting: Setting) {
       interrupt = resolve;
     });
     const over = new AbortController();
-    const attempt = openAttempt({
+    const context = openContext({
       ...fields,
       log,
       onError(error) {
@@ -98,21 +93,12 @@ export function makeTask(workflow: Workflow, setting: Setting) {
         interrupt({ kind: "throws", error });
       },
     });
-    const end = await attempt.within(run);
-    if (end.kind !== "done") attempt.end();
+    const end = await context.within(run);
+    if (end.kind !== "done") context.end();
     if (end.kind === "crashes") throw end.error;
-    if (end.kind === "lost" || !(isCertain() || (await isOwn().catch(() => true)))) {
-      attempt.end();
-      log.warn("the run was given to another runner while this one was away, and goes no further here", fields);
-      throw new TakenAway();
-    }
+    if (end.kind === "done") return endDone;
+    if (end.kind === "lost" || !(await isOwn().catch(() => true))) throw notOwned();
     switch (end.kind) {
-      case "done": {
-        // What it has left to itself may have failed by the time that the outcome is written.
-        await conclude({ ...outcome, state: "done" }, () => !attempt.end()).finally(() => attempt.end());
-        const error = attempt.end();
-        return error ? fail(error, isFinal({ kind: "throws", error })) : ended();
-      }
       case "waits":
         return park(end.waits).catch((error) => (isRefused(error) ? fail(asRefusal(error), true) : fail(error, false)));
       case "reenters":
@@ -135,10 +121,10 @@ export function makeTask(workflow: Workflow, setting: Setting) {
         waitsFor: workflow.waitsFor,
         past,
         database,
-        memory,
+        store,
         signal,
         isLastAttempt,
-        isOwn: cells && (async () => isCertain() || isOwn()),
+        isOwn: liveness && isOwn,
         observe: observeStep,
       });
       const late = () => {
@@ -157,10 +143,8 @@ export function makeTask(workflow: Workflow, setting: Setting) {
             log: withFields(log, fields),
             signal,
           });
-          const error = steps.forgotten();
-          if (error) return { kind: "throws", error };
-          leave();
-          return { kind: "done" };
+          const error = steps.errorAtReturn();
+          return error ? { kind: "throws", error } : { kind: "done" };
         } catch (thrown) {
           return { kind: "throws", error: toError(thrown) };
         }
@@ -172,20 +156,37 @@ export function makeTask(workflow: Workflow, setting: Setting) {
       });
     }
 
-    async function fail(error: Error, isFinal: boolean): Promise<void> {
+    /** The task is done: writes the outcome, unless an error that nothing caught is reported until then. */
+    async function endDone(): Promise<void> {
+      if (!(await isOwn().catch(() => true))) {
+        context.end();
+        throw notOwned();
+      }
+      await conclude({ ...outcome, state: "done" }, () => !context.end()).finally(() => context.end());
+      const error = context.end();
+      if (!error) return ended();
+      await (await fail(error, isFinal({ kind: "throws", error })))?.();
+    }
+
+    /** The attempt has failed: the run fails, waits, or is to be retried. */
+    async function fail(error: Error, isFinal: boolean): Promise<(() => Promise<void>) | undefined> {
       await nameGrant(error, database);
       const retryAt = (error.name === "RetryAfter" ? error : error.cause) as { name?: string; at?: Date | number };
       if (retryAt?.name === "RetryAfter" && !isFinal) {
         ended(error, false);
         return park([], wakeAt(retryAt.at ?? 0));
       }
-      if (!isFinal && isLost(error)) {
-        leave();
-        if (await giveBack(error, exit)) {
-          ended(error, false);
-          throw error;
-        }
-      }
+      if (isFinal || !isLost(error)) return count(error, isFinal);
+      // The database is away, which may take its time.
+      return async () => {
+        if (!(await giveBack(error))) return count(error, isFinal);
+        ended(error, false);
+        throw error;
+      };
+    }
+
+    /** Counts a failed attempt: the run is to be retried, or ends as failed. */
+    async function count(error: Error, isFinal: boolean): Promise<undefined> {
       const last = isFinal || isLastAttempt;
       ended(error, last);
       if (!last) {
@@ -196,8 +197,8 @@ export function makeTask(workflow: Workflow, setting: Setting) {
       await conclude({ ...outcome, state: "failed", error: error.message, stack });
     }
 
-    /** An attempt too many: the one before it ended without a word. */
-    async function endWithoutAttempt(): Promise<void> {
+    /** There was an attempt too many: the one before it ended without an outcome. */
+    async function endWithoutAttempt(): Promise<undefined> {
       const error = new Error(
         `attempt ${job.attempts - 1} ended without an outcome, as when its runner dies, and retries: ${workflow.retries} allows no other`,
       );
@@ -205,54 +206,44 @@ export function makeTask(workflow: Workflow, setting: Setting) {
       await conclude({ ...outcome, attempts: job.attempts - 1, state: "failed", error: error.message });
     }
 
-    /** Keeps the outcome, if it still holds when it is written; unless somebody else has the run by now. */
-    function conclude(outcome: Outcome, holds?: () => boolean): Promise<boolean> {
-      return patiently(async () => {
-        if (!(isCertain() || (await isOwn()))) throw new TakenAway();
-        return finish(outcome, holds);
+    /** Writes the outcome, if the run is still this runner's, and if `holds` is still true then. */
+    async function conclude(outcome: Outcome, holds?: () => boolean): Promise<undefined> {
+      await whileOwned(() => store.keepOutcome(outcome, holds));
+    }
+
+    async function park(waits: object[], wake?: object): Promise<undefined> {
+      if (!(await store.park(job, waits, wake))) await exit();
+    }
+
+    /** Puts the run back as if there had been no attempt; false: this attempt counts. */
+    function giveBack(why: Error): Promise<boolean> {
+      return whileOwned(async () => {
+        await exit();
+        return store.giveBack(job, why.message);
       });
     }
 
-    async function park(waits: object[], wake?: object): Promise<void> {
-      const [row] = await database.transaction((execute) =>
-        execute<{ parked: boolean }>(sql`
-          select notika._park(${job.id}::text::bigint, ${JSON.stringify(waits)}::text::json,
-                              ${wake === undefined ? null : JSON.stringify(wake)}::text::json) as parked`),
-      );
-      if (!row?.parked) await exit();
+    /** Ends the attempt without an outcome. */
+    async function exit(): Promise<undefined> {
+      if (isGated) await store.exit(event);
     }
 
-    /** The attempt is over without an outcome: in a line others may go on. */
-    async function exit(): Promise<void> {
-      if (!isGated) return;
-      await database.transaction((execute) => execute(sql`select notika._exit(${event.id}::text::bigint)`));
+    function notOwned(): NotOwned {
+      log.warn("the run was given to another runner while this one was away, and goes no further here", fields);
+      return new NotOwned();
     }
   };
 }
 
-interface Entry {
-  /** Undefined: the run has ended since, or it is not its turn. */
-  steps?: Remembered[];
-  events?: Event[] | null;
-}
-
-/** What a run has to know that has been here before, or has to be admitted. */
-async function enter(database: Database, job: RunJob, event: Event): Promise<Entry> {
-  const [row] = await database.transaction((execute) =>
-    execute<{ entry: Entry }>(sql`select notika._enter(${job.id}::text::bigint, ${event.id}::text::bigint) as entry`),
-  );
-  return row?.entry ?? {};
-}
-
-// Compared by name: a task may have been loaded with a copy of this package of its own.  What a step throws that has failed
-// for good is final where the task lets it through.
+// Compared by name: a task may have been loaded with its own copy of this package.  The error of a step that has failed
+// permanently is final where the task does not catch it.
 function isFinal({ kind, error: { name } }: Extract<End, { error: Error }>): boolean {
   return name === NonRetriable.name || (kind === "throws" && name === "StepError");
 }
 
 const isRefused = (error: { code?: string }) => error.code === "22023";
 
-// A hint would be lost: what is kept of an error is its message.
+// Only the message of an error is kept; a hint would be lost.
 function asRefusal(error: Error & { hint?: string }): NonRetriable {
   return new NonRetriable(error.hint ? `${error.message}. ${error.hint}` : error.message, { cause: error });
 }
@@ -261,7 +252,7 @@ function wakeAt(at: Date | number): object {
   return at instanceof Date ? { at: at.toISOString() } : { for: interval(at) };
 }
 
-// Capture reads the setting, so that a run's writes name it as their cause and a loop can be cut.
+// Capture reads the setting: what a run writes names the run as its cause, so that a loop can be cut.
 function queryAs(event: Event, database: Database): Database["execute"] {
   return (statement) =>
     database.transaction(async (execute) => {

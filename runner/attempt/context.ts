@@ -1,45 +1,45 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { stackOf } from "../errors.ts";
 import type { Log } from "../log.ts";
-import { stackOf } from "./thrown.ts";
 
-/** An attempt of a run, as the code that it started is traced back to it. */
-export interface Attempt {
+/** The attempt that code belongs to, also code that it has started and does not await. */
+export interface AttemptContext {
   readonly workflow: string;
   readonly run: string;
-  /** Does the work, so that whatever it starts is known to be the attempt's. */
+  /** Calls `work` in this context. */
   within<T>(work: () => T): T;
-  /** Takes an error that nothing in the task has caught: it fails the attempt, or is logged when that is over. */
-  take(error: Error): void;
-  /** The attempt is over, unless it was before; gives the first error that it took. */
+  /** Reports an error that nothing in the task has caught: it fails the attempt, or is logged when the attempt is over. */
+  report(error: Error): void;
+  /** Ends the attempt, if it has not ended yet; returns the first error that was reported before. */
   end(): Error | undefined;
 }
 
-const storage = new AsyncLocalStorage<Attempt>();
-const running = new Set<Attempt>();
+const storage = new AsyncLocalStorage<AttemptContext>();
+const running = new Set<AttemptContext>();
 
 /** The attempt whose code is running now, also after the attempt is over. */
-export const currentAttempt = (): Attempt | undefined => storage.getStore();
+export const currentAttempt = (): AttemptContext | undefined => storage.getStore();
 
-/** All that run in this process. */
-export const runningAttempts = (): Attempt[] => [...running];
+/** All attempts that run in this process. */
+export const runningAttempts = (): AttemptContext[] => [...running];
 
 interface Setting {
   workflow: string;
   run: string;
   log: Log;
-  /** Is given an error that the attempt takes before it is over. */
+  /** Called with an error that is reported before the attempt is over. */
   onError: (error: Error) => void;
 }
 
-/** Begins an attempt. */
-export function openAttempt({ workflow, run, log, onError }: Setting): Attempt {
+/** Opens the context of an attempt that begins. */
+export function openContext({ workflow, run, log, onError }: Setting): AttemptContext {
   let isOver = false;
   let first: Error | undefined;
-  const attempt: Attempt = {
+  const context: AttemptContext = {
     workflow,
     run,
-    within: (work) => storage.run(attempt, work),
-    take(error) {
+    within: (work) => storage.run(context, work),
+    report(error) {
       const fields = { workflow, run, error: error.message, stack: stackOf(error) };
       if (isOver) {
         log.error("nothing caught an error of a run that is over, so its outcome stands", fields);
@@ -51,10 +51,10 @@ export function openAttempt({ workflow, run, log, onError }: Setting): Attempt {
     },
     end() {
       isOver = true;
-      running.delete(attempt);
+      running.delete(context);
       return first;
     },
   };
-  running.add(attempt);
-  return attempt;
+  running.add(context);
+  return context;
 }

@@ -1,43 +1,43 @@
-const cell = { alive: 0, heard: 1, gaps: 2 } as const;
+const cell = { turned: 0, heartbeat: 1, gaps: 2 } as const;
 
-/** Others take the runs of a runner that was silent for forty seconds. */
-const lasts = 30_000; // milliseconds
+/** Other runners take over the runs of a runner without a heartbeat for forty seconds. */
+const lease = 30_000; // milliseconds
 
-/** What the threads of a runner know of it: times of its event loop and of its signs of life. */
-export type Cells = Int32Array;
+/** What the threads of a runner share: when its event loop turned last, and when its last heartbeat was sent. */
+export type Liveness = Int32Array;
 
-export function openCells(): Cells {
-  const cells = new Int32Array(new SharedArrayBuffer(12));
-  Atomics.store(cells, cell.alive, now());
-  Atomics.store(cells, cell.heard, now());
-  return cells;
+export function openLiveness(): Liveness {
+  const liveness = new Int32Array(new SharedArrayBuffer(12));
+  Atomics.store(liveness, cell.turned, now());
+  Atomics.store(liveness, cell.heartbeat, now());
+  return liveness;
 }
 
-/** Milliseconds of a clock that all threads share and nobody sets; differences hold for 24 days. */
+/** Milliseconds of a monotonic clock that all threads share; differences are right for 24 days. */
 export function now(): number {
   const [seconds, nanoseconds] = process.hrtime();
   return (seconds * 1000 + nanoseconds / 1e6) | 0;
 }
 
-const since = (cells: Cells, at: number) => (now() - Atomics.load(cells, at)) | 0;
+const since = (liveness: Liveness, at: number) => (now() - Atomics.load(liveness, at)) | 0;
 
-/** The event loop turns. */
-export const turn = (cells: Cells): void => void Atomics.store(cells, cell.alive, now());
+/** Notes that the event loop turns. */
+export const noteTurn = (liveness: Liveness): void => void Atomics.store(liveness, cell.turned, now());
 
-/** For how many milliseconds it has not. */
-export const stillFor = (cells: Cells): number => since(cells, cell.alive);
+/** For how many milliseconds the event loop has been blocked. */
+export const blockedFor = (liveness: Liveness): number => since(liveness, cell.turned);
 
-/** The database has a sign of life that was sent then. */
-export function hear(cells: Cells, sentAt: number): void {
-  if (((sentAt - Atomics.load(cells, cell.heard)) | 0) > lasts) breakOff(cells);
-  Atomics.store(cells, cell.heard, sentAt);
+/** Notes that the database has the heartbeat that was sent at `sentAt`. */
+export function noteHeartbeat(liveness: Liveness, sentAt: number): void {
+  if (((sentAt - Atomics.load(liveness, cell.heartbeat)) | 0) > lease) noteGap(liveness);
+  Atomics.store(liveness, cell.heartbeat, sentAt);
 }
 
-/** Others may have taken this runner for dead. */
-export const breakOff = (cells: Cells): void => void Atomics.add(cells, cell.gaps, 1);
+/** Notes that other runners may have taken this one for dead. */
+export const noteGap = (liveness: Liveness): void => void Atomics.add(liveness, cell.gaps, 1);
 
-/** Begins to hold what is claimed now: the answer tells whether it is certain that nobody else has taken it since. */
-export function hold(cells: Cells): () => boolean {
-  const gaps = Atomics.load(cells, cell.gaps);
-  return () => Atomics.load(cells, cell.gaps) === gaps && since(cells, cell.heard) < lasts;
+/** Takes a lease on what is claimed now.  The result says whether it has held since: then nobody else has taken it. */
+export function openLease(liveness: Liveness): () => boolean {
+  const gaps = Atomics.load(liveness, cell.gaps);
+  return () => Atomics.load(liveness, cell.gaps) === gaps && since(liveness, cell.heartbeat) < lease;
 }

@@ -1,64 +1,42 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Job } from "graphile-worker";
-import sql from "sql-template-tag";
-import type { Database } from "../database/database.ts";
 import { isLost } from "../database/lost_connection.ts";
-import { type Cells, hold } from "./liveness.ts";
+import { type Liveness, openLease } from "./liveness.ts";
+import type { RunJob, Store } from "./store.ts";
 
-/** The run is another runner's by now: whatever this one still does about it must not count. */
-export class TakenAway extends Error {
+/** The run belongs to another runner by now: what this one still does about it must not count. */
+export class NotOwned extends Error {
   constructor() {
     super("the run was given to another runner");
   }
 }
 
 interface Setting {
-  database: Database;
-  cells: Cells | undefined;
-  job: Pick<Job, "id" | "attempts">;
+  store: Store;
+  liveness: Liveness | undefined;
+  job: RunJob;
   stop: AbortSignal;
 }
 
-/** What a runner does about a run that it has claimed, when the database or it itself was away. */
-export function openHolding({ database, cells, job, stop }: Setting) {
-  const isCertain = cells ? hold(cells) : () => true;
-  const execute: Database["execute"] = (statement) => database.within(10_000).execute(statement);
-
-  async function isOwn(): Promise<boolean> {
-    const [row] = await execute<{ answer: boolean }>(
-      sql`select notika._is_own(${job.id}::text::bigint, ${job.attempts}::int) as answer`,
-    );
-    return row?.answer === true;
-  }
-
-  /** Does it as soon as the database is back, unless the runner has to stop before. */
-  async function patiently<T>(work: () => Promise<T>): Promise<T> {
-    for (let delay = 100; ; delay = Math.min(delay * 2, 5000)) {
-      try {
-        return await work();
-      } catch (error) {
-        if (!isLost(error) || stop.aborted) throw error;
-        await sleep(delay);
-      }
-    }
-  }
+/** Whether a claimed run still belongs to this runner after the database, or the runner itself, was away. */
+export function openOwnership({ store, liveness, job, stop }: Setting) {
+  const holds = liveness ? openLease(liveness) : () => true;
+  const isOwn = async () => holds() || (await store.isOwn(job));
 
   return {
-    /** Whether nobody else can have got the run, because this runner was not away. */
-    isCertain,
-    /** Asks whether nobody else has. */
+    /** Whether the run is still this runner's; asks the database only where this runner was away. */
     isOwn,
-    patiently,
-    /** Puts the run back as if this attempt had not been; false: it has been so often, and this one counts. */
-    async giveBack(why: Error, exit: () => Promise<void>): Promise<boolean> {
-      return patiently(async () => {
-        if (!(isCertain() || (await isOwn()))) throw new TakenAway();
-        await exit();
-        const [row] = await execute<{ done: boolean }>(
-          sql`select notika._give_back(${job.id}::text::bigint, ${job.attempts}::int, ${why.message}) as done`,
-        );
-        return row?.done === true;
-      });
+
+    /** Does `work` if the run is still this runner's.  While the connection is lost it retries, unless the runner has to stop. */
+    async whileOwned<T>(work: () => Promise<T>): Promise<T> {
+      for (let delay = 100; ; delay = Math.min(delay * 2, 5000)) {
+        try {
+          if (!(await isOwn())) throw new NotOwned();
+          return await work();
+        } catch (error) {
+          if (!isLost(error) || stop.aborted) throw error;
+          await sleep(delay);
+        }
+      }
     },
   };
 }

@@ -1,8 +1,8 @@
 import { setImmediate } from "node:timers";
 import type { Remembered } from "./store.ts";
 
-/** Gives what steps gave before, in the order in which they ended, so that a race is won by the same one each time. */
-export function replay(past: Remembered[], onCaughtUp: () => void) {
+/** Returns the results of earlier attempts in the order in which the steps ended, so that a race has the same winner each time. */
+export function openRecall(past: Remembered[], onCaughtUp: () => void) {
   const places = new Map(past.map(({ name }, place) => [name, place]));
   const asked: { place: number; resolve: (step: Remembered) => void }[] = [];
 
@@ -10,7 +10,7 @@ export function replay(past: Remembered[], onCaughtUp: () => void) {
     asked.sort((a, b) => b.place - a.place);
     const next = asked.pop();
     next?.resolve(past[next.place] as Remembered);
-    // The task may ask for one that ended before those that it has asked for already.
+    // The task may still ask for a step that ended before those that it has asked for.
     if (asked.length > 0) setImmediate(deliver);
     else onCaughtUp();
   }

@@ -2,43 +2,43 @@ import { setImmediate, setTimeout } from "node:timers/promises";
 
 const longest = 20; // milliseconds
 
-/** What failed because of what was asked, and would fail again: SQLSTATE classes 22 and 23, and limits. */
+/** An error of what was written, which would fail again: SQLSTATE classes 22 and 23, and limits. */
 const isRefusal = (error: { code?: string }) => /^(22|23|54)/.test(error.code ?? "");
 
 /**
- * Collects what is to be written in one moment and writes it at once; the answers come back one by one.  A database that
- * does not answer is tried again for some seconds, because what is written has happened already.  What is `patient` lets
- * more come together for as long as the last write took, when there was more than one thing to write.
+ * Collects the items of one moment and writes them in one statement; each item gets its own answer.  When the database does
+ * not answer, the write is retried for some seconds, because what it records has happened already.  With `gathers`, it waits
+ * for more items for as long as the last write took, if that had more than one item.
  */
-export function batched<Item, Answer>(
+export function writeTogether<Item, Answer>(
   write: (items: Item[]) => Promise<Answer[]>,
-  { patient = false } = {},
+  { gathers = false } = {},
 ): (item: Item) => Promise<Answer> {
   let waiting: { item: Item; resolve: (answer: Answer) => void; reject: (reason: unknown) => void }[] = [];
-  let writing = false;
+  let isWriting = false;
 
   async function writeAll() {
     while (waiting.length > 0) {
-      // By then Node has said which promises have failed that were left to themselves.
+      // By then Node has reported which promises that nobody awaits have failed.
       await setImmediate();
-      const batch = waiting;
+      const all = waiting;
       waiting = [];
       const started = performance.now();
-      await settle(batch);
-      if (patient && batch.length > 1) await setTimeout(Math.min(performance.now() - started, longest));
+      await writeItems(all);
+      if (gathers && all.length > 1) await setTimeout(Math.min(performance.now() - started, longest));
     }
-    writing = false;
+    isWriting = false;
   }
 
-  async function settle(batch: typeof waiting): Promise<void> {
+  async function writeItems(items: typeof waiting): Promise<void> {
     try {
-      const answers = await withRetries(() => write(batch.map(({ item }) => item)));
-      for (const [index, { resolve }] of batch.entries()) resolve(answers[index] as Answer);
+      const answers = await withRetries(() => write(items.map(({ item }) => item)));
+      for (const [index, { resolve }] of items.entries()) resolve(answers[index] as Answer);
     } catch (error) {
-      if (batch.length > 1 && isRefusal(error as { code?: string })) {
-        for (const one of batch) await settle([one]);
+      if (items.length > 1 && isRefusal(error as { code?: string })) {
+        for (const one of items) await writeItems([one]);
       } else {
-        for (const { reject } of batch) reject(error);
+        for (const { reject } of items) reject(error);
       }
     }
   }
@@ -46,8 +46,8 @@ export function batched<Item, Answer>(
   return (item) =>
     new Promise((resolve, reject) => {
       waiting.push({ item, resolve, reject });
-      if (!writing) {
-        writing = true;
+      if (!isWriting) {
+        isWriting = true;
         void writeAll();
       }
     });

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import path from "node:path";
-import { catchStrays } from "../attempt/unhandled.ts";
+import { catchUnhandled } from "../attempt/unhandled.ts";
 import { NotikaError, UsageError } from "../errors.ts";
 import { version } from "../install/version.ts";
 import { styled } from "../log.ts";
@@ -30,7 +30,7 @@ export const command: Command = defineCommand({
     }
 
     const stop = stopSignal();
-    catchStrays(devLog);
+    catchUnhandled(devLog);
     say(`${styled("bold", `Notika ${await version()}`)}, starting a Postgres in this process …\n`);
     const postgres = await startPostgres(path.resolve(data), Number(port));
     try {

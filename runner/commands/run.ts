@@ -1,4 +1,4 @@
-import { catchStrays } from "../attempt/unhandled.ts";
+import { catchUnhandled } from "../attempt/unhandled.ts";
 import { jsonLog, textLog } from "../log.ts";
 import { createRunner } from "../worker/runner.ts";
 import { databaseUrl, directUrl, wholeNumber } from "./support/arguments.ts";
@@ -24,7 +24,7 @@ export const command: Command = defineCommand({
     const stop = stopSignal();
     const waiting = new AbortController();
     void stop.then(() => waiting.abort());
-    catchStrays(log);
+    catchUnhandled(log);
     const starting = createRunner({
       url: databaseUrl(url),
       directUrl: directUrl(values),

@@ -1,17 +1,14 @@
-import { EventEmitter } from "node:events";
-import { type Job, Logger, runOnce } from "graphile-worker";
 import statement, { type RawValue, raw } from "sql-template-tag";
-import { makeTask } from "../attempt/attempt.ts";
-import { openBegin, openOutcomes } from "../attempt/outcomes.ts";
-import { openMemory } from "../attempt/store.ts";
-import { catchStrays } from "../attempt/unhandled.ts";
+import { attemptOf } from "../attempt/attempt.ts";
+import { openStore } from "../attempt/store.ts";
+import { catchUnhandled } from "../attempt/unhandled.ts";
 import { openEmbedded } from "../embedded/embedded.ts";
 import { installVersion } from "../install/bundle.ts";
 import { install } from "../install/install.ts";
 import { publications, publish } from "../install/publish.ts";
 import { silentLog } from "../log.ts";
-import { workerPreset } from "../worker/graphile.ts";
-import { nameInstallation } from "../worker/runner.ts";
+import { releaseJobs, runDueJobs } from "../worker/graphile.ts";
+import { nameInstallation } from "../worker/installation.ts";
 import { type Duration, milliseconds } from "../workflow/duration.ts";
 import type { Event } from "../workflow/event.ts";
 import { type Tasks, toTasks } from "../workflow/load.ts";
@@ -86,12 +83,10 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
 
   const clock = openClock();
   const { database, close } = await openEmbedded({ prepare: install, version: await installVersion() });
-  const begin = openBegin(database);
-  const finish = openOutcomes(database);
-  const memory = openMemory(database);
+  const store = openStore(database);
   const faults = openFaults();
   let installation: string;
-  const endStrays = catchStrays();
+  const endUnhandled = catchUnhandled();
   const neverStops = new AbortController().signal;
 
   async function publishAll() {
@@ -106,30 +101,16 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
   }
 
   async function runJobs() {
-    const settings = { installation, database, memory, begin, finish, log: silentLog, observeStep: faults.observer };
-    await runOnce({
-      pgPool: database.pool,
-      taskList: Object.fromEntries(
-        Object.entries(loaded).map(([name, task]) => {
-          const attempt = makeTask(task, settings);
-          return [name, (payload: unknown, { job }: { job: Job }) => attempt(payload, job, neverStops)];
-        }),
-      ),
-      events: new EventEmitter(),
-      logger: new Logger(() => () => {}),
-      noHandleSignals: true,
-      preset: workerPreset(1),
-    });
+    const setting = { installation, database, store, log: silentLog, observeStep: faults.observer };
+    const attempts = Object.entries(loaded).map(([name, task]) => [name, attemptOf(task, setting)]);
+    await runDueJobs(database, Object.fromEntries(attempts), neverStops);
     await takeOver(faults.crashed());
   }
 
-  /** What other runners do about one that died: graphile-worker took its runs for failed here, and would let them wait. */
+  /** Does what other runners do when one has died: here graphile-worker took its runs for failed, and would make them wait. */
   async function takeOver(crashed: string[]) {
     if (crashed.length === 0) return;
-    await database.execute(statement`
-      select notika_worker.reschedule_jobs(array(
-               select id from notika_worker._private_jobs
-                where key in (select json_array_elements_text(${JSON.stringify(crashed)}::text::json))), run_at => now())`);
+    await releaseJobs(database, crashed);
     await database.transaction((execute) => execute(statement`select notika.maintain()`));
   }
 
@@ -151,7 +132,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
 
   async function shut() {
     clock[Symbol.dispose]();
-    endStrays();
+    endUnhandled();
     await close();
   }
 

@@ -19,7 +19,7 @@ interface Setting {
   onDispatch: (events: number) => void;
 }
 
-const batch = 1000;
+const most = 1000;
 const pause = {
   few: 5,
   // Without LISTEN an event waits half of this in the median, as long as the last one is not older than `lively`.  A
@@ -61,7 +61,7 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
         if (events) {
           idle = pause.first;
           livelyUntil = Date.now() + pause.lively;
-          if (events < batch) await bell.wait(pause.few);
+          if (events < most) await bell.wait(pause.few);
         } else if (!begins) {
           // Who begins to doze looks once more: somebody may have written in between, unseen.
           await bell.wait(idle);
@@ -92,7 +92,7 @@ async function dispatch({ execute }: Statements): Promise<number | null> {
   const [row] = await execute<{ events: number | null }>(
     // Nobody waits for the disk: if a crash takes jobs back it takes the cursor back with them, and whoever claims one
     // waits until both are there.
-    atOnce(`set local synchronous_commit = off; select notika.dispatch(${batch}) as events`),
+    atOnce(`set local synchronous_commit = off; select notika.dispatch(${most}) as events`),
   );
   return row?.events ?? null;
 }

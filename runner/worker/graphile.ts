@@ -1,60 +1,58 @@
+/*
+ * The only file that depends on how graphile-worker works inside.  It takes jobs by a statement of ours in place of its own,
+ * limits its workers by what it calls before each fetch, keeps it from listening, and ends it when a connection is lost.
+ * test/server/graphile.test.ts holds what this relies on, on the version that package.json pins.
+ */
 import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Job, Logger, type Runner, run, type TaskList, type WorkerEvents, type WorkerPool } from "graphile-worker";
+import {
+  type Job,
+  Logger,
+  type Runner,
+  run,
+  runOnce,
+  type TaskList,
+  type WorkerEvents,
+  type WorkerPool,
+} from "graphile-worker";
+import type { Pool, QueryResult } from "pg";
+import sql from "sql-template-tag";
+import type { Attempt } from "../attempt/attempt.ts";
 import type { Database } from "../database/database.ts";
 import type { AcquiredClient } from "../database/pool.ts";
 import type { Log } from "../log.ts";
-import { guardPool } from "./guarded_pool.ts";
-import { openGate, unwritten } from "./slots.ts";
+import { openSlots, type Slots, writers } from "./slots.ts";
 
 /** One start of graphile-worker, which runs jobs until it takes no more. */
-export interface Shift {
-  /** By which its jobs are locked. */
+export interface Graphile {
+  /** The id by which its jobs are locked. */
   readonly id: string;
-  /** Says that there are new jobs. */
-  nudge(jobs: number): void;
+  /** Makes it look for jobs now: there are new ones. */
+  wake(jobs: number): void;
   /** Asks it to take no more jobs. */
   end(): void;
-  /** Resolves when it takes no more: it was asked to, or because of an error, which may have cost jobs on their way. */
+  /** Resolves when it takes no more: it was asked to, or an error ended it, which may have lost jobs that it was taking. */
   over: Promise<Error | undefined>;
-  /** Resolves when what it was running has ended. */
+  /** Resolves when all that it was running has ended. */
   done: Promise<void>;
 }
 
-/** Does what a job asks for; calls `leave` when all that is left is to write down what came of it. */
-export type ShiftTask = (payload: unknown, job: Job, leave: () => void) => Promise<void>;
-
 interface Setting {
   database: Database;
-  tasks: Record<string, ShiftTask>;
+  attempts: Record<string, Attempt>;
   concurrency: number;
+  /** Aborts what runs. */
+  signal: AbortSignal;
   log: Log;
 }
 
-/** How graphile-worker is used here, in the runner and in tests. */
-export function workerPreset(slots: number) {
-  return {
-    worker: {
-      schema: "notika_worker",
-      concurrentJobs: slots,
-      // What was fetched and cannot begin goes back to where other runners find it.
-      localQueue: { size: slots + 1, ttl: 1000 },
-      pollInterval: 1000,
-      // A transaction-mode pooler hands each statement to another server connection.
-      preparedStatements: false,
-      // Without batching it does not wait for the answer, and a lost connection would end the process.
-      completeJobBatchDelay: 0,
-      failJobBatchDelay: 0,
-    },
-  };
-}
-
-export async function startShift({ database, tasks, concurrency, log }: Setting): Promise<Shift> {
+/** Starts graphile-worker on the jobs of `attempts`. */
+export async function startGraphile({ database, attempts, concurrency, signal, log }: Setting): Promise<Graphile> {
   const events: WorkerEvents = new EventEmitter();
   let failure: Error | undefined;
   const over = once(events, "pool:gracefulShutdown").then(() => failure);
-  const gate = openGate(concurrency, () => mayBeMore && nudge(1));
-  const { list, running, none } = counted(tasks, gate);
+  const slots = openSlots(concurrency, () => mayBeMore && wake(1));
+  const { taskList, running, none } = tasksOf(attempts, { slots, signal, wake });
   let workers: WorkerPool | undefined;
   let runner: Runner | undefined;
   let queue: LocalQueue | undefined;
@@ -63,25 +61,27 @@ export async function startShift({ database, tasks, concurrency, log }: Setting)
   events.on("pool:create", ({ workerPool }) => {
     workers = workerPool;
   });
-  events.on("worker:getJob:empty", gate.giveUp);
-  events.on("worker:getJob:error", gate.giveUp);
-  // What waits in its local queue when that is released it forgets to return, and stumbles over it.
+  events.on("worker:getJob:empty", slots.giveUp);
+  events.on("worker:getJob:error", slots.giveUp);
+  // A local queue that is released while it waits with jobs does not return them, and fails an assertion.
   events.on("localQueue:init", ({ localQueue }) => {
     queue = localQueue as unknown as LocalQueue;
   });
   events.on("pool:gracefulShutdown", () => {
     isEnding = true;
     if (queue?.mode === "WAITING") queue.setModeTtlExpired();
-    gate.open();
+    slots.open();
   });
-  const nudge = (jobs: number) => workers?.nudge(jobs);
+  function wake(jobs: number) {
+    workers?.nudge(jobs);
+  }
   function end() {
     if (!isEnding) runner?.stop().catch(() => {});
     isEnding = true;
   }
 
   async function claim(client: AcquiredClient, id: string, taskIds: number[]) {
-    const wanted = gate.wanted();
+    const wanted = slots.wanted();
     mayBeMore = true;
     if (wanted === 0) return { rows: [], rowCount: 0 };
     const claimed = await client.query("select * from notika._claim($1::text, $2::integer[], $3::integer)", [
@@ -90,12 +90,12 @@ export async function startShift({ database, tasks, concurrency, log }: Setting)
       wanted,
     ]);
     mayBeMore = claimed.rows.length === wanted;
-    if (mayBeMore) nudge(1); // it would not ask again, because this is less than its local queue can take
+    if (mayBeMore) wake(1); // it would not ask again: this is less than its local queue can take
     return claimed;
   }
 
   runner = await run({
-    pgPool: guardPool(database, {
+    pgPool: poolFor(database, {
       isEnding: () => isEnding,
       canFail: () => runner === undefined,
       fail(error) {
@@ -104,59 +104,172 @@ export async function startShift({ database, tasks, concurrency, log }: Setting)
       },
       claim,
     }),
-    taskList: list,
+    taskList,
     events,
     logger: quiet(log, () => isEnding),
     noHandleSignals: true,
-    // It asks for them before it asks for a job, and waits for the answer.
-    forbiddenFlags: () => gate.enter().then(() => null),
-    preset: workerPreset(concurrency + unwritten),
+    // A worker calls it before it asks for a job, and awaits the answer.
+    forbiddenFlags: () => slots.take().then(() => null),
+    preset: preset(concurrency + writers),
   }).catch((error) => {
-    throw failure ?? error; // without an answer it stumbles over what is not there
+    throw failure ?? error; // its own error is about the answer that it did not get
   });
-  const { id } = workers as unknown as WorkerPool; // it was there before the runner
+  const { id } = workers as unknown as WorkerPool; // created before the runner
   const ended = runner.promise.catch(() => {});
-  if (isEnding) runner.stop().catch(() => {}); // before it was there
+  if (isEnding) runner.stop().catch(() => {}); // there was no runner to stop when it began to end
 
   async function finish() {
     await over;
-    // After a lost connection graphile-worker may never say that it has ended.
+    // After a lost connection graphile-worker may never report that it has ended.
     do await Promise.race([ended, none().then(() => sleep(1000))]);
     while (running() > 0);
   }
 
-  return { id, nudge, end, over, done: finish() };
+  return { id, wake, end, over, done: finish() };
 }
 
-function counted(tasks: Setting["tasks"], gate: ReturnType<typeof openGate>) {
+/** For tests: runs the jobs that are due, one after the other, until none is. */
+export async function runDueJobs(database: Database, attempts: Record<string, Attempt>, signal: AbortSignal) {
+  await runOnce({
+    pgPool: database.pool,
+    taskList: Object.fromEntries(
+      Object.entries(attempts).map(([name, attempt]): [string, TaskList[string]] => [
+        name,
+        async (payload, { job }) => (await attempt(payload, asRunJob(job), signal))?.(),
+      ]),
+    ),
+    events: new EventEmitter(),
+    logger: new Logger(() => () => {}),
+    noHandleSignals: true,
+    preset: preset(1),
+  });
+}
+
+/** For tests: makes the jobs of runs due whose runner has died, which graphile-worker takes for failed. */
+export async function releaseJobs(database: Database, runs: string[]): Promise<void> {
+  await database.execute(sql`
+    select notika_worker.reschedule_jobs(array(
+             select id from notika_worker._private_jobs
+              where key in (select json_array_elements_text(${JSON.stringify(runs)}::text::json))), run_at => now())`);
+}
+
+function preset(workers: number) {
+  return {
+    worker: {
+      schema: "notika_worker",
+      concurrentJobs: workers,
+      // Jobs that were fetched and cannot begin go back to where other runners find them.
+      localQueue: { size: workers + 1, ttl: 1000 },
+      pollInterval: 1000,
+      // A transaction-mode pooler sends each statement to another server connection.
+      preparedStatements: false,
+      // Without batches it does not await the answer, and a lost connection would end the process.
+      completeJobBatchDelay: 0,
+      failJobBatchDelay: 0,
+    },
+  };
+}
+
+/** The tasks of graphile-worker, and how many of them run. */
+function tasksOf(
+  attempts: Record<string, Attempt>,
+  { slots, signal, wake }: { slots: Slots; signal: AbortSignal; wake: (jobs: number) => void },
+) {
   let running = 0;
   const changes = new EventEmitter();
-  const list = Object.fromEntries(
-    Object.entries(tasks).map(([name, task]): [string, TaskList[string]] => [
-      name,
-      async (payload, { job }) => {
-        let isInside = true;
-        const leave = () => {
-          if (isInside) gate.leave();
-          isInside = false;
-        };
-        running++;
-        gate.begin();
-        try {
-          await task(payload, job, leave);
-        } finally {
-          leave();
-          running--;
-          if (running === 0) changes.emit("none");
-        }
-      },
-    ]),
-  );
+  const taskOf =
+    (attempt: Attempt): TaskList[string] =>
+    async (payload, { job }) => {
+      running++;
+      slots.begin();
+      try {
+        const write = await attempt(payload, asRunJob(job), signal).finally(slots.release);
+        await write?.();
+        // The next run in its line may start now.  Without LISTEN nothing else reports that.
+        if (job.flags?.gated) wake(1);
+      } finally {
+        running--;
+        if (running === 0) changes.emit("none");
+      }
+    };
   return {
-    list,
+    taskList: Object.fromEntries(Object.entries(attempts).map(([name, attempt]) => [name, taskOf(attempt)])),
     running: () => running,
     none: async () => void (running > 0 && (await once(changes, "none"))),
   };
+}
+
+const asRunJob = ({ id, attempts, max_attempts, flags }: Job) => ({ id, attempts, max_attempts, flags });
+
+interface PoolSetting {
+  isEnding: () => boolean;
+  /** Whether the start is awaited, and can report that it failed. */
+  canFail: () => boolean;
+  fail: (error: Error) => void;
+  /** Takes jobs for the runner `id`, of the tasks with these ids. */
+  claim: (client: AcquiredClient, id: string, taskIds: number[]) => Promise<Claimed>;
+}
+
+type Claimed = Pick<QueryResult, "rows" | "rowCount">;
+
+/**
+ * The pool as graphile-worker gets it.  It never gets the connection on which it would LISTEN, which it asks for with a
+ * callback: the runner listens itself, and through a transaction-mode pooler that LISTEN would stay on a server connection of
+ * others.  An error ends this start of graphile-worker, unless the statement is retried: the lost answer may have been about
+ * jobs that are locked for us now, and on a server that takes no writes it would ask without a pause and then never again.
+ * It does not see the error, because it would leave a rejection unhandled.  Jobs that it could not complete are freed later.
+ */
+function poolFor({ pool, acquire }: Database, { isEnding, canFail, fail, claim }: PoolSetting): Pool {
+  const nothing: Claimed = { rows: [], rowCount: 0 };
+  function lose(error: Error & { code?: string }) {
+    if (!isEnding() && (isRetried(error) || (canFail() && isOfServer(error)))) throw error;
+    fail(error);
+    return nothing;
+  }
+  async function connectClient() {
+    const client = await acquire(deadline).catch((error) => {
+      if (!isEnding() && canFail()) throw error;
+      fail(error);
+    });
+    return {
+      async query(...given: unknown[]): Promise<unknown> {
+        if (!client) return nothing;
+        const claimed = claimedBy(given[0]);
+        return (claimed ? claim(client, ...claimed) : client.query(...given)).catch(lose);
+      },
+      release: () => client?.release(),
+    };
+  }
+  const connect = (callback?: unknown) => (callback ? undefined : connectClient());
+  // Only its cron queries the pool itself, and there is no cron.
+  const query = async () => nothing;
+  return new Proxy(pool, {
+    get(_, name) {
+      const value = Reflect.get(pool, name);
+      if (name === "query") return query;
+      return name === "connect" ? connect : typeof value === "function" ? value.bind(pool) : value;
+    },
+  });
+}
+
+const deadline = 10_000; // milliseconds; graphile-worker's statements are short
+
+/** graphile-worker itself retries serialization failures and deadlocks. */
+const isRetried = ({ code = "" }: { code?: string }) => /^40(001|P01)$/.test(code);
+
+/** An error of the server, and not of the connection to it. */
+const isOfServer = (error: { code?: string; severity?: string }) =>
+  error.severity !== undefined && !/^(08|57P)/.test(error.code ?? "");
+
+/**
+ * The runner and the tasks, if this is the statement by which graphile-worker takes jobs: it would sort the whole backlog
+ * each time, and `notika._claim` does not.  If it is not recognized, graphile-worker takes jobs itself, slowly.
+ */
+export function claimedBy(statement: unknown): [string, number[]] | undefined {
+  const { text = "", values = [] } = statement as { text?: string; values?: unknown[] };
+  return /^with j as \(\s+select jobs\.job_queue_id/.test(text) && values.length === 2
+    ? (values as [string, number[]])
+    : undefined;
 }
 
 /** What of graphile-worker's local queue is used here. */
@@ -166,7 +279,7 @@ interface LocalQueue {
   setModeTtlExpired(): void;
 }
 
-// What becomes of runs is said by the runner itself, and so is why a shift ends.
+// The runner itself logs how runs end, and why graphile-worker starts again.
 function quiet(log: Log, isEnding: () => boolean): Logger {
   return new Logger(() => (level, message, meta) => {
     if (level === "error" && !isEnding() && !(meta && "job" in meta)) log.warn(`graphile-worker: ${message}`);

@@ -1,24 +1,21 @@
 import { hostname } from "node:os";
-import sql from "sql-template-tag";
-import { makeTask, type RunObserver } from "../attempt/attempt.ts";
-import { hear, now } from "../attempt/liveness.ts";
-import { openBegin, openOutcomes } from "../attempt/outcomes.ts";
-import { openMemory } from "../attempt/store.ts";
-import { catchStrays } from "../attempt/unhandled.ts";
+import { attemptOf, type RunObserver } from "../attempt/attempt.ts";
+import { noteHeartbeat, now } from "../attempt/liveness.ts";
+import { openStore } from "../attempt/store.ts";
+import { catchUnhandled } from "../attempt/unhandled.ts";
 import { namedDatabase } from "../connection/settings.ts";
 import { type Database, openDatabase } from "../database/database.ts";
 import { untilReady } from "../database/ready.ts";
 import { atOnce } from "../database/statements.ts";
 import { NotikaError } from "../errors.ts";
-import { differenceTo } from "../install/version.ts";
 import { type Log, textLog } from "../log.ts";
 import { type Tasks, toTasks } from "../workflow/load.ts";
-import { type Source, sourcesOf } from "../workflow/waits.ts";
-import { beatOf } from "./beat.ts";
+import { warnOfUnpublished } from "./declared.ts";
 import { startDispatcher } from "./dispatcher.ts";
-import { atMostEvery, openHeartbeat } from "./heartbeat.ts";
-import { startWorker } from "./supervisor.ts";
-import { openPulse } from "./watchdog.ts";
+import { atMostEvery, openHeartbeat, sendHeartbeat } from "./heartbeat.ts";
+import { checkVersion, nameInstallation } from "./installation.ts";
+import { startSupervisor } from "./supervisor.ts";
+import { startWatchdog } from "./watchdog.ts";
 
 /** Runs workflows until it is stopped. */
 export interface Runner {
@@ -91,41 +88,35 @@ export async function startRunner({
   const installation = await nameInstallation(database);
 
   const names = Object.keys(tasks);
-  const endStrays = catchStrays();
-  const pulse = openPulse({ address: database.address, tasks: names, log });
-  const { cells } = pulse;
-  const begin = openBegin(database);
-  const finish = openOutcomes(database);
-  const memory = openMemory(database);
-  const worker = startWorker({
+  const endUnhandled = catchUnhandled();
+  const watchdog = startWatchdog({ address: database.address, tasks: names, log });
+  const { liveness } = watchdog;
+  const store = openStore(database);
+  const setting = { installation, database, store, liveness, log, observe };
+  const supervisor = startSupervisor({
     database,
+    attempts: Object.fromEntries(Object.entries(tasks).map(([name, task]) => [name, attemptOf(task, setting)])),
     concurrency,
     log,
-    tasks: Object.fromEntries(
-      Object.entries(tasks).map(([name, task]) => [
-        name,
-        makeTask(task, { installation, database, memory, begin, finish, cells, log, observe }),
-      ]),
-    ),
     onStart: () => heartbeat.beat(),
-    onIds: pulse.follow,
+    onIds: watchdog.follow,
   });
   const listener = database.listen({
     channels: {
       notika: () => dispatcher.wake(),
-      "jobs:insert": (payload) => worker.nudge(jobsIn(payload)), // by graphile-worker's add_job, wherever it is called
+      "jobs:insert": (payload) => supervisor.wake(jobsIn(payload)), // of each dispatcher, and of graphile-worker's add_job
     },
     onChange(hears, reason) {
       if (hears) log.info("new events are notified");
       else log.warn("new events are found by polling", { reason });
     },
   });
-  const dispatcher = startDispatcher({ database, log, hears: () => listener.hears, onDispatch: worker.nudge });
+  const dispatcher = startDispatcher({ database, log, hears: () => listener.hears, onDispatch: supervisor.wake });
   const { execute } = database.within(60_000);
   const heartbeat = openHeartbeat(async () => {
     const sentAt = now();
-    await worker.beat((id) => beatOf(database.within(10_000), { id, host: hostname(), tasks: names }));
-    hear(cells, sentAt);
+    await supervisor.heartbeat((id) => sendHeartbeat(database.within(10_000), { id, host: hostname(), tasks: names }));
+    noteHeartbeat(liveness, sentAt);
     const done = await execute<{ did: string }>(atOnce("select notika.maintain() as did"));
     for (const { did } of done) log.info(did);
     await check();
@@ -139,84 +130,17 @@ export async function startRunner({
 
   return {
     async stop(deadline = 10_000) {
-      await Promise.all([listener.close(), dispatcher.stop(), worker.stop(deadline)]);
+      await Promise.all([listener.close(), dispatcher.stop(), supervisor.stop(deadline)]);
       heartbeat.stop();
-      pulse.close();
-      endStrays();
+      watchdog.stop();
+      endUnhandled();
     },
   };
 }
 
-/** How many jobs a notification speaks of; anybody may send one that says nothing. */
+/** The number of jobs in a notification; anybody may send one without. */
 function jobsIn(payload: string): number {
   return Number(/"count"\s*:\s*(\d+)/.exec(payload)?.[1] ?? 1);
-}
-
-async function checkVersion({ execute }: Database) {
-  const unlessMissing = (error: { code?: string }) => {
-    if (error.code === "3F000" || error.code === "42883") return [];
-    throw error;
-  };
-  const [installed] = await execute<{ version: string }>(sql`select notika.version()`).catch(unlessMissing);
-  if (!installed) {
-    throw new NotikaError("NOTIKA_VERSION", "notika is not installed in this database", {
-      hint: "Run: npx notika install",
-    });
-  }
-  const [had] = await execute<{ names: string[] }>(sql`select notika._migrations() as names`).catch(unlessMissing);
-  const difference = await differenceTo({ ...installed, migrations: had?.names ?? null });
-  if (difference) throw new NotikaError("NOTIKA_VERSION", difference.message, { hint: `Run: ${difference.remedy}` });
-}
-
-/** The name of the installation in this database; in a copy it is a new one from here on. */
-export async function nameInstallation({ execute }: Database): Promise<string> {
-  const [row] = await execute<{ installation: string }>(atOnce("select notika._installation() as installation"));
-  return row?.installation ?? "";
-}
-
-async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {
-  const published = await database.execute<Published>(
-    sql`select workflow, table_name, operations, columns, watch, condition, match from notika.workflows`,
-  );
-  const found = new Map(published.map((row) => [row.workflow, row]));
-  for (const [name, workflow] of Object.entries(tasks)) {
-    if (!found.has(name)) {
-      const { on, schedule } = workflow;
-      const hint =
-        on || schedule ? `npx notika publish ${name}` : `npx notika publish ${name} --table <schema>.<table>`;
-      log.warn(`task ${name} is not published, so nothing wakes it`, { hint });
-      continue;
-    }
-    const hint = `npx notika publish ${name}`;
-    for (const [source, declared] of Object.entries(sourcesOf(workflow))) {
-      const own = found.get(`${name}:${source}`);
-      if (!own) log.warn(`${name}:${source} is not published, so no change ends what waits for it`, { hint });
-      else if (!isAsDeclared(own, declared)) {
-        log.warn(`${name}:${source} is published differently from what the task declares`, { hint });
-      }
-    }
-  }
-}
-
-interface Published {
-  workflow: string;
-  table_name: string | null;
-  operations: string[];
-  columns: string[] | null;
-  watch: string[] | null;
-  condition: string | null;
-  match: string[] | null;
-}
-
-function isAsDeclared(published: Published, { table, operations = ["insert"], condition, ...declared }: Source) {
-  const plain = (name: string | null) => name?.replaceAll('"', "").toLowerCase();
-  const set = (names: readonly string[] | null | undefined) => JSON.stringify([...new Set(names ?? [])].sort());
-  return (
-    plain(published.table_name) === plain(table) &&
-    set(published.operations) === set(operations) &&
-    (published.condition ?? "") === (condition ?? "").trim() &&
-    (["columns", "watch", "match"] as const).every((part) => set(published[part]) === set(declared[part]))
-  );
 }
 
 function logRuns(log: Log): RunObserver {

@@ -1,79 +1,79 @@
-/** Says who of a shift's slots may take a job, and how many jobs to fetch for them. */
-export interface Gate {
-  /** Waits until fewer than the concurrency are inside: they wait for a job or do a task's work. */
-  enter(): Promise<void>;
-  /** Who is inside begins to work. */
+/** Limits how many of graphile-worker's workers have or fetch a job at a time, and says how many jobs to fetch for them. */
+export interface Slots {
+  /** Waits for a free slot, in which to wait for a job and do its work. */
+  take(): Promise<void>;
+  /** The work begins. */
   begin(): void;
-  /** Its work is done; what is left is to write down what came of it, for which nobody has to wait. */
-  leave(): void;
-  /** Whoever got no job is out again. */
+  /** The work is done; to write how it ended needs no slot. */
+  release(): void;
+  /** Releases a slot that got no job. */
   giveUp(): void;
-  /** How many jobs would begin within a moment. */
+  /** How many jobs could begin within a moment. */
   wanted(): number;
-  /** Lets everybody in: there are no more jobs. */
+  /** Lifts the limit: no more jobs are fetched. */
   open(): void;
 }
 
 const moment = 100; // milliseconds
 const most = 500;
 
-/** How many slots may have ended their work and not yet written down what came of it. */
-export const unwritten = most;
+/** How many workers may write how their work ended, in addition to those that have a slot. */
+export const writers = most;
 
-/** Opens a gate.  `onWant` is told of everybody who comes in. */
-export function openGate(concurrency: number, onWant: () => void): Gate {
+/** Opens as many slots as `concurrency`; `onTake` is called each time that one is taken. */
+export function openSlots(concurrency: number, onTake: () => void): Slots {
   const waiting: (() => void)[] = [];
-  let inside = 0;
+  let taken = 0;
   let working = 0;
   let isOpen = false;
-  const pace = openPace();
+  const rate = openRate();
 
-  function out() {
-    inside--;
+  function free() {
+    taken--;
     const next = waiting.shift();
     if (next) {
-      inside++;
+      taken++;
       next();
     }
   }
 
   return {
-    async enter() {
-      if (inside < concurrency || isOpen) inside++;
+    async take() {
+      if (taken < concurrency || isOpen) taken++;
       else await new Promise<void>((resolve) => waiting.push(resolve));
-      onWant();
+      onTake();
     },
     begin() {
       working++;
     },
-    leave() {
+    release() {
       working--;
-      pace.count();
-      out();
+      rate.count();
+      free();
     },
-    giveUp: out,
+    giveUp: free,
     wanted() {
       if (isOpen) return 0;
-      const ended = pace.recent();
+      const ended = rate.recent();
       // Jobs that wait here while slow ones run are kept from other runners.
-      return Math.min(inside - working + (ended > concurrency ? ended : 0), most);
+      return Math.min(taken - working + (ended > concurrency ? ended : 0), most);
     },
     open() {
       isOpen = true;
-      for (const enter of waiting.splice(0)) {
-        inside++;
-        enter();
+      for (const take of waiting.splice(0)) {
+        taken++;
+        take();
       }
     },
   };
 }
 
-/** Counts what happened within the last moment, roughly. */
-function openPace() {
+/** Counts roughly what happened within the last moment. */
+function openRate() {
   let started = 0;
   let before = 0;
   let now = 0;
-  function turn() {
+  function advance() {
     const passed = performance.now() - started;
     if (passed < moment) return;
     before = passed < 2 * moment ? now : 0;
@@ -82,11 +82,11 @@ function openPace() {
   }
   return {
     count() {
-      turn();
+      advance();
       now++;
     },
     recent() {
-      turn();
+      advance();
       return Math.max(before, now);
     },
   };

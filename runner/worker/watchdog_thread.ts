@@ -2,31 +2,31 @@ import { writeSync } from "node:fs";
 import { Session } from "node:inspector";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parentPort, workerData } from "node:worker_threads";
-import { type Cells, hear, now, stillFor } from "../attempt/liveness.ts";
+import { blockedFor, type Liveness, noteHeartbeat, now } from "../attempt/liveness.ts";
 import type { Database } from "../database/database.ts";
 import { jsonLine, makeLog, silentLog, textLine } from "../log.ts";
 
-/** What this thread has to know. */
-export interface PulseSetting {
+/** What this thread is given. */
+export interface WatchdogSetting {
   address: string;
   host: string;
   tasks: string[];
-  cells: Cells;
-  /** A loop that has not turned for so many milliseconds is blocked. */
+  liveness: Liveness;
+  /** An event loop that has not turned for so many milliseconds is blocked. */
   patience: number;
   format: "text" | "json" | undefined;
 }
 
-/** Whose code blocks the event loop, as far as it can be told. */
-export interface PulseMessage {
+/** The code that blocks the event loop, as far as it is known. */
+export interface BlockedCode {
   workflow?: string;
   run?: string;
   stack?: string;
 }
 
-const { address, host, tasks, cells, patience, format } = workerData as PulseSetting;
-const pause = { look: 1000, beat: 10_000, answer: 10_000, pausing: 2000 }; // milliseconds
-// The streams of this thread pass through the event loop that is blocked.
+const { address, host, tasks, liveness, patience, format } = workerData as WatchdogSetting;
+const pause = { look: 1000, heartbeat: 10_000, answer: 10_000, pausing: 2000 }; // milliseconds
+// The streams of this thread pass through the blocked event loop.
 const write = (text: string) => {
   try {
     writeSync(2, text);
@@ -41,15 +41,15 @@ parentPort?.on("message", (given: string[]) => {
 
 for (;;) {
   await sleep(pause.look);
-  if (stillFor(cells) > patience) await standIn();
+  if (blockedFor(liveness) > patience) await sendHeartbeats();
 }
 
-/** Gives the signs of life that the event loop cannot give, until it turns again or has been still for too long. */
-async function standIn(): Promise<void> {
-  const culprit = await findCulprit();
-  parentPort?.postMessage(culprit);
-  const { stack, ...fields } = culprit;
-  const seconds = () => Math.round(stillFor(cells) / 1000);
+/** Sends the heartbeats that the event loop cannot send, until it turns again. */
+async function sendHeartbeats(): Promise<void> {
+  const blocked = await findBlockedCode();
+  parentPort?.postMessage(blocked);
+  const { stack, ...fields } = blocked;
+  const seconds = () => Math.round(blockedFor(liveness) / 1000);
   log.warn("the event loop is blocked, and nothing else runs in this process", {
     seconds: seconds(),
     ...fields,
@@ -60,9 +60,9 @@ async function standIn(): Promise<void> {
   const database = openDatabase({ connect: address, connections: 1 });
   let isGivenUp = false;
   try {
-    while (stillFor(cells) > patience) {
-      const counts = await beat(database).catch((error: Error) => {
-        log.warn("no sign of life could be given", { error: error.message });
+    while (blockedFor(liveness) > patience) {
+      const counts = await heartbeat(database).catch((error: Error) => {
+        log.warn("heartbeat failed", { error: error.message });
         return true;
       });
       if (!counts && !isGivenUp) {
@@ -72,7 +72,7 @@ async function standIn(): Promise<void> {
           ...fields,
         });
       }
-      for (let waited = 0; waited < pause.beat && stillFor(cells) > patience; waited += pause.look) {
+      for (let waited = 0; waited < pause.heartbeat && blockedFor(liveness) > patience; waited += pause.look) {
         await sleep(pause.look);
       }
     }
@@ -81,37 +81,42 @@ async function standIn(): Promise<void> {
   }
 }
 
-/** Whether a loop that has been blocked for so long still counts as alive. */
-async function beat(database: Database): Promise<boolean> {
-  const { beatOf } = await import("./beat.ts");
+/** Sends one heartbeat; false: the event loop has been blocked for too long to count as alive. */
+async function heartbeat(database: Database): Promise<boolean> {
+  const { sendHeartbeat } = await import("./heartbeat.ts");
   let counts = true;
   const sentAt = now();
   for (const id of ids) {
-    counts &&= await beatOf(database.within(pause.answer), { id, host, tasks, blockedFor: stillFor(cells) });
+    counts &&= await sendHeartbeat(database.within(pause.answer), {
+      id,
+      host,
+      tasks,
+      blockedFor: blockedFor(liveness),
+    });
   }
-  if (counts) hear(cells, sentAt);
+  if (counts) noteHeartbeat(liveness, sentAt);
   return counts;
 }
 
-/** Stops the event loop's thread for a moment, wherever it is, and asks whose code that is. */
-async function findCulprit(): Promise<PulseMessage> {
+/** Pauses the thread of the event loop for a moment, and asks which code it is in. */
+async function findBlockedCode(): Promise<BlockedCode> {
   const session = new Session();
   try {
     session.connectToMainThread();
-    const found = new Promise<PulseMessage>((resolve) => {
+    const found = new Promise<BlockedCode>((resolve) => {
       session.once("Debugger.paused", ({ params: { callFrames } }) => {
-        const expression = "globalThis[Symbol.for('notika.findBlocked')]()";
+        const expression = "globalThis[Symbol.for('notika.findBlockedCode')]()";
         session.post(
           "Debugger.evaluateOnCallFrame",
           { callFrameId: callFrames[0]?.callFrameId ?? "", expression, returnByValue: true },
-          (_, answer) => resolve((answer?.result.value ?? {}) as PulseMessage),
+          (_, answer) => resolve((answer?.result.value ?? {}) as BlockedCode),
         );
         session.post("Debugger.resume");
       });
     });
     session.post("Debugger.enable");
     session.post("Debugger.pause");
-    // In native code, such as execSync, it cannot be stopped.
+    // In native code, such as execSync, it cannot be paused.
     return await Promise.race([found, sleep(pause.pausing, {})]);
   } catch {
     return {};

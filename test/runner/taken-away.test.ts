@@ -1,9 +1,8 @@
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { makeTask } from "../../runner/attempt/attempt.ts";
-import { breakOff, type Cells, hear, now, openCells } from "../../runner/attempt/liveness.ts";
-import { openBegin, openOutcomes } from "../../runner/attempt/outcomes.ts";
-import { openMemory } from "../../runner/attempt/store.ts";
+import { attemptOf } from "../../runner/attempt/attempt.ts";
+import { type Liveness, noteGap, noteHeartbeat, now, openLiveness } from "../../runner/attempt/liveness.ts";
+import { openStore } from "../../runner/attempt/store.ts";
 import { type Embedded, openEmbedded } from "../../runner/embedded/embedded.ts";
 import { workflow } from "../../runner/index.ts";
 import { installVersion } from "../../runner/install/bundle.ts";
@@ -11,7 +10,7 @@ import { install } from "../../runner/install/install.ts";
 import { silentLog } from "../../runner/log.ts";
 
 let embedded: Embedded;
-let cells: Cells;
+let liveness: Liveness;
 let taken: string[];
 
 beforeAll(async () => {
@@ -22,13 +21,13 @@ beforeAll(async () => {
 });
 afterAll(() => embedded.close());
 beforeEach(() => {
-  cells = openCells();
+  liveness = openLiveness();
   taken = [];
 });
 
 test("a runner that was away takes no further step of a run that is another's by now, nor writes an outcome", async () => {
   const run = await attempt(async () => {
-    hear(cells, (now() + 31_000) | 0); // half a minute later
+    noteHeartbeat(liveness, (now() + 31_000) | 0); // half a minute later
     await claim("two");
   });
 
@@ -39,7 +38,7 @@ test("a runner that was away takes no further step of a run that is another's by
 
 test("neither does one whose machine has slept, after the last step", async () => {
   const run = await attempt(undefined, async () => {
-    breakOff(cells);
+    noteGap(liveness);
     await claim("two");
   });
 
@@ -49,7 +48,7 @@ test("neither does one whose machine has slept, after the last step", async () =
 });
 
 test("one whose run nobody has taken goes on", async () => {
-  const run = await attempt(async () => breakOff(cells));
+  const run = await attempt(async () => noteGap(liveness));
 
   expect(run.error).toBeUndefined();
   expect(taken).toEqual(["first", "second"]);
@@ -71,19 +70,19 @@ async function attempt(between = async () => {}, after = async () => {}) {
       await after();
     },
   });
-  const run = makeTask(definition, {
+  const run = attemptOf(definition, {
     installation: "",
     database,
-    memory: openMemory(database),
-    begin: openBegin(database),
-    finish: openOutcomes(database),
-    cells,
+    store: openStore(database),
+    liveness,
     log: silentLog,
   });
-  const error = await run(job.payload, job as never, new AbortController().signal).then(
-    () => undefined,
-    (error: Error) => error,
-  );
+  const error = await run(job.payload, job as never, new AbortController().signal)
+    .then((write) => write?.())
+    .then(
+      () => undefined,
+      (error: Error) => error,
+    );
   return {
     error,
     outcome: () =>

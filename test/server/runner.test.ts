@@ -152,7 +152,7 @@ test("a runner works where transactions are serializable by default", async () =
 
   await until("done", 1, 20);
 
-  expect(runner.said().filter(({ message }) => /dispatch|sign of life/.test(message))).toEqual([]);
+  expect(runner.said().filter(({ message }) => /dispatch|heartbeat failed/.test(message))).toEqual([]);
 });
 
 test("a workflow whose table is altered against the pins is marked within a minute", async () => {
