@@ -36,11 +36,14 @@ export const command: Command = defineCommand({
       throw error;
     });
     if (runner) log.info("running", { tasks, pid: process.pid });
-    log.info("stopping", { signal: await stop });
+    // After an upgrade nothing is left to do here: whatever starts this process again may have the new version.
+    const signal = await Promise.race([stop, runner?.ended.then(() => undefined) ?? stop]);
+    if (signal) log.info("stopping", { signal });
     await runner?.stop(seconds * 1000);
     log.info("stopped");
     // What ignored its signal would keep the process alive.
-    setTimeout(() => process.exit(), 100).unref();
-    return 0;
+    const code = signal ? 0 : 1;
+    setTimeout(() => process.exit(code), 100).unref();
+    return code;
   },
 });

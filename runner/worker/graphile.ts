@@ -20,6 +20,7 @@ import sql from "sql-template-tag";
 import type { Attempt } from "../attempt/attempt.ts";
 import type { Database } from "../database/database.ts";
 import type { AcquiredClient } from "../database/pool.ts";
+import { version } from "../install/version.ts";
 import type { Log } from "../log.ts";
 import { openSlots, type Slots, writers } from "./slots.ts";
 
@@ -58,6 +59,7 @@ export async function startGraphile({ database, attempts, concurrency, signal, l
   let queue: LocalQueue | undefined;
   let mayBeMore = false;
   let isEnding = false;
+  const own = version();
   events.on("pool:create", ({ workerPool }) => {
     workers = workerPool;
   });
@@ -84,10 +86,11 @@ export async function startGraphile({ database, attempts, concurrency, signal, l
     const wanted = slots.wanted();
     mayBeMore = true;
     if (wanted === 0) return { rows: [], rowCount: 0 };
-    const claimed = await client.query("select * from notika._claim($1::text, $2::integer[], $3::integer)", [
+    const claimed = await client.query("select * from notika._claim($1::text, $2::integer[], $3::integer, $4::text)", [
       id,
       taskIds,
       wanted,
+      await own,
     ]);
     mayBeMore = claimed.rows.length === wanted;
     if (mayBeMore) wake(1); // it would not ask again: this is less than its local queue can take

@@ -1,4 +1,5 @@
 import { hostname } from "node:os";
+import { raw } from "sql-template-tag";
 import { attemptOf, type RunObserver } from "../attempt/attempt.ts";
 import { noteHeartbeat, now } from "../attempt/liveness.ts";
 import { openStore } from "../attempt/store.ts";
@@ -19,6 +20,8 @@ import { startWatchdog } from "./watchdog.ts";
 
 /** Runs workflows until it is stopped. */
 export interface Runner {
+  /** Resolves when it runs nothing any more: it was stopped, or the database was upgraded and what ran then has ended. */
+  readonly ended: Promise<void>;
   /** Stops: what runs may finish for so many milliseconds (default 10,000), then it is aborted and given to others. */
   stop(deadline?: number): Promise<void>;
 }
@@ -63,7 +66,7 @@ export async function createRunner({ url, directUrl, tasks, signal, ...options }
       await runner.stop(0);
       throw error;
     });
-    return { stop: (deadline) => runner.stop(deadline).finally(() => database.close()) };
+    return { ended: runner.ended, stop: (deadline) => runner.stop(deadline).finally(() => database.close()) };
   } catch (error) {
     await database.close();
     throw error;
@@ -100,6 +103,12 @@ export async function startRunner({
     log,
     onStart: () => heartbeat.beat(),
     onIds: watchdog.follow,
+    onUpgrade({ message }) {
+      log.error("the database was upgraded: this runner takes no more runs, and finishes those that it has", {
+        error: message,
+      });
+      void dispatcher.stop();
+    },
   });
   const listener = database.listen({
     channels: {
@@ -126,9 +135,12 @@ export async function startRunner({
       atOnce("select finding, workflow, detail, remedy from notika.check() where severity = 'error'"),
     );
     for (const { detail, ...fields } of found) log.error(detail, fields);
+    const outdated = await execute(atOnce("select from notika._captured(true)"));
+    if (outdated.length > 0) await execute(raw("call notika.refresh()"));
   });
 
   return {
+    ended: supervisor.ended,
     async stop(deadline = 10_000) {
       await Promise.all([listener.close(), dispatcher.stop(), supervisor.stop(deadline)]);
       heartbeat.stop();

@@ -11,6 +11,8 @@ export interface Supervisor {
   heartbeat(send: (id: string) => Promise<unknown>): Promise<void>;
   /** Makes graphile-worker look for jobs now: there are new ones. */
   wake(jobs: number): void;
+  /** Resolves when all has ended: it was stopped, or the database was upgraded and what ran then has ended. */
+  ended: Promise<void>;
   /** Lets what runs finish, for `deadline` milliseconds; then aborts it and frees its jobs for other runners. */
   stop(deadline: number): Promise<void>;
 }
@@ -24,10 +26,12 @@ interface Setting {
   onStart: () => void;
   /** Called with the ids by which jobs are locked, when they change. */
   onIds: (ids: string[]) => void;
+  /** Called when the database has another version by now, which gives this one no more jobs. */
+  onUpgrade: (error: Error) => void;
 }
 
 /** Keeps graphile-worker running: starts it again whenever it ends, for which a lost connection is enough. */
-export function startSupervisor({ database, attempts, concurrency, log, onStart, onIds }: Setting): Supervisor {
+export function startSupervisor({ database, attempts, concurrency, log, ...on }: Setting): Supervisor {
   let graphile: Graphile | undefined;
   let stopping = false;
   const ids = new Set<string>();
@@ -47,10 +51,14 @@ export function startSupervisor({ database, attempts, concurrency, log, onStart,
         const { id, done } = graphile;
         failures = 0;
         ids.add(id);
-        onIds([...ids]);
-        onStart();
+        on.onIds([...ids]);
+        on.onStart();
         if (stopping) graphile.end();
         const error = await graphile.over;
+        if (!stopping && isOfOtherVersion(error)) {
+          stopping = true;
+          on.onUpgrade(error);
+        }
         if (!stopping) log.warn("graphile-worker starts again", { error: describe(error ?? "it has ended") });
         ending.push(done.then(() => leave(id)));
       } catch (error) {
@@ -68,7 +76,7 @@ export function startSupervisor({ database, attempts, concurrency, log, onStart,
   async function leave(id: string) {
     // A heartbeat that arrived later would stay.
     leaving.add(id);
-    onIds([...ids].filter((other) => !leaving.has(other)));
+    on.onIds([...ids].filter((other) => !leaving.has(other)));
     await Promise.allSettled(heartbeats);
     for (let delay = 100; ids.has(id); delay *= 2) {
       try {
@@ -94,6 +102,7 @@ export function startSupervisor({ database, attempts, concurrency, log, onStart,
       }
     },
     wake: (jobs) => graphile?.wake(jobs),
+    ended: stopped,
     async stop(deadline) {
       stopping = true;
       graphile?.end();
@@ -109,6 +118,10 @@ export function startSupervisor({ database, attempts, concurrency, log, onStart,
       timer.abort();
     },
   };
+}
+
+function isOfOtherVersion(error: (Error & { code?: string }) | undefined): error is Error {
+  return error?.code === "NK013";
 }
 
 function describe(error: unknown): string {

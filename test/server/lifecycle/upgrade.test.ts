@@ -6,8 +6,7 @@ import sql from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../../runner/database/database.ts";
 import { install } from "../../../runner/install/install.ts";
-import { createRunner } from "../../../runner/worker/runner.ts";
-import { start } from "../../runner/process.ts";
+import { notikaCommand, start } from "../../runner/process.ts";
 import { nextRelease } from "../../support/next_release.ts";
 import { findProgram, startPostgres } from "../../support/postgres.ts";
 
@@ -30,7 +29,8 @@ describe("an upgrade to a version with another migration, other code and other t
   test("fails no write, keeps none waiting and loses nothing while everything goes on", async () => {
     const { url, database } = await inUse();
     const writers = startWriters(url);
-    const runner = await createRunner({ url, tasks, log: silent });
+    const old = start([...notikaCommand, "run", "--url", url, "--tasks", tasks], process.cwd());
+    await old.says(/running/);
     await database.script(`
       insert into app.users (email) select 'sleeper' from generate_series(1, 20);
       insert into app.users (email) select 'retrier' from generate_series(1, 20)`);
@@ -40,7 +40,7 @@ describe("an upgrade to a version with another migration, other code and other t
     const { code, stderr, stdout } = await upgrade(url);
     await sleep(500);
     await writers.stop();
-    await runner.stop();
+    const { code: oldCode, stderr: oldSaid } = await old.ended;
     const later = start([...next.command, "run", "--url", url, "--tasks", tasks], process.cwd());
     await expect
       .poll(() => database.execute(unfinished), { timeout: 60_000, interval: 200 })
@@ -48,6 +48,11 @@ describe("an upgrade to a version with another migration, other code and other t
     later.kill("SIGTERM");
 
     expect((await later.ended).code).toBe(0);
+    expect(oldCode).toBe(1);
+    expect(oldSaid).toMatch(
+      /the database was upgraded: this runner takes no more runs, and finishes those that it has/,
+    );
+    expect(oldSaid).toContain("the database has notika 0.2.0, this runner is notika 0.1.0");
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(JSON.parse(stdout)).toMatchObject({ applied: ["000002-later"] });
     expect(writers.failures).toEqual([]);
@@ -203,7 +208,7 @@ function startWriters(url: string) {
       const began = performance.now();
       await session.script(statement(turn)).catch((error) => failures.push(error.message));
       waits.push(performance.now() - began);
-      await sleep(5);
+      await sleep(20);
     }
     await session.close();
   };
@@ -211,7 +216,7 @@ function startWriters(url: string) {
     write((turn) => `insert into app.users (email) values ('user ${turn}')`),
     write((turn) => `update app.users set email = 'changed ${turn}' where id = ${1 + (turn % 7)}`),
     write((turn) => `begin; insert into app.orders (user_id) values (${turn % 5}); select pg_sleep(0.02); commit`),
-    write(() => "insert into app.items (note) select 'n' from generate_series(1, 5)"),
+    write(() => "insert into app.items (note) select 'n' from generate_series(1, 2)"),
   ];
   return {
     failures,
@@ -222,8 +227,6 @@ function startWriters(url: string) {
     },
   };
 }
-
-const silent = { info() {}, warn() {}, error() {} };
 
 const unfinished = sql`
   select (select events_waiting::int from notika.lag) as events,
