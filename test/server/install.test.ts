@@ -35,8 +35,18 @@ test("installs and install scripts at once get along", async () => {
   const clients = Array.from({ length: many / 2 }, () => openDatabase({ connect: url, connections: 1 }));
   const script = await installScript();
 
-  await Promise.all(clients.map((client, i) => (i % 2 ? install(client) : client.pool.query(script))));
+  const outcomes = await Promise.allSettled(
+    clients.map((client, i) => (i % 2 ? install(client) : client.pool.query(script))),
+  );
 
+  // A script is for a database without Notika: one that comes too late is refused, and says so.
+  for (const [i, outcome] of outcomes.entries()) {
+    if (outcome.status === "fulfilled") continue;
+    expect({ i, reason: outcome.reason }).toMatchObject({
+      i: expect.toSatisfy((n) => n % 2 === 0),
+      reason: { code: "55000" },
+    });
+  }
   expect((await install(clients[0] as (typeof clients)[number])).applied).toEqual([]);
   await Promise.all(clients.map((client) => client.close()));
 });
