@@ -12,7 +12,7 @@ Try it
                               --port 54320  --data .notika
 
 Set up a database
-  notika doctor [URL]         test the connection, and what is installed; says what mends what
+  notika doctor [URL]         test the connection and the installation; says how to repair what
   notika grant ROLE           print the SQL that gives a role what it needs to own Notika:
                               --schema app  --tables app.users,app.orders
                               --revoke to take it back  --apply to run it

@@ -1,7 +1,7 @@
 import sql from "sql-template-tag";
 import type { Database } from "../database/database.ts";
 
-/** Adds to the message of an error that a task met for want of a right the GRANT that mends it, as far as it can be told. */
+/** Adds the missing GRANT, where it can be derived, to the message of an error that a task met because a right is missing. */
 export async function nameGrant(error: Error, { execute }: Pick<Database, "execute">): Promise<void> {
   const refusal = (error.cause instanceof Error ? error.cause : error) as Refusal;
   if (refusal.code !== "42501" || refusal.hint) return;

@@ -99,7 +99,7 @@ export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, 
       if (kept.state === "ended") halt({ kind: "ended" });
       return isOver || reenters ? undefined : kept;
     } catch (error) {
-      // The database did not take it: nothing that the task could mend by catching it.
+      // The database did not take it: the task cannot repair that by catching the error.
       failure ??= toError(error);
       return;
     } finally {

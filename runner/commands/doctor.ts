@@ -22,7 +22,7 @@ export const command: Command = defineCommand({
 
 const color = { ok: "green", warning: "yellow", error: "red" } as const;
 
-/** Severity and finding in columns, then all of the detail and, below it, what mends it. */
+/** Severity and finding in columns, then all of the detail and, below it, how to repair it. */
 function line({ severity, finding, workflow, detail, remedy }: Finding): string {
   const subject = workflow === null ? finding : `${finding} ${workflow}`;
   const head = `${styleText(color[severity], severity.padEnd(8))} ${printable(subject).padEnd(21)} `;

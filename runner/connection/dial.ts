@@ -27,7 +27,7 @@ export async function dial(
   wants: "plain" | "if-offered" | "encrypted",
 ): Promise<Socket> {
   const socket = connect(ip === undefined ? { path: socketFile(place) as string } : { host: ip, port: place.port });
-  socket.on("error", () => {}); // whoever waits for something hears of it there
+  socket.on("error", () => {}); // each pending operation reports it
   socket.setNoDelay(true);
   socket.setKeepAlive(isKeptAlive, 60_000);
   const clock = startClock(timeout, socket);

@@ -4,7 +4,7 @@ import path from "node:path";
 import { homeFile, passwordFromFile, readService } from "./files.ts";
 import { type Given, readConnectionString, unreadable } from "./text.ts";
 
-/** How to reach a database, and as whom: what libpq makes of a connection string and the environment. */
+/** How to reach a database and as which user: what libpq makes of a connection string and the environment. */
 export interface Settings {
   /** In the order they are tried. */
   places: Place[];
@@ -234,10 +234,7 @@ function tls(given: Given): TlsSettings {
   const isSystem = rootCertificate === "system";
   const mode = oneOf("sslmode", given.sslmode || (isSystem ? "verify-full" : "prefer"), tlsModes);
   if (isSystem && mode !== "verify-full") {
-    throw unreadable(
-      `sslrootcert=system with sslmode=${mode} would trust whoever has a certificate`,
-      "Use sslmode=verify-full.",
-    );
+    throw unreadable(`weak sslmode "${mode}" may not be used with sslrootcert=system`, "Use sslmode=verify-full.");
   }
   const isDirect = oneOf("sslnegotiation", given.sslnegotiation || "postgres", ["postgres", "direct"]) === "direct";
   if (isDirect && tlsModes.indexOf(mode) < tlsModes.indexOf("require")) {

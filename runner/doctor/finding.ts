@@ -4,7 +4,7 @@ export interface Finding {
   severity: "ok" | "warning" | "error";
   workflow: string | null;
   detail: string;
-  /** The command that mends it. */
+  /** The command that repairs it. */
   remedy: string | null;
 }
 

@@ -6,7 +6,7 @@ import { detectPooler, type PoolerMode } from "../database/pooler.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
-/** Whether a pooler is in between, and when it takes the server away from a client: told by what it does. */
+/** Whether a pooler is in between, and when it takes the server away from a client: found out from what it does. */
 export async function pooler(client: Client, settings: Settings, direct: string | undefined): Promise<Finding> {
   switch (await poolerMode(client, settings)) {
     case "none":

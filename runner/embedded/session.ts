@@ -98,7 +98,7 @@ export class Session extends SocketStream {
       this.end();
     } else {
       this.#state = "started";
-      this.#send("startup", startup); // whoever connects is postgres
+      this.#send("startup", startup); // every session is that of postgres
     }
     return true;
   }

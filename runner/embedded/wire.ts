@@ -123,7 +123,7 @@ export class PgliteWire {
     for (const message of frames(answer)) {
       const letter = letterOf(message);
       if (letter === "A") {
-        this.#notify(textAt(message, 9), message); // it went to whoever was talking, not to whoever listens
+        this.#notify(textAt(message, 9), message); // the server sent it to the session that was talking, not to the one that listens
       } else if (letter === "G") {
         refusesCopy = true;
       } else if (letter === "E" && refusesCopy) {

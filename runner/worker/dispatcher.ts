@@ -87,11 +87,10 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
   };
 }
 
-/** How many events were handed over; null: somebody else is at it. */
+/** Hands events over and gives their number; null: another session is doing it. */
 async function dispatch({ execute }: Statements): Promise<number | null> {
   const [row] = await execute<{ events: number | null }>(
-    // Nobody waits for the disk: if a crash takes jobs back it takes the cursor back with them, and whoever claims one
-    // waits until both are there.
+    // Not flushed: a crash that loses the jobs also loses the move of the cursor, and the commit of a claim flushes both.
     atOnce(`set local synchronous_commit = off; select notika.dispatch(${most}) as events`),
   );
   return row?.events ?? null;

@@ -22,7 +22,7 @@ import { startWatchdog } from "./watchdog.ts";
 export interface Runner {
   /** Resolves when it runs nothing any more: it was stopped, or the database was upgraded and what ran then has ended. */
   readonly ended: Promise<void>;
-  /** Stops: what runs may finish for so many milliseconds (default 10,000), then it is aborted and given to others. */
+  /** Stops: runs may finish within `deadline` milliseconds (default 10,000), then they are aborted and given to other runners. */
   stop(deadline?: number): Promise<void>;
 }
 

@@ -12,7 +12,7 @@ export interface WatchdogSetting {
   host: string;
   tasks: string[];
   liveness: Liveness;
-  /** An event loop that has not turned for so many milliseconds is blocked. */
+  /** In milliseconds: an event loop that has not turned for this long is blocked. */
   patience: number;
   format: "text" | "json" | undefined;
 }

@@ -20,7 +20,7 @@ export async function toTasks(given: string | Record<string, unknown>): Promise<
 
 /**
  * Loads the task modules of a folder: `tasks/welcome_email.ts` is the workflow `welcome_email`.
- * Each call loads them anew, and what they import.
+ * Each call loads them and what they import again.
  */
 export async function loadTasks(folder: string): Promise<Tasks> {
   const files = await taskFiles(folder);

@@ -57,7 +57,10 @@ describe("a connection string", () => {
     [`host=a,b port=1,2,3 password=${secret}`, /2 hosts and 3 ports/],
     [`host=a,b hostaddr=1.2.3.4 password=${secret}`, /2 host names and 1 addresses/],
     [`host=h connect_timeout=soon password=${secret}`, /connect_timeout is not a number of seconds/],
-    [`host=h sslrootcert=system sslmode=require password=${secret}`, /would trust whoever has a certificate/],
+    [
+      `host=h sslrootcert=system sslmode=require password=${secret}`,
+      /weak sslmode "require" may not be used with sslrootcert=system/,
+    ],
     [`host=h sslnegotiation=direct password=${secret}`, /sslnegotiation=direct does not go with sslmode=prefer/],
     [`host=h require_auth=scram-sha-256 password=${secret}`, /the setting require_auth is not supported/],
     [`host=h gssencmode=require password=${secret}`, /the setting gssencmode is not supported/],
