@@ -95,9 +95,7 @@ select * from notika._install_schema();
 
 commit;
 
--- Each published table in a transaction of its own.
-call notika.refresh();
-`;
+${await readText("migrations/refresh.sql")}`;
 }
 
 /** Changes whenever a first installation would: the key of whatever caches one. */

@@ -13,6 +13,7 @@ import {
   thisRelease,
   upgradeSteps,
 } from "./bundle.ts";
+import { readText } from "./migrations.ts";
 
 export interface InstallReport {
   /** The migrations that this call applied. */
@@ -39,15 +40,37 @@ export async function install(database: Database, options: InstallOptions = {}):
   ).catch((error) => {
     throw asRefusal(error) ?? error;
   });
-  await database.execute(raw("call notika.refresh()"));
-  const workflows = await database.execute<InstallReport["steps"][number]>(sql`
-    select 'workflow ' || c.name as step, case when d.name is null then 'ok' else 'outdated' end as outcome,
-           case when d.name is null then null else 'call notika.refresh();' end as detail
-      from notika._captured() as c
-      left join notika._captured(true) as d on d.name = c.name
-     order by c.name`);
+  const workflows = await refresh(database);
   return { applied, steps: [...steps, ...workflows] };
 }
+
+/**
+ * Makes the triggers of published tables as the installed version makes them, and says of which it could not.  All code of
+ * the owner's runs with the owner's rights: since the upgrade was committed it may have been replaced.
+ */
+async function refresh(database: Database): Promise<InstallReport["steps"]> {
+  await database.execute(raw(await readText("migrations/refresh.sql")));
+  return database.transaction(async (execute) => {
+    await execute(raw("set local search_path = pg_catalog, pg_temp; set local client_min_messages = warning"));
+    await execute(sql`
+      select set_config('notika.owner', pg_get_userbyid(n.nspowner), true) from pg_namespace as n where n.nspname = 'notika'`);
+    await execute(raw(await readText("migrations/as_owner.sql")));
+    await execute(sql`call notika._as_owner(${workflowSteps})`);
+    await execute(raw("drop procedure notika._as_owner(text)"));
+    const [row] = await execute<{ steps: InstallReport["steps"] }>(
+      sql`select current_setting('notika.result')::json as steps`,
+    );
+    return row?.steps ?? [];
+  });
+}
+
+const workflowSteps = `
+  select set_config('notika.result', coalesce(json_agg(json_build_object(
+           'step', 'workflow ' || c.name,
+           'outcome', case when d.name is null then 'ok' else 'outdated' end,
+           'detail', case when d.name is not null then 'call notika.refresh();' end) order by c.name)::text, '[]'), true)
+    from notika._captured() as c
+    left join notika._captured(true) as d on d.name = c.name`;
 
 /** What an upgrade would do. */
 export interface UpgradePlan {

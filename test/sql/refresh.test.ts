@@ -1,4 +1,5 @@
 import { describe, expect } from "vitest";
+import { readText } from "../../runner/install/migrations.ts";
 import { type TestDatabase, testBeside as test } from "../support/database.ts";
 
 /** Two workflows whose triggers an earlier version made. */
@@ -81,6 +82,27 @@ describe("refresh", () => {
     await db.script("reset role");
 
     expect(await outdated(db)).toEqual([]);
+  });
+
+  test("by an upgrade runs what the owner has made of the code since with the owner's rights alone", async ({ db }) => {
+    await db.script(`${before};
+      set role notika;
+      create table notika.seen (who text, what text);
+      drop function notika._captured(boolean) cascade;
+      create function notika._captured(is_due boolean default false) returns table (name text) language plpgsql as $$
+      begin insert into notika.seen values (current_user, 'list'); return query select 'ship'::text; end $$;
+      create or replace function notika._do_refresh(workflow text) returns json language plpgsql as $$
+      begin insert into notika.seen values (current_user, 'refresh'); return '{"outcome": "ok"}'; end $$;
+      create or replace procedure notika.refresh() language plpgsql as $$
+      begin insert into notika.seen values (current_user, 'procedure'); end $$;
+      reset role`);
+
+    await db.query(await readText("migrations/refresh.sql"));
+
+    expect(await db.query("select distinct who, what from notika.seen order by what")).toEqual([
+      { who: "notika", what: "list" },
+      { who: "notika", what: "refresh" },
+    ]);
   });
 
   test("looks for nothing in its caller's search_path", async ({ db }) => {
