@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
 import { chmod, mkdir, rename, rm } from "node:fs/promises";
 import path from "node:path";
-import { type Extensions, PGlite } from "@electric-sql/pglite";
+import type { Extensions, PGlite } from "@electric-sql/pglite";
 import { type Database, openDatabase } from "../database/database.ts";
+import { loadPglite } from "./pglite.ts";
 import { snapshot } from "./snapshot.ts";
 import { PgliteWire } from "./wire.ts";
 
@@ -35,6 +36,7 @@ export async function openEmbedded({
   cache,
   extensions = {},
 }: EmbeddedOptions): Promise<Embedded> {
+  const { PGlite } = await loadPglite();
   const newData = () =>
     snapshot({
       version,
@@ -71,6 +73,7 @@ function connect(db: PGlite) {
 }
 
 async function openFolder(dataDir: string, newData: () => Promise<Blob>): Promise<PGlite> {
+  const { PGlite } = await loadPglite();
   const folder = path.resolve(dataDir);
   if (!existsSync(path.join(folder, "PG_VERSION"))) {
     // Unpacked aside: a first start that is interrupted leaves nothing half done.

@@ -4,7 +4,8 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { crc32 } from "node:zlib";
-import { PGlite } from "@electric-sql/pglite";
+import type { PGlite } from "@electric-sql/pglite";
+import { loadPglite } from "./pglite.ts";
 
 export interface Recipe {
   /** Changes with whatever `prepare` puts into the database. */
@@ -16,6 +17,7 @@ export interface Recipe {
 
 /** The data of a PGlite on which `prepare` ran: made once, then read from a file in the cache. */
 export async function snapshot({ version, prepare, cache = cacheFolder() }: Recipe): Promise<Blob> {
+  const { PGlite } = await loadPglite();
   // Every snapshot starts from that of an empty database: initdb takes most of the time.
   const empty = () => cached(path.join(cache, emptyFile()), () => dataOf(PGlite.create()));
   return cached(path.join(cache, `${pgliteVersion()}-${version}.tar`), async () =>

@@ -1,7 +1,7 @@
 /*
  * The only file that depends on how graphile-worker works inside.  It takes jobs by a statement of ours in place of its own,
  * limits its workers by what it calls before each fetch, keeps it from listening, and ends it when a connection is lost.
- * test/server/graphile.test.ts holds what this relies on, on the version that package.json pins.
+ * test/runner/graphile.test.ts holds what this relies on, on the version that package.json pins.
  */
 import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";

@@ -74,6 +74,35 @@ const two: number = createTestNotika;
   expect(output.trim().split("\n")).toEqual(Array(6).fill("function"));
 });
 
+test("importing notika loads nothing of the runner, nor what that needs", async () => {
+  const hooks = `import { writeSync } from "node:fs";
+    export const load = (url, context, next) => (writeSync(1, url + "\\n"), next(url, context));`;
+  await writeFile(join(folder, "hooks.mjs"), hooks);
+  await writeFile(
+    join(folder, "register.mjs"),
+    `import { register } from "node:module"; register("./hooks.mjs", import.meta.url);`,
+  );
+  await writeFile(join(folder, "definitions.mjs"), `import "notika";`);
+  await writeFile(join(folder, "runner.mjs"), `import "notika/runner";`);
+
+  const loadedBy = async (script: string) =>
+    (await inFolder(process.execPath, "--import", "./register.mjs", script))
+      .split("\n")
+      .flatMap((url) => /\/node_modules\/((?:@[^/]+\/)?[^/]+\/.*)$/.exec(url)?.[1] ?? []);
+  const loaded = await loadedBy("definitions.mjs");
+
+  expect(loaded).toContain("notika/dist/runner/index.js");
+  expect(
+    loaded.filter(
+      (file) => !/^(notika\/dist\/runner\/(index|errors|workflow\/\w+)\.js$|sql-template-tag\/)/.test(file),
+    ),
+  ).toEqual([]);
+  // What would be seen.
+  expect(await loadedBy("runner.mjs")).toEqual(
+    expect.arrayContaining([expect.stringMatching(/^pg\//), expect.stringMatching(/^graphile-worker\//)]),
+  );
+});
+
 async function inFolder(command: string, ...args: string[]): Promise<string> {
   return (await promisify(execFile)(command, args, { cwd: folder, maxBuffer: Number.POSITIVE_INFINITY })).stdout;
 }
