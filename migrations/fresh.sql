@@ -5,12 +5,17 @@ do $$
 declare
   v_owner constant name := current_setting('notika.owner');
   v_found text;
+  v_version text;
 begin
   if to_regclass('notika.migration') is not null then
+    -- Not by a call: what the function does is up to the owner of Notika.
+    select substring(p.prosrc from '([0-9][0-9a-z.-]*)') into v_version
+      from pg_proc as p
+     where p.pronamespace = to_regnamespace('notika') and p.proname = 'version';
     raise exception 'notika is installed in this database already'
       using errcode = 'object_not_in_prerequisite_state',
-            hint = 'This script is for a database without Notika. What an upgrade does is printed by: '
-                   'npx notika sql --from <installed version>';
+            hint = format('This script is for a database without Notika. What an upgrade does is printed by: '
+                          'npx notika sql --from %s', coalesce(v_version, '<version>'));
   end if;
   select coalesce(c.oid::regclass::text, p.oid::regprocedure::text, t.oid::regtype::text) into v_found
     from pg_namespace as n

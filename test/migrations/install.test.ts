@@ -175,7 +175,7 @@ describe("the install script", () => {
     await expect(database.pool.query(await installScript())).rejects.toMatchObject({
       code: "55000",
       message: "notika is installed in this database already",
-      hint: expect.stringContaining("npx notika sql --from"),
+      hint: expect.stringContaining("npx notika sql --from 0.1.0"),
     });
 
     await database.script("rollback");
