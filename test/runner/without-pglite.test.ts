@@ -4,6 +4,7 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import packageJson from "../../package.json" with { type: "json" };
+import { built } from "../support/build.ts";
 import { notikaCommand, start } from "./process.ts";
 
 const hint = `Optional dependencies were left out. Run: npm install --save-dev @electric-sql/pglite@${packageJson.optionalDependencies["@electric-sql/pglite"]}`;
@@ -39,7 +40,7 @@ test("notika/test says it, too, and what needs no such Postgres works", async ()
   const [node = "", ...options] = notikaCommand.slice(0, -1);
   await writeFile(
     path.join(folder, "script.mjs"),
-    `import { createTestNotika } from ${JSON.stringify(pathToFileURL(path.resolve("runner/testing/index.ts")).href)};
+    `import { createTestNotika } from ${JSON.stringify(pathToFileURL(path.join(built, "testing/index.js")).href)};
      await createTestNotika({ tasks: {} }).catch(({ code, message, hint }) => console.log(JSON.stringify({ code, message, hint })));`,
   );
 
