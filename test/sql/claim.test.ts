@@ -32,8 +32,8 @@ describe("taking jobs", () => {
     await db.script(`
       create table public.items (id int);
       select notika.publish('work', 'public.items');
-      insert into public.items values (1);
-      select notika.dispatch()`);
+      insert into public.items values (1)`);
+    await db.query("select notika.dispatch()");
     const [{ version } = {}] = await db.query<{ version: string }>("select notika.version() as version");
     const claimAs = (own: string) => db.query(`select key from notika._claim('runner', ${tasks}, 1, '${own}')`);
 
