@@ -191,8 +191,8 @@ begin
   select string_agg(t.name, ', ' order by t.place) into v_tables
     from unnest(array[${names}]::text[]) with ordinality as t (name, place)
    where to_regclass(t.name) is not null; -- one may be made by a migration before
-  perform set_config('lock_timeout', '250ms', true);
   for v_try in 1 .. 20 loop
+    perform set_config('lock_timeout', least(50 * v_try, 250) || 'ms', true);
     begin
       if v_tables is not null then
         execute format('lock table %s in access exclusive mode', v_tables);
@@ -206,6 +206,9 @@ begin
     end;
     perform pg_sleep(0.05 + random() / 10);
   end loop;
+  perform set_config('lock_timeout', '250ms', true);
+  -- The bodies have been checked by tests; these locks are held until the upgrade commits.
+  perform set_config('check_function_bodies', 'off', true);
 end;
 $$;
 `;

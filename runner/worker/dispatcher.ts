@@ -4,7 +4,7 @@ import { atOnce, type Statements } from "../database/statements.ts";
 import type { Log } from "../log.ts";
 
 export interface Dispatcher {
-  /** Looks for events now: somebody has notified. */
+  /** Looks for events now: a writer has notified. */
   wake(): void;
   /** Resolves when the dispatcher has stopped. */
   stop(): Promise<void>;
@@ -13,17 +13,17 @@ export interface Dispatcher {
 interface Setting {
   database: Database;
   log: Log;
-  /** Whether a NOTIFY would be heard. */
+  /** Whether notifications arrive. */
   hears: () => boolean;
-  /** Is told how many events became jobs. */
-  onDispatch: (events: number) => void;
+  /** Called with the number of new jobs, where their NOTIFY does not arrive. */
+  onDispatch: (jobs: number) => void;
 }
 
 const most = 1000;
 const pause = {
   few: 5,
-  // Without LISTEN an event waits half of this in the median, as long as the last one is not older than `lively`.  A
-  // shorter pause would be felt by the database, and who comes after a silence waits half of the longest.
+  // Without LISTEN an event waits half of `first` in the median, while the last one is not older than `lively`.  A shorter
+  // pause would be a load on the database.  An event after a silence waits half of `longest`.
   first: 50,
   lively: 10_000,
   longest: 350,
@@ -34,12 +34,12 @@ const pause = {
 }; // milliseconds
 
 /**
- * Hands events over as they come: at once while there are more, then at longer and longer intervals, unless a writer
- * notifies.  Any number of dispatchers may run; the database lets one at a time.
+ * Dispatches events as they come: at once while there are more, then at longer and longer intervals, unless a writer
+ * notifies.  Any number of dispatchers may run; the database admits one at a time.
  */
 export function startDispatcher({ database, log, hears, onDispatch }: Setting): Dispatcher {
   const bell = openBell();
-  // A connection that hangs must not stop the hand-over for good.
+  // A connection that hangs must not stop dispatching for good.
   const statements = database.within(pause.answer);
   let stopping = false;
 
@@ -51,9 +51,9 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
     while (!stopping) {
       try {
         const events = await dispatch(statements);
-        if (events) onDispatch(events);
+        if (events && !hears()) onDispatch(events);
         asleep &&= !events && hears();
-        // A server that takes no writes lets us look, but not doze.
+        // On a server that takes no writes it is possible to look, but not to doze.
         const begins: boolean = events === 0 && hears() && !asleep && (await doze(statements));
         asleep ||= begins;
         if (failures > 0) log.info("the database is back");
@@ -63,7 +63,7 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
           livelyUntil = Date.now() + pause.lively;
           if (events < most) await bell.wait(pause.few);
         } else if (!begins) {
-          // Who begins to doze looks once more: somebody may have written in between, unseen.
+          // When it begins to doze it looks once more: a writer may have been in between.
           await bell.wait(idle);
           if (hears()) idle = Math.min(idle * 2, pause.asleep);
           else if (Date.now() > livelyUntil) idle = Math.min(idle * 2, pause.longest);
@@ -87,16 +87,17 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
   };
 }
 
-/** Hands events over and gives their number; null: another session is doing it. */
+/** The number of events that became jobs; null: another dispatcher is at work. */
 async function dispatch({ execute }: Statements): Promise<number | null> {
   const [row] = await execute<{ events: number | null }>(
-    // Not flushed: a crash that loses the jobs also loses the move of the cursor, and the commit of a claim flushes both.
+    // Without waiting for the disk: a crash that loses jobs loses the move of the cursor with them, and a claim waits until
+    // both are on disk.
     atOnce(`set local synchronous_commit = off; select notika.dispatch(${most}) as events`),
   );
   return row?.events ?? null;
 }
 
-/** Whether from now on every writer notifies. */
+/** Whether every writer notifies from now on. */
 async function doze({ execute }: Statements): Promise<boolean> {
   const [row] = await execute<{ asleep: boolean }>(sql`select notika._doze() as asleep`);
   return row?.asleep === true;

@@ -49,6 +49,48 @@ describe("a runner", () => {
     await untilDone(3000);
   });
 
+  test("begins the next run while the outcome of the last one is still being written", async () => {
+    const first = holdBack();
+    const seen: string[] = [];
+    await start(1, async (id) => {
+      seen.push(id);
+      await first.over;
+    });
+    await add(1, 3);
+    await until(() => seen.length === 1);
+    const blocker = openDatabase({ connect: url, connections: 1 });
+    await blocker.transaction(async (execute) => {
+      await execute(raw("lock table notika.run_log in exclusive mode"));
+      first.end();
+      await until(() => seen.length === 3);
+    });
+    await blocker.close();
+
+    expect(seen.sort()).toEqual(["1", "2", "3"]);
+    await untilDone(3);
+  });
+
+  test("looks once for the jobs of an event that it has dispatched itself", async () => {
+    await database.script(
+      `do $$ begin execute format('alter database %I set track_functions = ''all''', current_database()); end $$`,
+    );
+    let seen = 0;
+    await start(5, async () => void seen++);
+    await add(1, 1);
+    await until(() => seen === 1);
+    const before = await claims();
+
+    for (let id = 2; id <= 61; id++) {
+      await add(id, id);
+      await until(() => seen === id);
+      await setTimeout(20); // for a second look, if there were one
+    }
+
+    const looks = (await claims()) - before;
+    expect(looks).toBeGreaterThan(30);
+    expect(looks).toBeLessThan(85); // 60, and those of its poll
+  });
+
   test("leaves to another what would have to wait for its own slow tasks", async () => {
     const slow = holdBack();
     const first: string[] = [];
@@ -104,6 +146,15 @@ async function add(from: number, to: number) {
 
 async function until(isSo: () => boolean | Promise<boolean>) {
   while (!(await isSo())) await setTimeout(5);
+}
+
+/** How often runners have looked for jobs; a session reports what it did within a second. */
+async function claims(): Promise<number> {
+  await setTimeout(1200);
+  const [row] = await database.execute<{ calls: number }>(
+    raw("select coalesce(sum(calls), 0)::int as calls from pg_stat_user_functions where funcname = '_claim'"),
+  );
+  return row?.calls ?? 0;
 }
 
 async function untilDone(runs: number) {
