@@ -1,5 +1,6 @@
 import { hostname } from "node:os";
-import { attemptOf, type RunObserver } from "../attempt/attempt.ts";
+import { attemptOf } from "../attempt/attempt.ts";
+import type { RunObserver } from "../attempt/conclusion.ts";
 import { noteHeartbeat, now } from "../attempt/liveness.ts";
 import { openStore } from "../attempt/store.ts";
 import { catchUnhandled } from "../attempt/unhandled.ts";
