@@ -1,26 +1,23 @@
 import sql from "sql-template-tag";
 import type { Database } from "../database/database.ts";
 import { isLost } from "../database/lost_connection.ts";
-import { NonRetriable, stackOf, toError } from "../errors.ts";
+import { toError } from "../errors.ts";
 import { type Log, withFields } from "../log.ts";
-import { interval, milliseconds } from "../workflow/duration.ts";
+import { milliseconds } from "../workflow/duration.ts";
 import type { Event } from "../workflow/event.ts";
 import type { Workflow } from "../workflow/workflow.ts";
+import { isFinal, openConclusion, type Rest, type RunObserver } from "./conclusion.ts";
 import { openContext } from "./context.ts";
 import type { Liveness } from "./liveness.ts";
-import { nameGrant } from "./missing_grant.ts";
 import { NotOwned, openOwnership } from "./ownership.ts";
 import { type Halt, openSteps, type StepObserver } from "./steps.ts";
-import type { Outcome, Remembered, RunJob, Store } from "./store.ts";
-
-/** Called at the end of each attempt of a run: with its error, and whether it was the last. */
-export type RunObserver = (event: Event, result: { ms: number; attempt: number; error?: Error; last: boolean }) => void;
+import type { Remembered, RunJob, Store } from "./store.ts";
 
 /**
  * Does the work of one attempt, and throws when the run is to be retried.  What it returns is still to be called: it writes
  * how the attempt ended, and needs no slot.
  */
-export type Attempt = (payload: unknown, job: RunJob, stop: AbortSignal) => Promise<(() => Promise<void>) | undefined>;
+export type Attempt = (payload: unknown, job: RunJob, stop: AbortSignal) => Promise<Rest>;
 
 interface Setting {
   /** The name of the installation; no other has it. */
@@ -46,45 +43,36 @@ export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
 
   return async (payload, job, stop) => {
     const event = payload as Event;
-    const started = new Date();
     const fields = { workflow: event.workflow, run: event.id };
     const isNew = !job.flags?.resumed;
-    const isGated = job.flags?.gated === true;
-    const { isOwn, whileOwned } = openOwnership({ store, liveness, job, stop });
-    const outcome = {
-      run_id: event.id,
-      workflow: event.workflow,
-      attempts: job.attempts,
-      created_at: event.at,
-      started_at: started.toISOString(),
-    };
     const left = workflow.retries === undefined ? 1 : workflow.retries + 1 - job.attempts;
     const isLastAttempt = left <= 0 || job.attempts >= job.max_attempts;
-    const ended = (error?: Error, last = true) =>
-      observe?.(event, { ms: Date.now() - started.getTime(), attempt: job.attempts, last, ...(error && { error }) });
+    const ownership = openOwnership({ store, liveness, job, stop });
+    const conclusion = openConclusion({ event, job, isLastAttempt, ownership, database, store, observe });
 
     let past: Remembered[] = [];
     let events: Event[] | null | undefined;
     try {
-      const entry = isNew && !isGated && job.attempts === 1 ? { steps: [] } : await store.enter(job, event);
+      const isFirst = isNew && !job.flags?.gated && job.attempts === 1;
+      const entry = isFirst ? { steps: [] } : await store.enter(job, event);
       if (!entry.steps) return undefined;
       ({ steps: past, events } = entry);
-      if (isNew && expires !== undefined && started.getTime() - Date.parse(event.at) > expires) {
-        return await conclude({ ...outcome, state: "expired", error: `not started within ${workflow.expires}` });
+      if (isNew && expires !== undefined && Date.now() - Date.parse(event.at) > expires) {
+        return await conclusion.expire(String(workflow.expires));
       }
-      if (left < 0 && job.flags?.begun) return await endWithoutAttempt();
+      if (left < 0 && job.flags?.begun) return await conclusion.failWithoutAttempt(workflow.retries);
       if (left <= 0) await store.beginLastAttempt(job);
     } catch (error) {
       // Nothing of the task has run.
-      if (isLost(error)) await giveBack(error as Error);
+      if (isLost(error)) await conclusion.giveBack(error as Error);
       throw error;
     }
 
+    const over = new AbortController();
     let interrupt: (end: End) => void = () => {};
     const interrupted = new Promise<End>((resolve) => {
       interrupt = resolve;
     });
-    const over = new AbortController();
     const context = openContext({
       ...fields,
       log,
@@ -94,19 +82,35 @@ export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
       },
     });
     const end = await context.within(run);
-    if (end.kind !== "done") context.end();
+    if (end.kind === "done") {
+      return async () => {
+        if (await isOwned()) return conclusion.done(context.end);
+        context.end();
+        throw notOwned();
+      };
+    }
+    context.end();
     if (end.kind === "crashes") throw end.error;
-    if (end.kind === "done") return endDone;
-    if (end.kind === "lost" || !(await isOwn().catch(() => true))) throw notOwned();
+    if (end.kind === "lost" || !(await isOwned())) throw notOwned();
     switch (end.kind) {
       case "waits":
-        return park(end.waits).catch((error) => (isRefused(error) ? fail(asRefusal(error), true) : fail(error, false)));
+        return conclusion.wait(end.waits);
       case "reenters":
-        return park([], { for: "0" });
+        return conclusion.startOver();
       case "ended":
-        return exit();
+        return conclusion.exit();
       default:
-        return fail(end.error, isFinal(end));
+        return conclusion.fail(end.error, isFinal(end.error, { isThrown: end.kind === "throws" }));
+    }
+
+    /** Whether the run is still this runner's, as far as the database can tell. */
+    async function isOwned(): Promise<boolean> {
+      return ownership.isOwn().catch(() => true);
+    }
+
+    function notOwned(): NotOwned {
+      log.warn("the run was given to another runner while this one was away, and goes no further here", fields);
+      return new NotOwned();
     }
 
     /** Runs the task until it is done, or can go no further. */
@@ -124,7 +128,7 @@ export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
         store,
         signal,
         isLastAttempt,
-        isOwn: liveness && isOwn,
+        isOwn: liveness && ownership.isOwn,
         observe: observeStep,
       });
       const late = () => {
@@ -155,101 +159,7 @@ export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
         steps.close();
       });
     }
-
-    /** The task is done: writes the outcome, unless an error that nothing caught is reported until then. */
-    async function endDone(): Promise<void> {
-      if (!(await isOwn().catch(() => true))) {
-        context.end();
-        throw notOwned();
-      }
-      await conclude({ ...outcome, state: "done" }, () => !context.end()).finally(() => context.end());
-      const error = context.end();
-      if (!error) return ended();
-      await (await fail(error, isFinal({ kind: "throws", error })))?.();
-    }
-
-    /** The attempt has failed: the run fails, waits, or is to be retried. */
-    async function fail(error: Error, isFinal: boolean): Promise<(() => Promise<void>) | undefined> {
-      await nameGrant(error, database);
-      const retryAt = (error.name === "RetryAfter" ? error : error.cause) as { name?: string; at?: Date | number };
-      if (retryAt?.name === "RetryAfter" && !isFinal) {
-        ended(error, false);
-        return park([], wakeAt(retryAt.at ?? 0));
-      }
-      if (isFinal || !isLost(error)) return count(error, isFinal);
-      // The database is away, which may take its time.
-      return async () => {
-        if (!(await giveBack(error))) return count(error, isFinal);
-        ended(error, false);
-        throw error;
-      };
-    }
-
-    /** Counts a failed attempt: the run is to be retried, or ends as failed. */
-    async function count(error: Error, isFinal: boolean): Promise<undefined> {
-      const last = isFinal || isLastAttempt;
-      ended(error, last);
-      if (!last) {
-        await exit();
-        throw error;
-      }
-      const stack = stackOf(error.cause instanceof Error ? error.cause : error);
-      await conclude({ ...outcome, state: "failed", error: error.message, stack });
-    }
-
-    /** There was an attempt too many: the one before it ended without an outcome. */
-    async function endWithoutAttempt(): Promise<undefined> {
-      const error = new Error(
-        `attempt ${job.attempts - 1} ended without an outcome, as when its runner dies, and retries: ${workflow.retries} allows no other`,
-      );
-      ended(error);
-      await conclude({ ...outcome, attempts: job.attempts - 1, state: "failed", error: error.message });
-    }
-
-    /** Writes the outcome, if the run is still this runner's, and if `holds` is still true then. */
-    async function conclude(outcome: Outcome, holds?: () => boolean): Promise<undefined> {
-      await whileOwned(() => store.keepOutcome(outcome, holds));
-    }
-
-    async function park(waits: object[], wake?: object): Promise<undefined> {
-      if (!(await store.park(job, waits, wake))) await exit();
-    }
-
-    /** Puts the run back as if there had been no attempt; false: this attempt counts. */
-    function giveBack(why: Error): Promise<boolean> {
-      return whileOwned(async () => {
-        await exit();
-        return store.giveBack(job, why.message);
-      });
-    }
-
-    /** Ends the attempt without an outcome. */
-    async function exit(): Promise<undefined> {
-      if (isGated) await store.exit(event);
-    }
-
-    function notOwned(): NotOwned {
-      log.warn("the run was given to another runner while this one was away, and goes no further here", fields);
-      return new NotOwned();
-    }
   };
-}
-
-// Compared by name: a task may have been loaded with its own copy of this package.  The error of a step that has failed
-// permanently is final where the task does not catch it.
-function isFinal({ kind, error: { name } }: Extract<End, { error: Error }>): boolean {
-  return name === NonRetriable.name || (kind === "throws" && name === "StepError");
-}
-
-const isRefused = (error: { code?: string }) => error.code === "22023";
-
-// Only the message of an error is kept; a hint would be lost.
-function asRefusal(error: Error & { hint?: string }): NonRetriable {
-  return new NonRetriable(error.hint ? `${error.message}. ${error.hint}` : error.message, { cause: error });
-}
-
-function wakeAt(at: Date | number): object {
-  return at instanceof Date ? { at: at.toISOString() } : { for: interval(at) };
 }
 
 // Capture reads the setting: what a run writes names the run as its cause, so that a loop can be cut.

@@ -10,6 +10,8 @@ export class NotOwned extends Error {
   }
 }
 
+export type Ownership = ReturnType<typeof openOwnership>;
+
 interface Setting {
   store: Store;
   liveness: Liveness | undefined;

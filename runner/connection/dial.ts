@@ -121,7 +121,7 @@ function withReason(error: NodeJS.ErrnoException): Error {
   if (error.name === "HostError") return error;
   switch (error.code) {
     case "ECONNREFUSED":
-      return hostError("network", "nobody listens there", {
+      return hostError("network", "connection refused: nothing is listening there", {
         hint: "Is the server running, on this port, and does it listen on this address (listen_addresses in postgresql.conf)?",
         cause: error,
       });

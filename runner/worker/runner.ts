@@ -1,6 +1,7 @@
 import { hostname } from "node:os";
 import { raw } from "sql-template-tag";
-import { attemptOf, type RunObserver } from "../attempt/attempt.ts";
+import { attemptOf } from "../attempt/attempt.ts";
+import type { RunObserver } from "../attempt/conclusion.ts";
 import { noteHeartbeat, now } from "../attempt/liveness.ts";
 import { openStore } from "../attempt/store.ts";
 import { catchUnhandled } from "../attempt/unhandled.ts";

@@ -86,7 +86,7 @@ describe.concurrent("a database that cannot be reached", () => {
     [
       "nobody listens",
       `postgres://ada:${password}@127.0.0.1:1/app`,
-      /cannot connect to the database: 127.0.0.1, port 1: nobody listens there/,
+      /cannot connect to the database: 127.0.0.1, port 1: connection refused: nothing is listening there/,
       1,
     ],
     [

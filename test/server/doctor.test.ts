@@ -122,7 +122,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
       finding: "address",
       severity: "warning",
       workflow: null,
-      detail: "127.0.0.1:1 (IPv4): nobody listens there",
+      detail: "127.0.0.1:1 (IPv4): connection refused: nothing is listening there",
       remedy: expect.stringContaining("listen_addresses"),
     });
     expect(several.filter(({ severity }) => severity === "error")).toEqual([]);

@@ -59,7 +59,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "a port where nobody listens",
       () => "ada:PW@127.0.0.1:1/app",
-      /127.0.0.1, port 1: nobody listens there/,
+      /127.0.0.1, port 1: connection refused: nothing is listening there/,
       /listen_addresses/,
     ],
     [
@@ -212,7 +212,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "two hosts, each in its own way",
       () => `ada:PW@127.0.0.1:1,${at("web")}/app`,
-      /port 1: nobody listens there; 127.0.0.1, port \d+: it speaks HTTP/,
+      /port 1: connection refused: nothing is listening there; 127.0.0.1, port \d+: it speaks HTTP/,
       /usually 5432/,
     ],
   ])("is said in a sentence, with what to do about it: %s", async (_, url, message, hint) => {

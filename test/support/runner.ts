@@ -49,7 +49,8 @@ export function spawnRunner(
     async says(message) {
       for (;;) {
         if (said().some((line) => line.message === message)) return;
-        if (child.exitCode !== null) throw new Error(`the runner ended with ${child.exitCode}: ${text}`);
+        const end = child.exitCode ?? child.signalCode;
+        if (end !== null) throw new Error(`the runner ended with ${end}: ${text}`);
         await Promise.race([once(child.stderr, "data"), ended]);
       }
     },

@@ -1,5 +1,5 @@
 import { styleText } from "node:util";
-import type { RunObserver } from "../../attempt/attempt.ts";
+import type { RunObserver } from "../../attempt/conclusion.ts";
 import { color, fieldText, type Log, makeLog, styled } from "../../log.ts";
 import { indented, printable } from "../../printable.ts";
 
