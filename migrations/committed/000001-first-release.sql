@@ -1,15 +1,14 @@
 --! Previous: -
---! Hash: sha1:254a65a46c11b00fe5d5433315a60c12d46dadfe
+--! Hash: sha1:d1d47058580cba34de5adf279115851530634511
 --! Message: first release
 
 --! split: 1-current.sql
 -- The first release: all of sql/0_tables.
 --! Included 10_workflow.sql
--- Tables of what is published: this installation and its settings, workflows, schedules,
--- backfills, and who may do what.
--- A table changes by a migration: edit it here and write the ALTER in migrations/current.  New
--- columns go last.
--- A workflow keeps its row, and with it its id, when it is unpublished: events and runs name it.
+-- Tables of what is published: the settings of this installation, workflows, schedules, backfills,
+-- and the roles that were given a part.
+-- To change a table, edit it here and write the ALTER in migrations/current.  New columns go last.
+-- An unpublished workflow keeps its row and its id, because events and runs refer to it.
 
 create table notika.migration (
   name text not null,
@@ -19,19 +18,21 @@ create table notika.migration (
 );
 
 comment on table notika.migration is
-  'The migrations that made the tables of this database, and the code that was loaded last.';
+  'The migrations that created the tables of this database, and the code that was loaded last.';
 comment on column notika.migration.name is
-  'The name of the file, without its ending; code: all files but those of the tables.';
+  'The file name of the migration without its ending; code for all files except those of the '
+  'tables.';
 comment on column notika.migration.hash is
-  'Its SHA-256. The file of a migration never changes once it is released.';
-comment on column notika.migration.applied_at is 'When it was applied, or loaded.';
+  'The SHA-256 of the file. A released migration never changes.';
+comment on column notika.migration.applied_at is
+  'When the migration was applied or the code was loaded.';
 
 create or replace function notika._relation(schema_name text, name text)
   returns oid
   language sql
   stable
 begin atomic
-  -- In two steps: a join may begin with all that has the name, once in each tenant's schema.
+  -- A subquery, not a join: a join may start with every relation of that name, one for each schema.
   select c.oid
     from pg_class as c
    where c.relnamespace = (select n.oid from pg_namespace as n where n.nspname = schema_name)
@@ -39,13 +40,14 @@ begin atomic
 end;
 
 comment on function notika._relation(text, text) is
-  'What pg_class has under that name in that schema; null: nothing.';
+  'The oid of the relation with that name in that schema; null: there is none.';
 
 create or replace function notika._table(name text)
   returns regclass
   language sql
-  -- As a generated column asks for.  It is not: the oid is another one in a copy, which a dump relies
-  -- on, because the column is made anew when its rows are loaded; nothing else may trust the label.
+  -- A generated column requires IMMUTABLE, but the result depends on the catalog: in a
+  -- restored copy the oid is another one.  A restore relies on that: it computes the column again.
+  -- Nothing else may rely on the label.
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
@@ -55,7 +57,8 @@ as $$
      and c.relkind in ('r', 'p');
 $$;
 
-comment on function notika._table(text) is 'The table of that name; null: there is none.';
+comment on function notika._table(text) is
+  'The table with that qualified name; null: there is none.';
 
 create table notika.setting (
   only_row boolean not null default true,
@@ -82,29 +85,31 @@ create table notika.setting (
 );
 
 comment on table notika.setting is
-  'This installation: its limits, which are changed by update, and its name. One row.';
-comment on column notika.setting.only_row is 'Always true: there is one row.';
+  'The limits and the name of this installation. One row; change a limit with UPDATE.';
+comment on column notika.setting.only_row is 'Always true, so that the table has one row.';
 comment on column notika.setting.segment_age is
-  'The ring turns when the oldest event of its current segment is older than this.';
+  'The ring turns when the oldest event in its current segment is older than this.';
 comment on column notika.setting.segment_bytes is
-  'The ring turns when its current segment is larger than this, in bytes.';
+  'The ring turns when its current segment is larger than this number of bytes.';
 comment on column notika.setting.payload_bytes is
-  'An old or new row above this many bytes is cut down to its key; in force at the next publish.';
+  'An old or new row larger than this number of bytes is reduced to its key. A change applies to a '
+  'workflow when it is next published.';
 comment on column notika.setting.max_depth is
-  'How many runs may wake each other in a chain before the next one fails.';
+  'The longest chain of runs that start each other; the next run fails.';
 comment on column notika.setting.max_attempts is
-  'How often a run is tried unless its task says otherwise.';
+  'The number of attempts of a run, unless its task sets another.';
 comment on column notika.setting.missed_after is
-  'A schedule that skips what it missed keeps a time that is no later than this.';
-comment on column notika.setting.runs_kept is
-  'How long runs that have ended are remembered.';
+  'A schedule with missed => skip still starts a run for a time that is at most this long ago.';
+comment on column notika.setting.runs_kept is 'How long finished runs are kept.';
 comment on column notika.setting.installation is
-  'Stands in the idempotency keys of steps, so that a copy of a database has keys of its own. Null '
-  'until a runner needs it.';
+  'Part of the idempotency keys of steps, so that a copy of the database uses other keys. Null '
+  'until a runner first needs it.';
 comment on column notika.setting.database_id is
-  'The oid of the database that has the name above: another one is a copy, and gets another name.';
+  'The oid of the database that got the name in installation. In a database with another oid, a '
+  'copy, installation is set again.';
 comment on column notika.setting.blocked_for is
-  'How long a runner counts as alive while a task blocks its event loop; then others take its runs.';
+  'How long a runner counts as alive while a task blocks its event loop. After that, other runners '
+  'take over its runs.';
 
 insert into notika.setting default values;
 
@@ -156,59 +161,75 @@ create index workflow_source_idx on notika.workflow (split_part(name, ':', 1))
   where strpos(name, ':') > 0;
 
 comment on table notika.workflow is
-  'What was published: the contract of each workflow. See the view notika.workflows.';
+  'The contract of each workflow: what was published. See the view notika.workflows.';
 comment on column notika.workflow.workflow_id is
-  'Names what publish generates: trigger notika_12_insert, function notika.payload_12.';
+  'Part of the names of the objects that publish creates, such as trigger notika_12_insert and '
+  'function notika.payload_12.';
 comment on column notika.workflow.name is
-  'The workflow''s name, and its task module''s; of a source of a workflow: workflow:source.';
+  'The name of the workflow and of its task module; for a source, workflow:source.';
 comment on column notika.workflow.table_name is
-  'The table as it was called at the last publish; null: the workflow is published on none.';
-comment on column notika.workflow.operations is 'Any of insert, update, delete.';
+  'The qualified name of the table at the last publish; null: the workflow has no table.';
+comment on column notika.workflow.operations is
+  'The captured operations, any of insert, update, delete.';
 comment on column notika.workflow.columns is
-  'What an event carries, as published, which are its keys; null: the whole row.';
+  'The columns in the payload by their names at publication, which stay the payload''s keys; null: '
+  'the whole row.';
 comment on column notika.workflow.column_names is
-  'The same columns as they are called now: renames are followed, the keys stay.';
+  'The current names of these columns. A rename changes them, not the keys of the payload.';
 comment on column notika.workflow.watch is
-  'An update counts only when one of these columns changes; null: any update.';
+  'An update is captured only when one of these columns changes; null: every update is.';
 comment on column notika.workflow.condition is
-  'SQL over new and old, as it was given: a later change must meet it.';
+  'SQL over new and old, as the caller wrote it; only changes that meet it are captured.';
 comment on column notika.workflow.condition_sql is
-  'The same as Postgres prints it, with every name in full: the triggers'' WHEN.';
+  'The condition as Postgres prints it, with qualified names; the WHEN clause of the triggers.';
 comment on column notika.workflow.condition_uses is
-  'What it uses and what the names of that meant: see notika._uses.';
+  'The objects that the condition depends on, and what its names referred to: see notika._uses.';
 comment on column notika.workflow.capture is
-  'The form of its triggers, which publish chooses: row, or statement where that sees the same.';
-comment on column notika.workflow.guard is 'What DDL against the contract meets: block, warn, off.';
-comment on column notika.workflow.on_rename is 'What a rename meets: follow, block.';
+  'The kind of trigger that publish chose: row, or statement where that captures the same changes.';
+comment on column notika.workflow.guard is
+  'What the guard does about DDL that breaks the contract: block, warn or off.';
+comment on column notika.workflow.on_rename is
+  'What the guard does about the rename of a column or table: follow or block.';
 comment on column notika.workflow.definition is
-  'The statements that made its functions and triggers; publish compares with them.';
+  'The statements that created the workflow''s functions and triggers. publish compares them with '
+  'those it would run now.';
 comment on column notika.workflow.is_pinned is
-  'Whether they pin the columns they read: not while a migration is let through, nor when it is broken.';
-comment on column notika.workflow.broken_reason is 'Why it cannot capture; null: it can.';
-comment on column notika.workflow.published_at is 'When it was last published or changed.';
+  'Whether the functions depend on the columns they read, so that Postgres refuses to drop one. '
+  'False during a permitted migration and while the workflow is broken.';
+comment on column notika.workflow.broken_reason is
+  'Why no changes can be captured; null: the workflow is not broken.';
+comment on column notika.workflow.published_at is
+  'When the workflow was last published or changed.';
 comment on column notika.workflow.published_by is
-  'The role that published it: its members may change it.';
+  'The role that published the workflow; its members may change the workflow.';
 comment on column notika.workflow.publisher_id is
-  'The same as a number, which stays when the role is renamed.';
+  'The oid of that role, which stays when the role is renamed.';
 comment on column notika.workflow.unpublished_at is
-  'When it was unpublished; null: it is published.';
-comment on column notika.workflow.paused_at is 'Since when its runs are held; null: they are not.';
+  'When the workflow was unpublished; null: it is published.';
+comment on column notika.workflow.paused_at is
+  'When the workflow was paused, which holds its runs; null: it is not paused.';
 comment on column notika.workflow.relation is
-  'The table, found by its name when that is written, and so when a dump is loaded; follows renames.';
+  'The table. Computed from table_name when the row is written, also when a dump is restored; as '
+  'an oid it is unaffected by renames.';
 comment on column notika.workflow.options is
-  'What it asks of its hand-over: see notika.configure.';
+  'How its events are dispatched, such as key and concurrency: see notika.configure.';
 comment on column notika.workflow.match is
-  'Of a source: the payload keys that waits compare; of workflow:cancel those of the run, too: a=b.';
+  'For a source, the payload keys that waits compare. For workflow:cancel an item a=b also names '
+  'the key of the run''s own event. Null: not a source.';
 comment on column notika.workflow.given is
-  'What publish has granted to the owner of Notika for it, which unpublish takes back.';
+  'The rights that publish granted to the owner of Notika for this workflow; unpublish revokes '
+  'them.';
 comment on column notika.workflow.fires_always is
-  'Whether the owner of the table has enabled its triggers for changes that replication brings: it is '
-  'captured by the row until it is unpublished.';
+  'Whether the table''s owner has enabled the triggers for replicated changes (ENABLE ALWAYS). The '
+  'workflow then keeps row triggers until it is unpublished.';
 comment on column notika.workflow.placed_until is
-  'The last place in the queue that a run of it got when it was resumed: new runs come behind it.';
-comment on column notika.workflow.resumed_at is 'When its runs were last let go after a pause.';
+  'The last place in the queue that a run got when the workflow was resumed; new runs are placed '
+  'behind it.';
+comment on column notika.workflow.resumed_at is
+  'When the workflow was last resumed after a pause; null: never.';
 comment on column notika.workflow.made_by is
-  'The code that made its functions and triggers, or found them as it makes them: see notika._code.';
+  'The hash of the code that created the functions and triggers, or last found them unchanged: see '
+  'notika._code.';
 
 create table notika.schedule (
   workflow_id integer not null,
@@ -224,18 +245,22 @@ create table notika.schedule (
 ) with (fillfactor = 50);
 create index schedule_next_at_idx on notika.schedule (next_at);
 
-comment on table notika.schedule is 'When workflows start by time. See the view notika.schedules.';
-comment on column notika.schedule.workflow_id is 'The workflow.';
-comment on column notika.schedule.cron is 'Minute, hour, day, month and weekday.';
-comment on column notika.schedule.time_zone is 'Whose clock they are read from.';
+comment on table notika.schedule is
+  'The schedules of workflows that start by time. See the view notika.schedules.';
+comment on column notika.schedule.workflow_id is 'The workflow that the schedule starts.';
+comment on column notika.schedule.cron is
+  'A cron expression: minute, hour, day of month, month, day of week.';
+comment on column notika.schedule.time_zone is
+  'The time zone in which the cron expression is read, a name of pg_timezone_names.';
 comment on column notika.schedule.missed is
-  'What becomes of times that nobody was there to keep: skip, catch up.';
-comment on column notika.schedule.next_at is 'When it is due; infinity: never again.';
-comment on column notika.schedule.last_at is 'The last time that it was kept, as planned.';
+  'What happens to times at which no dispatcher was running: skip or catch up.';
+comment on column notika.schedule.next_at is
+  'The next time to start a run; infinity: there is none.';
+comment on column notika.schedule.last_at is 'The last planned time for which a run was started.';
 comment on column notika.schedule.error is
-  'Why it could not be kept when it was due; it is tried again until it can.';
+  'Why the run that is due could not be started; the schedule is tried again until it can.';
 comment on column notika.schedule.tried_at is
-  'When that was last tried; null: nothing has gone wrong.';
+  'When the failed start was last tried; null: there is no failure.';
 
 create table notika.backfill (
   backfill_id integer generated always as identity,
@@ -263,32 +288,42 @@ create table notika.backfill (
 create unique index backfill_unfinished_idx
   on notika.backfill (workflow_id) where finished_at is null;
 
-comment on table notika.backfill is 'See the view notika.backfills.';
-comment on column notika.backfill.backfill_id is 'Its order.';
-comment on column notika.backfill.workflow_id is 'The workflow that gets the runs.';
+comment on table notika.backfill is
+  'The backfills that were started. See the view notika.backfills.';
+comment on column notika.backfill.backfill_id is
+  'The number of the backfill, in the order in which they were started.';
+comment on column notika.backfill.workflow_id is 'The workflow whose runs the backfill creates.';
 comment on column notika.backfill.condition is
-  'Of which rows, besides the workflow''s own condition, as it was given.';
-comment on column notika.backfill.condition_sql is 'The same with every name in full.';
+  'Limits the rows in addition to the workflow''s own condition, as the caller wrote it; null: all '
+  'rows.';
+comment on column notika.backfill.condition_sql is 'The condition with qualified names.';
 comment on column notika.backfill.condition_uses is
-  'What it uses and what the names of that meant: see notika._uses.';
+  'The objects that the condition depends on, and what its names referred to: see notika._uses.';
 comment on column notika.backfill.state is 'running, failed, done or cancelled.';
-comment on column notika.backfill.snapshot is 'What was committed when it started.';
+comment on column notika.backfill.snapshot is
+  'The snapshot at the start. A row changed after it may have started a run of its own; it is then '
+  'skipped.';
 comment on column notika.backfill.ends is
-  'For each table of the family, by its number, the last key when it started.';
+  'For each table of the family, by its oid, the last key at the start.';
 comment on column notika.backfill.keys is
-  'For each of these tables, what its key was then: a page is taken as long as it is the same.';
-comment on column notika.backfill.part is 'The table it is at; null: before the first.';
-comment on column notika.backfill.last_key is 'The last key that it has seen there; null: none.';
-comment on column notika.backfill.last_runs is 'The runs of its last page.';
-comment on column notika.backfill.rows_seen is 'How many rows it has looked at.';
-comment on column notika.backfill.events is 'How many runs it has made.';
-comment on column notika.backfill.started_at is 'When it started.';
-comment on column notika.backfill.started_by is 'Who started it.';
+  'For each of these tables, its key columns at the start. Pages are read only while they are the '
+  'same.';
+comment on column notika.backfill.part is
+  'The oid of the table, of the family, that is being read; null: none has been started.';
+comment on column notika.backfill.last_key is
+  'The last key that was read in that table; null: none.';
+comment on column notika.backfill.last_runs is 'The runs that the last page created.';
+comment on column notika.backfill.rows_seen is 'The number of rows that were read.';
+comment on column notika.backfill.events is 'The number of runs that were created.';
+comment on column notika.backfill.started_at is 'When the backfill was started.';
+comment on column notika.backfill.started_by is 'The role that started the backfill.';
 comment on column notika.backfill.finished_at is
-  'When it was done or cancelled; one that failed can go on.';
-comment on column notika.backfill.error is 'Why it failed; it may quote values of rows.';
+  'When the backfill was done or cancelled. Null while it runs or has failed, because a failed '
+  'backfill can be continued.';
+comment on column notika.backfill.error is
+  'The message of the error with which it failed; it may quote values of rows.';
 comment on column notika.backfill.error_code is
-  'The SQLSTATE of that, and the column and table where they are known.';
+  'The SQLSTATE of that error, with the column and table if they are known.';
 
 create table notika.backfill_key (
   backfill_id integer not null,
@@ -297,9 +332,9 @@ create table notika.backfill_key (
 );
 
 comment on table notika.backfill_key is
-  'The rows that woke a workflow by themselves since its backfill started.';
-comment on column notika.backfill_key.backfill_id is 'The backfill.';
-comment on column notika.backfill_key.key is 'The key of the row.';
+  'The rows that started the workflow by a change of their own since its backfill started.';
+comment on column notika.backfill_key.backfill_id is 'The backfill that skips the row.';
+comment on column notika.backfill_key.key is 'The key of the row, as text.';
 
 create table notika.grantee (
   role_id oid not null,
@@ -312,30 +347,33 @@ create table notika.grantee (
 );
 
 comment on table notika.grantee is
-  'The roles that were made publishers, runners, readers or monitors. Their rights follow from '
+  'The roles that were made publishers, runners, readers or monitors. Their rights are listed by '
   'notika._rights().';
 comment on column notika.grantee.role_id is
-  'The role, as a number: with a regrole a dump could not be restored where the role is missing.';
-comment on column notika.grantee.role_name is 'Its name, by which a restored copy finds it.';
-comment on column notika.grantee.part is 'publisher, runner, reader or monitor.';
-comment on column notika.grantee.granted_at is 'Since when.';
-comment on column notika.grantee.granted_by is 'Who granted it.';
+  'The oid of the role. A regrole would make the restore of a dump fail where the role is missing.';
+comment on column notika.grantee.role_name is
+  'The name of the role, by which a restored copy finds it.';
+comment on column notika.grantee.part is
+  'The part of the role: publisher, runner, reader or monitor.';
+comment on column notika.grantee.granted_at is 'When the part was granted.';
+comment on column notika.grantee.granted_by is 'The role that granted the part.';
 --! EndIncluded 10_workflow.sql
 --! Included 20_log.sql
--- Tables of the ring and its cursor.
--- A writer that could pick a segment from a table would, at REPEATABLE READ, write to one that is
--- already being retired; a sequence is not subject to MVCC, so the pointer lives in one.
+-- Tables of the ring, which holds the captured events, and of the cursor that dispatches them.
+-- A sequence holds the number of the current segment, because sequences are not subject to MVCC.  A
+-- writer at REPEATABLE READ could read an old number from a table, and append to a segment that is
+-- being retired.
 
 create sequence notika.event_id_seq as bigint minvalue 0 start 0 cache 1;
 comment on sequence notika.event_id_seq is
-  'Numbers the events. cache 1: the order of the changes of one row is the order of their ids.';
+  'Numbers the events. cache 1 keeps the ids of the changes of one row in the order of the '
+  'changes.';
 
--- 2 * number of turns + 1 if the dispatcher is asleep.
 create sequence notika.control_seq as bigint minvalue 0 start 0 cache 1;
 comment on sequence notika.control_seq is
   'Its last value is twice the number of turns of the ring, plus one while the dispatcher sleeps.';
 
--- A sequence that was never used shows its first value as its last: it is used.
+-- Before its first use a sequence shows its start value as its last value, so use each once.
 do $$
 begin
   perform setval('notika.event_id_seq', 0);
@@ -355,23 +393,25 @@ create table notika.event_log_0 (
   new json,
   old json,
   snapshot pg_snapshot
-) with (autovacuum_enabled = off); -- nothing here ever dies; segments leave by truncate
+) with (autovacuum_enabled = off); -- rows are never updated or deleted; TRUNCATE empties a segment
 create index event_log_0_event_id_idx on notika.event_log_0 (event_id);
 
 comment on table notika.event_log_0 is 'A segment of the ring. See the view notika.event_log.';
-comment on column notika.event_log_0.event_id is 'The id of the event and of the run it causes.';
+comment on column notika.event_log_0.event_id is 'The id of the event, and of the run it starts.';
 comment on column notika.event_log_0.xid is 'The transaction that made the change.';
-comment on column notika.event_log_0.captured_at is 'When the change was captured.';
-comment on column notika.event_log_0.cause_id is 'The run whose write this is; null: not a run''s.';
-comment on column notika.event_log_0.workflow_id is 'The workflow it is addressed to.';
+comment on column notika.event_log_0.captured_at is 'When the trigger captured the change.';
+comment on column notika.event_log_0.cause_id is 'The run that made the change; null: no run did.';
+comment on column notika.event_log_0.workflow_id is 'The workflow that receives the event.';
 comment on column notika.event_log_0.depth is
-  'How many runs stand between it and a write of no run.';
-comment on column notika.event_log_0.truncated is 'Whether old and new were cut down to the key.';
-comment on column notika.event_log_0.operation is 'insert, update, delete, or another start.';
+  'The number of runs in the chain that led to the change; 0: no run did.';
+comment on column notika.event_log_0.truncated is
+  'Whether old and new were reduced to the key because a row was too large.';
+comment on column notika.event_log_0.operation is
+  'insert, update, delete, or another way to start a run.';
 comment on column notika.event_log_0.new is 'The row after the change; null after a delete.';
 comment on column notika.event_log_0.old is 'The row before the change; null before an insert.';
 comment on column notika.event_log_0.snapshot is
-  'What the change could see, where it starts a run that later changes may count for.';
+  'The snapshot of the change, if its run may wait for later changes; otherwise null.';
 
 create table notika.event_log_1 (
   like notika.event_log_0 including defaults including indexes including comments
@@ -383,14 +423,14 @@ create table notika.event_log_2 (
 comment on table notika.event_log_1 is 'A segment of the ring. See the view notika.event_log.';
 comment on table notika.event_log_2 is 'A segment of the ring. See the view notika.event_log.';
 
--- No column, and so no index: with brin_summarize_range() of an index anybody can lock its table in
--- this mode for a moment.
+-- It has no column, and so no index: through brin_summarize_range() on an index any role can lock
+-- the table in this mode for a moment.
 create table notika.dispatch_lock () with (autovacuum_enabled = off);
 
 comment on table notika.dispatch_lock is
   'Always empty. Its lock in SHARE UPDATE EXCLUSIVE mode is the right to move the cursor.';
 
--- Where a publication FOR ALL TABLES has it; nobody changes anything in it.
+-- For a publication FOR ALL TABLES; the table is never changed.
 alter table notika.dispatch_lock replica identity full;
 
 create table notika.position (
@@ -425,50 +465,54 @@ create table notika.position (
 );
 
 comment on table notika.position is
-  'Where the dispatcher stands: appended at each dispatch, the newest row counts.';
-comment on column notika.position.position_id is 'Its order.';
-comment on column notika.position.taken_at is 'When it was taken.';
-comment on column notika.position.xid is 'The transaction that took it.';
+  'The positions of the dispatcher. Each dispatch appends a row; the newest one counts.';
+comment on column notika.position.position_id is
+  'The number of the position; the greatest one counts.';
+comment on column notika.position.taken_at is 'When the position was appended.';
+comment on column notika.position.xid is 'The transaction that appended the position.';
 comment on column notika.position.system_identifier is
-  'The cluster whose transactions it speaks of.';
-comment on column notika.position.snapshot is 'Every event that this snapshot sees is handed over.';
+  'The cluster that the transaction ids in this row belong to.';
+comment on column notika.position.snapshot is
+  'Every event that this snapshot sees has been dispatched.';
 comment on column notika.position.high is
-  'The snapshot sees no event beyond this id; in a restored copy it would seem to see new ones.';
+  'The snapshot sees no event with a greater id. In a restored copy, new events could otherwise '
+  'look dispatched.';
 comment on column notika.position.low is
-  'Transactions that the snapshot does not know have written no event up to this id.';
+  'Transactions that the snapshot does not see have written no event with an id up to this one.';
 comment on column notika.position.pending_xids is
-  'Transactions that were running in the newest snapshot, the window''s if one is open.';
+  'The transactions that were running in the newest snapshot: the window''s if a window is open.';
 comment on column notika.position.pending_lows is
-  'For each of them: it has written no event up to this id.';
+  'For each of these transactions, the id up to which it has written no event.';
 comment on column notika.position.window_snapshot is
-  'The snapshot that is being worked off; null: no window is open.';
-comment on column notika.position.window_low is 'What low becomes when the window is done.';
+  'The snapshot whose events are being dispatched in chunks; null: no window is open.';
+comment on column notika.position.window_low is 'The value that low gets when the window is done.';
 comment on column notika.position.window_high is 'The last event id of the window.';
-comment on column notika.position.window_at is 'The window is handed over up to this id.';
+comment on column notika.position.window_at is
+  'The events of the window are dispatched up to this id.';
 comment on column notika.position.horizon is
-  'The last event id before xid was assigned, so that later transactions write beyond it.';
+  'The last event id before xid was assigned. Later transactions write greater ids.';
 comment on column notika.position.flow_ids is
-  'Whose places in the queue follow: 0, the first run that may start; the id of a workflow, its last '
-  'new run that waits; the same with a minus, its last run that has fallen due.';
-comment on column notika.position.flow_priorities is 'For each of them: its priority.';
+  'What the places in flow_places belong to. 0: the first run that may start. The id of a '
+  'workflow: its last new run that waits. The same negated: its last run that has become due.';
+comment on column notika.position.flow_priorities is 'For each item of flow_ids, its priority.';
 comment on column notika.position.flow_places is
-  'For each of them: its place. See notika._head.';
+  'For each item of flow_ids, its place in the queue. See notika._head.';
 comment on column notika.position.burst_ids is
-  'The workflows whose events a cursor of their own hands over, because a burst of theirs was set '
-  'aside; empty: there is none.';
-comment on column notika.position.burst_snapshot is 'snapshot of that cursor.';
-comment on column notika.position.burst_high is 'high of that cursor.';
-comment on column notika.position.burst_low is 'low of that cursor.';
-comment on column notika.position.burst_pending_xids is 'pending_xids of that cursor.';
-comment on column notika.position.burst_pending_lows is 'pending_lows of that cursor.';
-comment on column notika.position.burst_window_snapshot is 'window_snapshot of that cursor.';
-comment on column notika.position.burst_window_low is 'window_low of that cursor.';
-comment on column notika.position.burst_window_high is 'window_high of that cursor.';
-comment on column notika.position.burst_window_at is 'window_at of that cursor.';
+  'The workflows that a second cursor dispatches, because a burst of their events was set aside. '
+  'Empty: there is no such cursor.';
+comment on column notika.position.burst_snapshot is 'snapshot of the second cursor.';
+comment on column notika.position.burst_high is 'high of the second cursor.';
+comment on column notika.position.burst_low is 'low of the second cursor.';
+comment on column notika.position.burst_pending_xids is 'pending_xids of the second cursor.';
+comment on column notika.position.burst_pending_lows is 'pending_lows of the second cursor.';
+comment on column notika.position.burst_window_snapshot is 'window_snapshot of the second cursor.';
+comment on column notika.position.burst_window_low is 'window_low of the second cursor.';
+comment on column notika.position.burst_window_high is 'window_high of the second cursor.';
+comment on column notika.position.burst_window_at is 'window_at of the second cursor.';
 --! EndIncluded 20_log.sql
 --! Included 30_run.sql
--- Tables of runs: what became of them, what they remember and wait for, and the lines they wait in.
--- Jobs are not here: they are graphile-worker's.
+-- Tables of runs: their outcomes, steps and waits, the lines they queue in, and the runners.
+-- Jobs are kept by graphile-worker, not here.
 
 create table notika.run_log (
   run_id bigint not null,
@@ -483,8 +527,8 @@ create table notika.run_log (
   finished_at timestamptz not null default clock_timestamp(),
   retried_at timestamptz,
   constraint run_log_state_check check (state in ('done', 'failed', 'cancelled', 'expired'))
-) with (autovacuum_vacuum_scale_factor = 0.05); -- what is old is deleted as fast as new comes
--- The first outcome of a run stands: a runner that lost its lock cannot change history.
+) with (autovacuum_vacuum_scale_factor = 0.05); -- rows are deleted as fast as new ones are added
+-- Only the first outcome of a run is kept: a runner that lost its lock cannot change it.
 create unique index run_log_run_id_idx
   on notika.run_log (run_id) where retried_at is null;
 create index run_log_finished_at_idx on notika.run_log (finished_at);
@@ -495,20 +539,20 @@ create index run_log_cancelled_idx
   on notika.run_log (run_id) where state = 'cancelled';
 
 comment on table notika.run_log is
-  'What became of each run, appended when it ends. See the view notika.runs.';
-comment on column notika.run_log.run_id is 'The id of the run, which is that of its event.';
+  'The outcome of each run, appended when it ends. See the view notika.runs.';
+comment on column notika.run_log.run_id is 'The id of the run, equal to the id of its event.';
 comment on column notika.run_log.workflow is 'The name of the workflow.';
 comment on column notika.run_log.state is 'done, failed, cancelled or expired.';
-comment on column notika.run_log.attempts is 'How often it was tried.';
+comment on column notika.run_log.attempts is 'The number of attempts that were made.';
 comment on column notika.run_log.event is
-  'The event, kept with runs that are not done, because the ring forgets it.';
+  'The event. Kept for runs that did not succeed, because the ring drops it; null for others.';
 comment on column notika.run_log.error is 'The message of the last error.';
-comment on column notika.run_log.stack is 'Where the last error came from.';
+comment on column notika.run_log.stack is 'The stack trace of the last error.';
 comment on column notika.run_log.created_at is 'When the event was captured.';
 comment on column notika.run_log.started_at is 'When the last attempt began.';
 comment on column notika.run_log.finished_at is 'When the run ended.';
 comment on column notika.run_log.retried_at is
-  'When notika.retry made it run again; the row is history from then on.';
+  'When notika.retry started the run again. The row is then history.';
 
 create type notika._new_job as (
   workflow text,
@@ -520,14 +564,15 @@ create type notika._new_job as (
   flags text[]
 );
 
-comment on type notika._new_job is 'A run that is to become a job. See notika._add_jobs.';
-comment on column notika._new_job.workflow is 'Its workflow.';
-comment on column notika._new_job.payload is 'The event that its task gets.';
-comment on column notika._new_job.run_at is 'Its place in the queue; infinity: it waits to be woken.';
-comment on column notika._new_job.max_attempts is 'How often it is tried.';
+comment on type notika._new_job is 'A run for which a job is to be added. See notika._add_jobs.';
+comment on column notika._new_job.workflow is 'The name of the workflow.';
+comment on column notika._new_job.payload is 'The event that the task receives.';
+comment on column notika._new_job.run_at is
+  'The place of the run in the queue; infinity: it waits until it is woken.';
+comment on column notika._new_job.max_attempts is 'The number of attempts.';
 comment on column notika._new_job.key is 'The id of the run, as text.';
-comment on column notika._new_job.priority is 'Lower numbers start first.';
-comment on column notika._new_job.flags is 'The marks of the job; null: none.';
+comment on column notika._new_job.priority is 'Jobs with lower numbers start first.';
+comment on column notika._new_job.flags is 'The flags of the job; null: none.';
 
 create table notika.runner (
   runner_id text not null,
@@ -542,19 +587,23 @@ create table notika.runner (
 ) with (fillfactor = 50);
 
 comment on table notika.runner is
-  'The runners that are alive: each writes here every ten seconds and leaves when it stops.';
-comment on column notika.runner.runner_id is 'The id of its worker pool, which locks its jobs.';
-comment on column notika.runner.host is 'The machine it runs on.';
-comment on column notika.runner.pid is 'Its process on that machine.';
-comment on column notika.runner.tasks is 'The workflows it has a task for.';
-comment on column notika.runner.started_at is 'When it started.';
-comment on column notika.runner.seen_at is 'When it was last heard of.';
+  'The runners that are alive. Each updates its row every ten seconds and deletes it when it '
+  'stops.';
+comment on column notika.runner.runner_id is
+  'The id of the runner''s worker pool, which graphile-worker writes into the jobs it locks.';
+comment on column notika.runner.host is 'The host name of the machine.';
+comment on column notika.runner.pid is 'The process id on that machine.';
+comment on column notika.runner.tasks is 'The workflows that the runner has a task for.';
+comment on column notika.runner.started_at is 'When the runner started.';
+comment on column notika.runner.seen_at is 'When the runner last sent a heartbeat.';
 comment on column notika.runner.suspected_at is
-  'Since when it is taken for dead if it stays silent; null: it is not.';
+  'When the runner was first suspected to be dead; it is taken for dead if it stays silent. Null: '
+  'it is not suspected.';
 comment on column notika.runner.blocked_since is
-  'Since when a task blocks its event loop, so that nothing else runs there; null: none does.';
+  'When a task began to block the runner''s event loop, so that nothing else runs there; null: '
+  'none does.';
 
--- What has no primary key can be updated all the same where a publication FOR ALL TABLES has it.
+-- Without a primary key, a publication FOR ALL TABLES refuses updates and deletes otherwise.
 alter table notika.run_log replica identity full;
 
 create table notika.signal_lock (
@@ -564,9 +613,10 @@ create table notika.signal_lock (
 );
 
 comment on table notika.signal_lock is
-  'Rows to lock, never changed: a session in which a wait begins locks one, the hand-over of signals '
-  'locks all.';
-comment on column notika.signal_lock.place is 'The remainder of the process ids that lock it.';
+  'Rows to lock, never changed: a session in which a wait begins locks one of them, the delivery '
+  'of signals locks all.';
+comment on column notika.signal_lock.place is
+  'The number of the row. A session locks the row that is its process id modulo 32.';
 
 insert into notika.signal_lock select generate_series(0, 31);
 
@@ -577,7 +627,7 @@ create table notika.line_lock (
 
 comment on table notika.line_lock is
   'Rows to lock, never changed: one for each workflow with lines.';
-comment on column notika.line_lock.workflow_id is 'The workflow.';
+comment on column notika.line_lock.workflow_id is 'The workflow whose lines the row locks.';
 
 create table notika.run_key (
   workflow_id integer not null,
@@ -589,11 +639,13 @@ create table notika.run_key (
 create index run_key_created_at_idx on notika.run_key (created_at);
 
 comment on table notika.run_key is
-  'For workflows with a key: the run of each, while it is remembered. See notika.configure.';
-comment on column notika.run_key.workflow_id is 'The workflow.';
-comment on column notika.run_key.key is 'The values of the key''s columns.';
-comment on column notika.run_key.run_id is 'The run that had them first.';
-comment on column notika.run_key.created_at is 'When it was handed over.';
+  'For workflows with a key: the run that each key started, while the key is remembered. See '
+  'notika.configure.';
+comment on column notika.run_key.workflow_id is 'The workflow with the option key.';
+comment on column notika.run_key.key is 'The values of the key''s columns, as one text.';
+comment on column notika.run_key.run_id is
+  'The first run with these values; later events with them start none.';
+comment on column notika.run_key.created_at is 'When the event of that run was dispatched.';
 
 create table notika.batch (
   run_id bigint not null,
@@ -611,15 +663,18 @@ create unique index batch_open_idx
 create index batch_opened_at_idx on notika.batch (opened_at);
 
 comment on table notika.batch is
-  'Runs that are for many events, kept as long as the run is. See notika.configure.';
-comment on column notika.batch.run_id is 'The run, which has the id of the first event.';
-comment on column notika.batch.workflow_id is 'The workflow.';
-comment on column notika.batch.batch_key is 'The values that its events have in common.';
-comment on column notika.batch.events is 'How many events it has.';
-comment on column notika.batch.opened_at is 'When its first event was handed over.';
-comment on column notika.batch.closes_at is 'When its run is to start.';
-comment on column notika.batch.hard_close_at is 'The latest that this may become.';
-comment on column notika.batch.closed_at is 'Since when no event joins it; null: it is open.';
+  'Runs that receive several events (debounce, digest), kept as long as the run. See '
+  'notika.configure.';
+comment on column notika.batch.run_id is 'The run; its id is that of the first event.';
+comment on column notika.batch.workflow_id is 'The workflow of the run.';
+comment on column notika.batch.batch_key is
+  'The values that the events of the batch have in common, as one text.';
+comment on column notika.batch.events is 'The number of events in the batch.';
+comment on column notika.batch.opened_at is 'When the first event of the batch was dispatched.';
+comment on column notika.batch.closes_at is 'When the run is to start.';
+comment on column notika.batch.hard_close_at is 'The latest value that closes_at can reach.';
+comment on column notika.batch.closed_at is
+  'When the batch was closed to further events; null: it is open.';
 
 create table notika.batch_event (
   run_id bigint not null,
@@ -628,10 +683,10 @@ create table notika.batch_event (
   constraint batch_event_pkey primary key (run_id, event_id)
 );
 
-comment on table notika.batch_event is 'The events of batches.';
-comment on column notika.batch_event.run_id is 'The run that gets it.';
-comment on column notika.batch_event.event_id is 'Its id.';
-comment on column notika.batch_event.event is 'The event as a task gets it.';
+comment on table notika.batch_event is 'The events of batches, until the run has ended.';
+comment on column notika.batch_event.run_id is 'The run that receives the event.';
+comment on column notika.batch_event.event_id is 'The id of the event.';
+comment on column notika.batch_event.event is 'The event in the form a task receives it.';
 
 create table notika.lane (
   run_id bigint not null,
@@ -644,13 +699,17 @@ create table notika.lane (
 create index lane_place_idx on notika.lane (workflow_id, lane, place);
 
 comment on table notika.lane is
-  'For workflows with an order: runs that have not ended. The first of each lane may run.';
-comment on column notika.lane.run_id is 'The run.';
-comment on column notika.lane.workflow_id is 'The workflow.';
-comment on column notika.lane.lane is 'The values by which it is ordered.';
-comment on column notika.lane.place is 'Its place; a run that is tried again by hand goes last.';
+  'For workflows with an order: the runs that have not ended. The first run of each lane may '
+  'start.';
+comment on column notika.lane.run_id is 'The id of the run.';
+comment on column notika.lane.workflow_id is 'The workflow with the option order.';
+comment on column notika.lane.lane is
+  'The values of the columns that the option order names, as one text.';
+comment on column notika.lane.place is
+  'The place in the lane. A run that is retried by hand goes to the end.';
 comment on column notika.lane.run_at is
-  'Its place among all runs, which it takes when it is its turn. See notika._head.';
+  'The place in the queue of all runs that the run gets when it becomes the first of its lane. See '
+  'notika._head.';
 
 create table notika.slot (
   run_id bigint not null,
@@ -664,12 +723,13 @@ create index slot_next_idx
   on notika.slot (workflow_id, run_id) where taken_at is null;
 
 comment on table notika.slot is
-  'For workflows with a concurrency: runs that run or want to. Who sleeps or retries is not here.';
-comment on column notika.slot.run_id is 'The run.';
-comment on column notika.slot.workflow_id is 'The workflow.';
-comment on column notika.slot.taken_at is 'Since when it may run; null: it waits.';
+  'For workflows with a concurrency: the runs that are running or ready to. Runs that sleep or '
+  'wait for a retry are not here.';
+comment on column notika.slot.run_id is 'The id of the run.';
+comment on column notika.slot.workflow_id is 'The workflow with the option concurrency.';
+comment on column notika.slot.taken_at is 'When the run was allowed to start; null: it waits.';
 comment on column notika.slot.run_at is
-  'Its place among all runs, which it takes when it may run. See notika._head.';
+  'The place in the queue of all runs that the run gets when it may start. See notika._head.';
 
 create table notika.signal (
   event_id bigint not null,
@@ -684,13 +744,13 @@ create index signal_match_idx
   on notika.signal (source_id, match_values, event_id);
 
 comment on table notika.signal is
-  'Events of sources that were handed over, kept while an unfinished run may want them.';
+  'Dispatched events of sources, kept while an unfinished run may wait for them.';
 comment on column notika.signal.event_id is 'The id of the event.';
 comment on column notika.signal.source_id is 'The source, a row of notika.workflow.';
 comment on column notika.signal.xid is 'The transaction that made the change.';
-comment on column notika.signal.cause_id is 'The run whose write this is; null: not a run''s.';
+comment on column notika.signal.cause_id is 'The run that made the change; null: no run did.';
 comment on column notika.signal.match_values is 'The values that waits compare, as one text.';
-comment on column notika.signal.event is 'The event as a task gets it.';
+comment on column notika.signal.event is 'The event in the form a task receives it.';
 
 create table notika.listener (
   run_id bigint not null,
@@ -708,14 +768,16 @@ create index listener_cancel_idx
   on notika.listener (cancel_id, cancel_values) where cancel_values is not null;
 
 comment on table notika.listener is 'The unfinished runs of workflows that have sources.';
-comment on column notika.listener.run_id is 'The run.';
-comment on column notika.listener.workflow_id is 'Its workflow.';
+comment on column notika.listener.run_id is 'The id of the run.';
+comment on column notika.listener.workflow_id is 'The workflow of the run.';
 comment on column notika.listener.xid is
-  'The transaction that started it; null: that is not known, and only later ids count.';
-comment on column notika.listener.snapshot is 'What that transaction could see.';
-comment on column notika.listener.cancel_id is 'The source that cancels it; null: there is none.';
+  'The transaction that started the run; null: it is not known, and only events with greater ids '
+  'count.';
+comment on column notika.listener.snapshot is 'The snapshot of that transaction.';
+comment on column notika.listener.cancel_id is
+  'The source that cancels the run; null: there is none.';
 comment on column notika.listener.cancel_values is
-  'The values that a signal of that source must have; null: none can.';
+  'The values that a signal of that source must have to cancel the run; null: no signal can.';
 
 create sequence notika.step_id_seq as bigint;
 comment on sequence notika.step_id_seq is 'Numbers the steps in the order in which they ended.';
@@ -735,20 +797,21 @@ create table notika.step (
   constraint step_state_check check (state in ('done', 'failed', 'retrying'))
 ) with (autovacuum_vacuum_scale_factor = 0.05);
 
-comment on table notika.step is 'The steps that runs have taken, and what became of them.';
-comment on column notika.step.run_id is 'The run.';
+comment on table notika.step is 'The steps of runs, and their outcomes.';
+comment on column notika.step.run_id is 'The run that the step belongs to.';
 comment on column notika.step.name is
-  'Its name in the task; the second of a name is name#2, an item of each is name/key.';
+  'The name of the step in the task. The second step of that name is name#2; an item of each is '
+  'name/key.';
 comment on column notika.step.step_id is 'Orders the steps of a run by when they ended.';
 comment on column notika.step.state is
-  'done, failed (for good: the task is told so each time), or retrying.';
-comment on column notika.step.result is 'What it returned, as json.';
+  'done, failed (permanently: every attempt of the run gets the error) or retrying.';
+comment on column notika.step.result is 'The value that the step returned, as json.';
 comment on column notika.step.attempts is
-  'How often it was tried; 0 only within the transaction that takes it.';
+  'The number of attempts; 0 only within the transaction that takes the step.';
 comment on column notika.step.error is 'The message of the last error.';
-comment on column notika.step.started_at is 'When its last attempt, or its wait, began.';
-comment on column notika.step.finished_at is 'When that ended.';
-comment on column notika.step.event_id is 'The event that it waited for, and got.';
+comment on column notika.step.started_at is 'When the last attempt, or the wait, began.';
+comment on column notika.step.finished_at is 'When the last attempt, or the wait, ended.';
+comment on column notika.step.event_id is 'The event that ended the wait; null: none did.';
 
 create table notika.wait (
   run_id bigint not null,
@@ -762,17 +825,19 @@ create table notika.wait (
 create index wait_match_idx
   on notika.wait (source_id, match_values) where source_id is not null;
 
-comment on table notika.wait is 'What unfinished runs wait for; a wait that is over is a step.';
-comment on column notika.wait.run_id is 'The run.';
-comment on column notika.wait.name is 'The name of the step.';
-comment on column notika.wait.wake_at is 'When it is over; infinity: not by time.';
-comment on column notika.wait.created_at is 'When it began.';
+comment on table notika.wait is 'The waits of unfinished runs. A wait that is over becomes a step.';
+comment on column notika.wait.run_id is 'The run that waits.';
+comment on column notika.wait.name is 'The name of the step that waits.';
+comment on column notika.wait.wake_at is
+  'When the wait ends at the latest; infinity: time does not end it.';
+comment on column notika.wait.created_at is 'When the wait began.';
 comment on column notika.wait.source_id is
-  'The source whose next change ends it, a row of notika.workflow; null: only time does.';
+  'The source whose next matching change ends the wait, a row of notika.workflow; null: only time '
+  'ends it.';
 comment on column notika.wait.match_values is 'The values that the change must have, as one text.';
 --! EndIncluded 30_run.sql
 --! Included 40_guard.sql
--- Tables of the guard: what a workflow depends on, and what the guard found and did.
+-- Tables of the guard: the objects a workflow depends on, and what the guard found and did.
 
 create table notika.contract (
   workflow_id integer not null,
@@ -790,17 +855,21 @@ create table notika.contract (
 create index contract_type_idx on notika.contract (type);
 
 comment on table notika.contract is
-  'The columns that each workflow depends on, by its payload, its watch or its condition.';
-comment on column notika.contract.workflow_id is 'The workflow.';
-comment on column notika.contract.column_name is 'The column, as it is called now.';
-comment on column notika.contract.attnum is 'Its number in the published table.';
-comment on column notika.contract.type_name is 'Its type when it was published, written out.';
-comment on column notika.contract.type is 'The same without its modifier, for the catalog.';
-comment on column notika.contract.typmod is 'The type''s modifier.';
-comment on column notika.contract.labels is 'The labels of the enums in it.';
+  'The columns that each workflow depends on through its payload, watch or condition.';
+comment on column notika.contract.workflow_id is 'The workflow that depends on the column.';
+comment on column notika.contract.column_name is 'The current name of the column.';
+comment on column notika.contract.attnum is
+  'The column''s attnum in the published table; 0: the table has no such column now.';
+comment on column notika.contract.type_name is
+  'The column''s type at publication, as format_type() prints it.';
+comment on column notika.contract.type is 'The oid of the column''s type.';
+comment on column notika.contract.typmod is 'The type modifier of the column.';
+comment on column notika.contract.labels is
+  'The labels of the enums in the type; null: there are none.';
 comment on column notika.contract.label_ids is
-  'Their numbers, which stay when they are renamed; null: another type has taken its place since.';
-comment on column notika.contract.attributes is 'The attributes of the composite types in it.';
+  'The oids of these labels, which a rename keeps; null: another type has replaced the type since.';
+comment on column notika.contract.attributes is
+  'The attributes of the composite types in the type; null: there are none.';
 
 create table notika.contract_key (
   workflow_id integer not null,
@@ -813,13 +882,13 @@ create table notika.contract_key (
 );
 
 comment on table notika.contract_key is
-  'The key of each workflow''s table, which is left of a row that is too big. It may change, and what '
-  'captures is then made again.';
-comment on column notika.contract_key.workflow_id is 'The workflow.';
-comment on column notika.contract_key.place is 'The column''s place in the key.';
-comment on column notika.contract_key.column_name is 'The column.';
-comment on column notika.contract_key.attnum is 'Its number in the published table.';
-comment on column notika.contract_key.type is 'Its type.';
+  'The key of each workflow''s table, which is what remains of a row that is too large. When the '
+  'key changes, the capture functions are created again.';
+comment on column notika.contract_key.workflow_id is 'The workflow that is published on the table.';
+comment on column notika.contract_key.place is 'The place of the column in the key, from 1.';
+comment on column notika.contract_key.column_name is 'The name of the column.';
+comment on column notika.contract_key.attnum is 'The column''s attnum in the published table.';
+comment on column notika.contract_key.type is 'The oid of the column''s type.';
 
 create table notika.contract_table (
   workflow_id integer not null,
@@ -831,10 +900,12 @@ create table notika.contract_table (
 create index contract_table_relation_idx on notika.contract_table (relation);
 
 comment on table notika.contract_table is
-  'The tables whose rows each workflow captures: the published one, its partitions and children.';
-comment on column notika.contract_table.workflow_id is 'The workflow.';
+  'The tables whose rows each workflow captures: the published table, its partitions and its '
+  'inheritance children.';
+comment on column notika.contract_table.workflow_id is 'The workflow that captures the rows.';
 comment on column notika.contract_table.relation is
-  'A table, as a number: a name that is not there would fail the load of a dump.';
+  'The oid of the table. With a regclass the restore of a dump would fail where a table is '
+  'missing.';
 
 create table notika.guard_log (
   guard_log_id bigint generated always as identity,
@@ -861,22 +932,28 @@ create index guard_log_not_judged_idx on notika.guard_log (workflow, at)
   where kind = 'not_judged';
 
 comment on table notika.guard_log is
-  'What the guard saw and did, and who let what through. A refusal leaves no trace: it rolls back.';
-comment on column notika.guard_log.guard_log_id is 'Its order.';
-comment on column notika.guard_log.at is 'When.';
-comment on column notika.guard_log.xid is 'In which transaction.';
-comment on column notika.guard_log.workflow is 'The workflow; null: all of them.';
+  'What the guard found and did, and who permitted breaking changes. A refused command leaves no '
+  'row, because it is rolled back.';
+comment on column notika.guard_log.guard_log_id is
+  'The number of the entry, in the order of writing.';
+comment on column notika.guard_log.at is 'When the entry was written.';
+comment on column notika.guard_log.xid is 'The transaction that wrote the entry.';
+comment on column notika.guard_log.workflow is
+  'The name of the workflow; null: the entry is about all of them.';
 comment on column notika.guard_log.verdict is
-  'followed (a rename), healed, warned, allowed, ignored (guard off), broken, repaired, released, '
-  'recorded (a TRUNCATE), maintenance begun or ended.';
-comment on column notika.guard_log.kind is 'What was found, for instance column_dropped.';
-comment on column notika.guard_log.object is 'The table, column or trigger.';
-comment on column notika.guard_log.expected is 'What the contract says.';
-comment on column notika.guard_log.actual is 'What the catalog says.';
+  'followed (a rename), healed, warned, allowed, ignored (guard => off), broken, repaired, '
+  'released, recorded (a TRUNCATE), maintenance begun or maintenance ended.';
+comment on column notika.guard_log.kind is
+  'The kind of finding, for example column_dropped; null: the entry is not about one.';
+comment on column notika.guard_log.object is
+  'The table, column or trigger that the finding is about.';
+comment on column notika.guard_log.expected is 'The state according to the contract.';
+comment on column notika.guard_log.actual is 'The state in the catalog.';
 comment on column notika.guard_log.statement is
-  'The command that led to it, with empty strings and without what was sent along with it.';
-comment on column notika.guard_log.reason is 'What the caller gave as the reason.';
-comment on column notika.guard_log.done_by is 'The login.';
+  'The command that led to the finding, with the contents of strings removed and without other '
+  'commands that were sent with it.';
+comment on column notika.guard_log.reason is 'The reason that the caller gave.';
+comment on column notika.guard_log.done_by is 'The login role, or the caller of the verb.';
 
 create table notika.maintenance (
   maintenance_id bigint generated always as identity,
@@ -889,13 +966,15 @@ create table notika.maintenance (
 );
 
 comment on table notika.maintenance is
-  'Windows in which the guard only takes notes, for tools that do not use one transaction.';
-comment on column notika.maintenance.maintenance_id is 'Its id.';
-comment on column notika.maintenance.reason is 'What it is for.';
-comment on column notika.maintenance.begun_at is 'Since when.';
-comment on column notika.maintenance.begun_by is 'Whose it is.';
-comment on column notika.maintenance.ends_at is 'When it ends by itself.';
-comment on column notika.maintenance.ended_at is 'When end_maintenance ended it.';
+  'Maintenance windows, in which the guard records findings but refuses nothing; for tools that do '
+  'not use one transaction.';
+comment on column notika.maintenance.maintenance_id is 'The number of the window.';
+comment on column notika.maintenance.reason is 'The reason that the caller gave.';
+comment on column notika.maintenance.begun_at is 'When the window was opened.';
+comment on column notika.maintenance.begun_by is 'The role that opened the window.';
+comment on column notika.maintenance.ends_at is 'When the window ends by itself.';
+comment on column notika.maintenance.ended_at is
+  'When end_maintenance closed the window; null: it did not.';
 
 create table notika.guard_pending (
   pending_id bigint generated always as identity,
@@ -909,16 +988,19 @@ create table notika.guard_pending (
 create index guard_pending_workflow_idx on notika.guard_pending (workflow_id);
 
 comment on table notika.guard_pending is
-  'Workflows that are to be judged when the transaction commits, with the commands that changed what '
-  'would be found; empty between transactions.';
-comment on column notika.guard_pending.pending_id is 'Its order.';
-comment on column notika.guard_pending.workflow_id is 'The workflow.';
-comment on column notika.guard_pending.tag is 'The command.';
-comment on column notika.guard_pending.statement is 'The command, with empty strings.';
+  'Workflows to judge when the transaction commits, with the commands that changed what the guard '
+  'would find. Empty between transactions.';
+comment on column notika.guard_pending.pending_id is
+  'The number of the entry, in the order of the commands.';
+comment on column notika.guard_pending.workflow_id is 'The workflow to judge.';
+comment on column notika.guard_pending.tag is 'The command tag.';
+comment on column notika.guard_pending.statement is
+  'The command, with the contents of strings removed.';
 comment on column notika.guard_pending.dropped is
-  'A trigger or function of the workflow that was dropped by name.';
+  'A trigger or function of the workflow that was dropped by name; null: none was.';
 comment on column notika.guard_pending.found is
-  'What would have been refused after this command: each kind and object; null: it still runs.';
+  'What the guard would have refused or followed after this command: each kind and object. Null '
+  'while the command is still running.';
 
 create table notika.guard_state (
   only_row boolean not null default true,
@@ -931,21 +1013,24 @@ create table notika.guard_state (
 insert into notika.guard_state (workflow_table)
 values ('notika.workflow'::regclass::oid);
 
-comment on table notika.guard_state is 'One row by which the guard tells what it cannot see.';
-comment on column notika.guard_state.only_row is 'Always true: there is one row.';
+comment on table notika.guard_state is
+  'One row that lets the guard detect a stale snapshot and a restored copy.';
+comment on column notika.guard_state.only_row is 'Always true, so that the table has one row.';
 comment on column notika.guard_state.publications is
-  'Counted up by publish: a migration with an older snapshot must not judge by what it sees.';
+  'Incremented by publish. A migration with an older snapshot fails instead of judging by what it '
+  'sees.';
 comment on column notika.guard_state.workflow_table is
-  'The oid of notika.workflow, as a number: another one means that this is a restored copy.';
+  'The oid of notika.workflow, stored as a number. In a restored copy the table has another oid.';
 
 create table notika.guard_busy (
   pid integer not null
 );
 
 comment on table notika.guard_busy is
-  'Has a row, which nobody else ever sees, while Notika itself does DDL.';
-comment on column notika.guard_busy.pid is 'The session.';
+  'Has a row while Notika itself runs DDL. It is deleted in the same transaction, so no other '
+  'session ever sees it.';
+comment on column notika.guard_busy.pid is 'The process id of the session.';
 
--- It has no primary key, and a publication FOR ALL TABLES would refuse to delete from it.
+-- Without a primary key, a publication FOR ALL TABLES refuses deletes otherwise.
 alter table notika.guard_busy replica identity full;
 --! EndIncluded 40_guard.sql

@@ -1,8 +1,7 @@
--- Tables of what is published: this installation and its settings, workflows, schedules,
--- backfills, and who may do what.
--- A table changes by a migration: edit it here and write the ALTER in migrations/current.  New
--- columns go last.
--- A workflow keeps its row, and with it its id, when it is unpublished: events and runs name it.
+-- Tables of what is published: the settings of this installation, workflows, schedules, backfills,
+-- and the roles that were given a part.
+-- To change a table, edit it here and write the ALTER in migrations/current.  New columns go last.
+-- An unpublished workflow keeps its row and its id, because events and runs refer to it.
 
 create table notika.migration (
   name text not null,
@@ -12,19 +11,21 @@ create table notika.migration (
 );
 
 comment on table notika.migration is
-  'The migrations that made the tables of this database, and the code that was loaded last.';
+  'The migrations that created the tables of this database, and the code that was loaded last.';
 comment on column notika.migration.name is
-  'The name of the file, without its ending; code: all files but those of the tables.';
+  'The file name of the migration without its ending; code for all files except those of the '
+  'tables.';
 comment on column notika.migration.hash is
-  'Its SHA-256. The file of a migration never changes once it is released.';
-comment on column notika.migration.applied_at is 'When it was applied, or loaded.';
+  'The SHA-256 of the file. A released migration never changes.';
+comment on column notika.migration.applied_at is
+  'When the migration was applied or the code was loaded.';
 
 create or replace function notika._relation(schema_name text, name text)
   returns oid
   language sql
   stable
 begin atomic
-  -- In two steps: a join may begin with all that has the name, once in each tenant's schema.
+  -- A subquery, not a join: a join may start with every relation of that name, one for each schema.
   select c.oid
     from pg_class as c
    where c.relnamespace = (select n.oid from pg_namespace as n where n.nspname = schema_name)
@@ -32,13 +33,14 @@ begin atomic
 end;
 
 comment on function notika._relation(text, text) is
-  'What pg_class has under that name in that schema; null: nothing.';
+  'The oid of the relation with that name in that schema; null: there is none.';
 
 create or replace function notika._table(name text)
   returns regclass
   language sql
-  -- As a generated column asks for.  It is not: the oid is another one in a copy, which a dump relies
-  -- on, because the column is made anew when its rows are loaded; nothing else may trust the label.
+  -- A generated column requires IMMUTABLE, but the result depends on the catalog: in a
+  -- restored copy the oid is another one.  A restore relies on that: it computes the column again.
+  -- Nothing else may rely on the label.
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
@@ -48,7 +50,8 @@ as $$
      and c.relkind in ('r', 'p');
 $$;
 
-comment on function notika._table(text) is 'The table of that name; null: there is none.';
+comment on function notika._table(text) is
+  'The table with that qualified name; null: there is none.';
 
 create table notika.setting (
   only_row boolean not null default true,
@@ -75,29 +78,31 @@ create table notika.setting (
 );
 
 comment on table notika.setting is
-  'This installation: its limits, which are changed by update, and its name. One row.';
-comment on column notika.setting.only_row is 'Always true: there is one row.';
+  'The limits and the name of this installation. One row; change a limit with UPDATE.';
+comment on column notika.setting.only_row is 'Always true, so that the table has one row.';
 comment on column notika.setting.segment_age is
-  'The ring turns when the oldest event of its current segment is older than this.';
+  'The ring turns when the oldest event in its current segment is older than this.';
 comment on column notika.setting.segment_bytes is
-  'The ring turns when its current segment is larger than this, in bytes.';
+  'The ring turns when its current segment is larger than this number of bytes.';
 comment on column notika.setting.payload_bytes is
-  'An old or new row above this many bytes is cut down to its key; in force at the next publish.';
+  'An old or new row larger than this number of bytes is reduced to its key. A change applies to a '
+  'workflow when it is next published.';
 comment on column notika.setting.max_depth is
-  'How many runs may wake each other in a chain before the next one fails.';
+  'The longest chain of runs that start each other; the next run fails.';
 comment on column notika.setting.max_attempts is
-  'How often a run is tried unless its task says otherwise.';
+  'The number of attempts of a run, unless its task sets another.';
 comment on column notika.setting.missed_after is
-  'A schedule that skips what it missed keeps a time that is no later than this.';
-comment on column notika.setting.runs_kept is
-  'How long runs that have ended are remembered.';
+  'A schedule with missed => skip still starts a run for a time that is at most this long ago.';
+comment on column notika.setting.runs_kept is 'How long finished runs are kept.';
 comment on column notika.setting.installation is
-  'Stands in the idempotency keys of steps, so that a copy of a database has keys of its own. Null '
-  'until a runner needs it.';
+  'Part of the idempotency keys of steps, so that a copy of the database uses other keys. Null '
+  'until a runner first needs it.';
 comment on column notika.setting.database_id is
-  'The oid of the database that has the name above: another one is a copy, and gets another name.';
+  'The oid of the database that got the name in installation. In a database with another oid, a '
+  'copy, installation is set again.';
 comment on column notika.setting.blocked_for is
-  'How long a runner counts as alive while a task blocks its event loop; then others take its runs.';
+  'How long a runner counts as alive while a task blocks its event loop. After that, other runners '
+  'take over its runs.';
 
 insert into notika.setting default values;
 
@@ -149,59 +154,75 @@ create index workflow_source_idx on notika.workflow (split_part(name, ':', 1))
   where strpos(name, ':') > 0;
 
 comment on table notika.workflow is
-  'What was published: the contract of each workflow. See the view notika.workflows.';
+  'The contract of each workflow: what was published. See the view notika.workflows.';
 comment on column notika.workflow.workflow_id is
-  'Names what publish generates: trigger notika_12_insert, function notika.payload_12.';
+  'Part of the names of the objects that publish creates, such as trigger notika_12_insert and '
+  'function notika.payload_12.';
 comment on column notika.workflow.name is
-  'The workflow''s name, and its task module''s; of a source of a workflow: workflow:source.';
+  'The name of the workflow and of its task module; for a source, workflow:source.';
 comment on column notika.workflow.table_name is
-  'The table as it was called at the last publish; null: the workflow is published on none.';
-comment on column notika.workflow.operations is 'Any of insert, update, delete.';
+  'The qualified name of the table at the last publish; null: the workflow has no table.';
+comment on column notika.workflow.operations is
+  'The captured operations, any of insert, update, delete.';
 comment on column notika.workflow.columns is
-  'What an event carries, as published, which are its keys; null: the whole row.';
+  'The columns in the payload by their names at publication, which stay the payload''s keys; null: '
+  'the whole row.';
 comment on column notika.workflow.column_names is
-  'The same columns as they are called now: renames are followed, the keys stay.';
+  'The current names of these columns. A rename changes them, not the keys of the payload.';
 comment on column notika.workflow.watch is
-  'An update counts only when one of these columns changes; null: any update.';
+  'An update is captured only when one of these columns changes; null: every update is.';
 comment on column notika.workflow.condition is
-  'SQL over new and old, as it was given: a later change must meet it.';
+  'SQL over new and old, as the caller wrote it; only changes that meet it are captured.';
 comment on column notika.workflow.condition_sql is
-  'The same as Postgres prints it, with every name in full: the triggers'' WHEN.';
+  'The condition as Postgres prints it, with qualified names; the WHEN clause of the triggers.';
 comment on column notika.workflow.condition_uses is
-  'What it uses and what the names of that meant: see notika._uses.';
+  'The objects that the condition depends on, and what its names referred to: see notika._uses.';
 comment on column notika.workflow.capture is
-  'The form of its triggers, which publish chooses: row, or statement where that sees the same.';
-comment on column notika.workflow.guard is 'What DDL against the contract meets: block, warn, off.';
-comment on column notika.workflow.on_rename is 'What a rename meets: follow, block.';
+  'The kind of trigger that publish chose: row, or statement where that captures the same changes.';
+comment on column notika.workflow.guard is
+  'What the guard does about DDL that breaks the contract: block, warn or off.';
+comment on column notika.workflow.on_rename is
+  'What the guard does about the rename of a column or table: follow or block.';
 comment on column notika.workflow.definition is
-  'The statements that made its functions and triggers; publish compares with them.';
+  'The statements that created the workflow''s functions and triggers. publish compares them with '
+  'those it would run now.';
 comment on column notika.workflow.is_pinned is
-  'Whether they pin the columns they read: not while a migration is let through, nor when it is broken.';
-comment on column notika.workflow.broken_reason is 'Why it cannot capture; null: it can.';
-comment on column notika.workflow.published_at is 'When it was last published or changed.';
+  'Whether the functions depend on the columns they read, so that Postgres refuses to drop one. '
+  'False during a permitted migration and while the workflow is broken.';
+comment on column notika.workflow.broken_reason is
+  'Why no changes can be captured; null: the workflow is not broken.';
+comment on column notika.workflow.published_at is
+  'When the workflow was last published or changed.';
 comment on column notika.workflow.published_by is
-  'The role that published it: its members may change it.';
+  'The role that published the workflow; its members may change the workflow.';
 comment on column notika.workflow.publisher_id is
-  'The same as a number, which stays when the role is renamed.';
+  'The oid of that role, which stays when the role is renamed.';
 comment on column notika.workflow.unpublished_at is
-  'When it was unpublished; null: it is published.';
-comment on column notika.workflow.paused_at is 'Since when its runs are held; null: they are not.';
+  'When the workflow was unpublished; null: it is published.';
+comment on column notika.workflow.paused_at is
+  'When the workflow was paused, which holds its runs; null: it is not paused.';
 comment on column notika.workflow.relation is
-  'The table, found by its name when that is written, and so when a dump is loaded; follows renames.';
+  'The table. Computed from table_name when the row is written, also when a dump is restored; as '
+  'an oid it is unaffected by renames.';
 comment on column notika.workflow.options is
-  'What it asks of its hand-over: see notika.configure.';
+  'How its events are dispatched, such as key and concurrency: see notika.configure.';
 comment on column notika.workflow.match is
-  'Of a source: the payload keys that waits compare; of workflow:cancel those of the run, too: a=b.';
+  'For a source, the payload keys that waits compare. For workflow:cancel an item a=b also names '
+  'the key of the run''s own event. Null: not a source.';
 comment on column notika.workflow.given is
-  'What publish has granted to the owner of Notika for it, which unpublish takes back.';
+  'The rights that publish granted to the owner of Notika for this workflow; unpublish revokes '
+  'them.';
 comment on column notika.workflow.fires_always is
-  'Whether the owner of the table has enabled its triggers for changes that replication brings: it is '
-  'captured by the row until it is unpublished.';
+  'Whether the table''s owner has enabled the triggers for replicated changes (ENABLE ALWAYS). The '
+  'workflow then keeps row triggers until it is unpublished.';
 comment on column notika.workflow.placed_until is
-  'The last place in the queue that a run of it got when it was resumed: new runs come behind it.';
-comment on column notika.workflow.resumed_at is 'When its runs were last let go after a pause.';
+  'The last place in the queue that a run got when the workflow was resumed; new runs are placed '
+  'behind it.';
+comment on column notika.workflow.resumed_at is
+  'When the workflow was last resumed after a pause; null: never.';
 comment on column notika.workflow.made_by is
-  'The code that made its functions and triggers, or found them as it makes them: see notika._code.';
+  'The hash of the code that created the functions and triggers, or last found them unchanged: see '
+  'notika._code.';
 
 create table notika.schedule (
   workflow_id integer not null,
@@ -217,18 +238,22 @@ create table notika.schedule (
 ) with (fillfactor = 50);
 create index schedule_next_at_idx on notika.schedule (next_at);
 
-comment on table notika.schedule is 'When workflows start by time. See the view notika.schedules.';
-comment on column notika.schedule.workflow_id is 'The workflow.';
-comment on column notika.schedule.cron is 'Minute, hour, day, month and weekday.';
-comment on column notika.schedule.time_zone is 'Whose clock they are read from.';
+comment on table notika.schedule is
+  'The schedules of workflows that start by time. See the view notika.schedules.';
+comment on column notika.schedule.workflow_id is 'The workflow that the schedule starts.';
+comment on column notika.schedule.cron is
+  'A cron expression: minute, hour, day of month, month, day of week.';
+comment on column notika.schedule.time_zone is
+  'The time zone in which the cron expression is read, a name of pg_timezone_names.';
 comment on column notika.schedule.missed is
-  'What becomes of times that nobody was there to keep: skip, catch up.';
-comment on column notika.schedule.next_at is 'When it is due; infinity: never again.';
-comment on column notika.schedule.last_at is 'The last time that it was kept, as planned.';
+  'What happens to times at which no dispatcher was running: skip or catch up.';
+comment on column notika.schedule.next_at is
+  'The next time to start a run; infinity: there is none.';
+comment on column notika.schedule.last_at is 'The last planned time for which a run was started.';
 comment on column notika.schedule.error is
-  'Why it could not be kept when it was due; it is tried again until it can.';
+  'Why the run that is due could not be started; the schedule is tried again until it can.';
 comment on column notika.schedule.tried_at is
-  'When that was last tried; null: nothing has gone wrong.';
+  'When the failed start was last tried; null: there is no failure.';
 
 create table notika.backfill (
   backfill_id integer generated always as identity,
@@ -256,32 +281,42 @@ create table notika.backfill (
 create unique index backfill_unfinished_idx
   on notika.backfill (workflow_id) where finished_at is null;
 
-comment on table notika.backfill is 'See the view notika.backfills.';
-comment on column notika.backfill.backfill_id is 'Its order.';
-comment on column notika.backfill.workflow_id is 'The workflow that gets the runs.';
+comment on table notika.backfill is
+  'The backfills that were started. See the view notika.backfills.';
+comment on column notika.backfill.backfill_id is
+  'The number of the backfill, in the order in which they were started.';
+comment on column notika.backfill.workflow_id is 'The workflow whose runs the backfill creates.';
 comment on column notika.backfill.condition is
-  'Of which rows, besides the workflow''s own condition, as it was given.';
-comment on column notika.backfill.condition_sql is 'The same with every name in full.';
+  'Limits the rows in addition to the workflow''s own condition, as the caller wrote it; null: all '
+  'rows.';
+comment on column notika.backfill.condition_sql is 'The condition with qualified names.';
 comment on column notika.backfill.condition_uses is
-  'What it uses and what the names of that meant: see notika._uses.';
+  'The objects that the condition depends on, and what its names referred to: see notika._uses.';
 comment on column notika.backfill.state is 'running, failed, done or cancelled.';
-comment on column notika.backfill.snapshot is 'What was committed when it started.';
+comment on column notika.backfill.snapshot is
+  'The snapshot at the start. A row changed after it may have started a run of its own; it is then '
+  'skipped.';
 comment on column notika.backfill.ends is
-  'For each table of the family, by its number, the last key when it started.';
+  'For each table of the family, by its oid, the last key at the start.';
 comment on column notika.backfill.keys is
-  'For each of these tables, what its key was then: a page is taken as long as it is the same.';
-comment on column notika.backfill.part is 'The table it is at; null: before the first.';
-comment on column notika.backfill.last_key is 'The last key that it has seen there; null: none.';
-comment on column notika.backfill.last_runs is 'The runs of its last page.';
-comment on column notika.backfill.rows_seen is 'How many rows it has looked at.';
-comment on column notika.backfill.events is 'How many runs it has made.';
-comment on column notika.backfill.started_at is 'When it started.';
-comment on column notika.backfill.started_by is 'Who started it.';
+  'For each of these tables, its key columns at the start. Pages are read only while they are the '
+  'same.';
+comment on column notika.backfill.part is
+  'The oid of the table, of the family, that is being read; null: none has been started.';
+comment on column notika.backfill.last_key is
+  'The last key that was read in that table; null: none.';
+comment on column notika.backfill.last_runs is 'The runs that the last page created.';
+comment on column notika.backfill.rows_seen is 'The number of rows that were read.';
+comment on column notika.backfill.events is 'The number of runs that were created.';
+comment on column notika.backfill.started_at is 'When the backfill was started.';
+comment on column notika.backfill.started_by is 'The role that started the backfill.';
 comment on column notika.backfill.finished_at is
-  'When it was done or cancelled; one that failed can go on.';
-comment on column notika.backfill.error is 'Why it failed; it may quote values of rows.';
+  'When the backfill was done or cancelled. Null while it runs or has failed, because a failed '
+  'backfill can be continued.';
+comment on column notika.backfill.error is
+  'The message of the error with which it failed; it may quote values of rows.';
 comment on column notika.backfill.error_code is
-  'The SQLSTATE of that, and the column and table where they are known.';
+  'The SQLSTATE of that error, with the column and table if they are known.';
 
 create table notika.backfill_key (
   backfill_id integer not null,
@@ -290,9 +325,9 @@ create table notika.backfill_key (
 );
 
 comment on table notika.backfill_key is
-  'The rows that woke a workflow by themselves since its backfill started.';
-comment on column notika.backfill_key.backfill_id is 'The backfill.';
-comment on column notika.backfill_key.key is 'The key of the row.';
+  'The rows that started the workflow by a change of their own since its backfill started.';
+comment on column notika.backfill_key.backfill_id is 'The backfill that skips the row.';
+comment on column notika.backfill_key.key is 'The key of the row, as text.';
 
 create table notika.grantee (
   role_id oid not null,
@@ -305,11 +340,13 @@ create table notika.grantee (
 );
 
 comment on table notika.grantee is
-  'The roles that were made publishers, runners, readers or monitors. Their rights follow from '
+  'The roles that were made publishers, runners, readers or monitors. Their rights are listed by '
   'notika._rights().';
 comment on column notika.grantee.role_id is
-  'The role, as a number: with a regrole a dump could not be restored where the role is missing.';
-comment on column notika.grantee.role_name is 'Its name, by which a restored copy finds it.';
-comment on column notika.grantee.part is 'publisher, runner, reader or monitor.';
-comment on column notika.grantee.granted_at is 'Since when.';
-comment on column notika.grantee.granted_by is 'Who granted it.';
+  'The oid of the role. A regrole would make the restore of a dump fail where the role is missing.';
+comment on column notika.grantee.role_name is
+  'The name of the role, by which a restored copy finds it.';
+comment on column notika.grantee.part is
+  'The part of the role: publisher, runner, reader or monitor.';
+comment on column notika.grantee.granted_at is 'When the part was granted.';
+comment on column notika.grantee.granted_by is 'The role that granted the part.';

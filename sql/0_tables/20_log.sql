@@ -1,17 +1,18 @@
--- Tables of the ring and its cursor.
--- A writer that could pick a segment from a table would, at REPEATABLE READ, write to one that is
--- already being retired; a sequence is not subject to MVCC, so the pointer lives in one.
+-- Tables of the ring, which holds the captured events, and of the cursor that dispatches them.
+-- A sequence holds the number of the current segment, because sequences are not subject to MVCC.  A
+-- writer at REPEATABLE READ could read an old number from a table, and append to a segment that is
+-- being retired.
 
 create sequence notika.event_id_seq as bigint minvalue 0 start 0 cache 1;
 comment on sequence notika.event_id_seq is
-  'Numbers the events. cache 1: the order of the changes of one row is the order of their ids.';
+  'Numbers the events. cache 1 keeps the ids of the changes of one row in the order of the '
+  'changes.';
 
--- 2 * number of turns + 1 if the dispatcher is asleep.
 create sequence notika.control_seq as bigint minvalue 0 start 0 cache 1;
 comment on sequence notika.control_seq is
   'Its last value is twice the number of turns of the ring, plus one while the dispatcher sleeps.';
 
--- A sequence that was never used shows its first value as its last: it is used.
+-- Before its first use a sequence shows its start value as its last value, so use each once.
 do $$
 begin
   perform setval('notika.event_id_seq', 0);
@@ -31,23 +32,25 @@ create table notika.event_log_0 (
   new json,
   old json,
   snapshot pg_snapshot
-) with (autovacuum_enabled = off); -- nothing here ever dies; segments leave by truncate
+) with (autovacuum_enabled = off); -- rows are never updated or deleted; TRUNCATE empties a segment
 create index event_log_0_event_id_idx on notika.event_log_0 (event_id);
 
 comment on table notika.event_log_0 is 'A segment of the ring. See the view notika.event_log.';
-comment on column notika.event_log_0.event_id is 'The id of the event and of the run it causes.';
+comment on column notika.event_log_0.event_id is 'The id of the event, and of the run it starts.';
 comment on column notika.event_log_0.xid is 'The transaction that made the change.';
-comment on column notika.event_log_0.captured_at is 'When the change was captured.';
-comment on column notika.event_log_0.cause_id is 'The run whose write this is; null: not a run''s.';
-comment on column notika.event_log_0.workflow_id is 'The workflow it is addressed to.';
+comment on column notika.event_log_0.captured_at is 'When the trigger captured the change.';
+comment on column notika.event_log_0.cause_id is 'The run that made the change; null: no run did.';
+comment on column notika.event_log_0.workflow_id is 'The workflow that receives the event.';
 comment on column notika.event_log_0.depth is
-  'How many runs stand between it and a write of no run.';
-comment on column notika.event_log_0.truncated is 'Whether old and new were cut down to the key.';
-comment on column notika.event_log_0.operation is 'insert, update, delete, or another start.';
+  'The number of runs in the chain that led to the change; 0: no run did.';
+comment on column notika.event_log_0.truncated is
+  'Whether old and new were reduced to the key because a row was too large.';
+comment on column notika.event_log_0.operation is
+  'insert, update, delete, or another way to start a run.';
 comment on column notika.event_log_0.new is 'The row after the change; null after a delete.';
 comment on column notika.event_log_0.old is 'The row before the change; null before an insert.';
 comment on column notika.event_log_0.snapshot is
-  'What the change could see, where it starts a run that later changes may count for.';
+  'The snapshot of the change, if its run may wait for later changes; otherwise null.';
 
 create table notika.event_log_1 (
   like notika.event_log_0 including defaults including indexes including comments
@@ -59,14 +62,14 @@ create table notika.event_log_2 (
 comment on table notika.event_log_1 is 'A segment of the ring. See the view notika.event_log.';
 comment on table notika.event_log_2 is 'A segment of the ring. See the view notika.event_log.';
 
--- No column, and so no index: with brin_summarize_range() of an index anybody can lock its table in
--- this mode for a moment.
+-- It has no column, and so no index: through brin_summarize_range() on an index any role can lock
+-- the table in this mode for a moment.
 create table notika.dispatch_lock () with (autovacuum_enabled = off);
 
 comment on table notika.dispatch_lock is
   'Always empty. Its lock in SHARE UPDATE EXCLUSIVE mode is the right to move the cursor.';
 
--- Where a publication FOR ALL TABLES has it; nobody changes anything in it.
+-- For a publication FOR ALL TABLES; the table is never changed.
 alter table notika.dispatch_lock replica identity full;
 
 create table notika.position (
@@ -101,43 +104,47 @@ create table notika.position (
 );
 
 comment on table notika.position is
-  'Where the dispatcher stands: appended at each dispatch, the newest row counts.';
-comment on column notika.position.position_id is 'Its order.';
-comment on column notika.position.taken_at is 'When it was taken.';
-comment on column notika.position.xid is 'The transaction that took it.';
+  'The positions of the dispatcher. Each dispatch appends a row; the newest one counts.';
+comment on column notika.position.position_id is
+  'The number of the position; the greatest one counts.';
+comment on column notika.position.taken_at is 'When the position was appended.';
+comment on column notika.position.xid is 'The transaction that appended the position.';
 comment on column notika.position.system_identifier is
-  'The cluster whose transactions it speaks of.';
-comment on column notika.position.snapshot is 'Every event that this snapshot sees is handed over.';
+  'The cluster that the transaction ids in this row belong to.';
+comment on column notika.position.snapshot is
+  'Every event that this snapshot sees has been dispatched.';
 comment on column notika.position.high is
-  'The snapshot sees no event beyond this id; in a restored copy it would seem to see new ones.';
+  'The snapshot sees no event with a greater id. In a restored copy, new events could otherwise '
+  'look dispatched.';
 comment on column notika.position.low is
-  'Transactions that the snapshot does not know have written no event up to this id.';
+  'Transactions that the snapshot does not see have written no event with an id up to this one.';
 comment on column notika.position.pending_xids is
-  'Transactions that were running in the newest snapshot, the window''s if one is open.';
+  'The transactions that were running in the newest snapshot: the window''s if a window is open.';
 comment on column notika.position.pending_lows is
-  'For each of them: it has written no event up to this id.';
+  'For each of these transactions, the id up to which it has written no event.';
 comment on column notika.position.window_snapshot is
-  'The snapshot that is being worked off; null: no window is open.';
-comment on column notika.position.window_low is 'What low becomes when the window is done.';
+  'The snapshot whose events are being dispatched in chunks; null: no window is open.';
+comment on column notika.position.window_low is 'The value that low gets when the window is done.';
 comment on column notika.position.window_high is 'The last event id of the window.';
-comment on column notika.position.window_at is 'The window is handed over up to this id.';
+comment on column notika.position.window_at is
+  'The events of the window are dispatched up to this id.';
 comment on column notika.position.horizon is
-  'The last event id before xid was assigned, so that later transactions write beyond it.';
+  'The last event id before xid was assigned. Later transactions write greater ids.';
 comment on column notika.position.flow_ids is
-  'Whose places in the queue follow: 0, the first run that may start; the id of a workflow, its last '
-  'new run that waits; the same with a minus, its last run that has fallen due.';
-comment on column notika.position.flow_priorities is 'For each of them: its priority.';
+  'What the places in flow_places belong to. 0: the first run that may start. The id of a '
+  'workflow: its last new run that waits. The same negated: its last run that has become due.';
+comment on column notika.position.flow_priorities is 'For each item of flow_ids, its priority.';
 comment on column notika.position.flow_places is
-  'For each of them: its place. See notika._head.';
+  'For each item of flow_ids, its place in the queue. See notika._head.';
 comment on column notika.position.burst_ids is
-  'The workflows whose events a cursor of their own hands over, because a burst of theirs was set '
-  'aside; empty: there is none.';
-comment on column notika.position.burst_snapshot is 'snapshot of that cursor.';
-comment on column notika.position.burst_high is 'high of that cursor.';
-comment on column notika.position.burst_low is 'low of that cursor.';
-comment on column notika.position.burst_pending_xids is 'pending_xids of that cursor.';
-comment on column notika.position.burst_pending_lows is 'pending_lows of that cursor.';
-comment on column notika.position.burst_window_snapshot is 'window_snapshot of that cursor.';
-comment on column notika.position.burst_window_low is 'window_low of that cursor.';
-comment on column notika.position.burst_window_high is 'window_high of that cursor.';
-comment on column notika.position.burst_window_at is 'window_at of that cursor.';
+  'The workflows that a second cursor dispatches, because a burst of their events was set aside. '
+  'Empty: there is no such cursor.';
+comment on column notika.position.burst_snapshot is 'snapshot of the second cursor.';
+comment on column notika.position.burst_high is 'high of the second cursor.';
+comment on column notika.position.burst_low is 'low of the second cursor.';
+comment on column notika.position.burst_pending_xids is 'pending_xids of the second cursor.';
+comment on column notika.position.burst_pending_lows is 'pending_lows of the second cursor.';
+comment on column notika.position.burst_window_snapshot is 'window_snapshot of the second cursor.';
+comment on column notika.position.burst_window_low is 'window_low of the second cursor.';
+comment on column notika.position.burst_window_high is 'window_high of the second cursor.';
+comment on column notika.position.burst_window_at is 'window_at of the second cursor.';

@@ -1,5 +1,5 @@
--- Tables of runs: what became of them, what they remember and wait for, and the lines they wait in.
--- Jobs are not here: they are graphile-worker's.
+-- Tables of runs: their outcomes, steps and waits, the lines they queue in, and the runners.
+-- Jobs are kept by graphile-worker, not here.
 
 create table notika.run_log (
   run_id bigint not null,
@@ -14,8 +14,8 @@ create table notika.run_log (
   finished_at timestamptz not null default clock_timestamp(),
   retried_at timestamptz,
   constraint run_log_state_check check (state in ('done', 'failed', 'cancelled', 'expired'))
-) with (autovacuum_vacuum_scale_factor = 0.05); -- what is old is deleted as fast as new comes
--- The first outcome of a run stands: a runner that lost its lock cannot change history.
+) with (autovacuum_vacuum_scale_factor = 0.05); -- rows are deleted as fast as new ones are added
+-- Only the first outcome of a run is kept: a runner that lost its lock cannot change it.
 create unique index run_log_run_id_idx
   on notika.run_log (run_id) where retried_at is null;
 create index run_log_finished_at_idx on notika.run_log (finished_at);
@@ -26,20 +26,20 @@ create index run_log_cancelled_idx
   on notika.run_log (run_id) where state = 'cancelled';
 
 comment on table notika.run_log is
-  'What became of each run, appended when it ends. See the view notika.runs.';
-comment on column notika.run_log.run_id is 'The id of the run, which is that of its event.';
+  'The outcome of each run, appended when it ends. See the view notika.runs.';
+comment on column notika.run_log.run_id is 'The id of the run, equal to the id of its event.';
 comment on column notika.run_log.workflow is 'The name of the workflow.';
 comment on column notika.run_log.state is 'done, failed, cancelled or expired.';
-comment on column notika.run_log.attempts is 'How often it was tried.';
+comment on column notika.run_log.attempts is 'The number of attempts that were made.';
 comment on column notika.run_log.event is
-  'The event, kept with runs that are not done, because the ring forgets it.';
+  'The event. Kept for runs that did not succeed, because the ring drops it; null for others.';
 comment on column notika.run_log.error is 'The message of the last error.';
-comment on column notika.run_log.stack is 'Where the last error came from.';
+comment on column notika.run_log.stack is 'The stack trace of the last error.';
 comment on column notika.run_log.created_at is 'When the event was captured.';
 comment on column notika.run_log.started_at is 'When the last attempt began.';
 comment on column notika.run_log.finished_at is 'When the run ended.';
 comment on column notika.run_log.retried_at is
-  'When notika.retry made it run again; the row is history from then on.';
+  'When notika.retry started the run again. The row is then history.';
 
 create type notika._new_job as (
   workflow text,
@@ -51,14 +51,15 @@ create type notika._new_job as (
   flags text[]
 );
 
-comment on type notika._new_job is 'A run that is to become a job. See notika._add_jobs.';
-comment on column notika._new_job.workflow is 'Its workflow.';
-comment on column notika._new_job.payload is 'The event that its task gets.';
-comment on column notika._new_job.run_at is 'Its place in the queue; infinity: it waits to be woken.';
-comment on column notika._new_job.max_attempts is 'How often it is tried.';
+comment on type notika._new_job is 'A run for which a job is to be added. See notika._add_jobs.';
+comment on column notika._new_job.workflow is 'The name of the workflow.';
+comment on column notika._new_job.payload is 'The event that the task receives.';
+comment on column notika._new_job.run_at is
+  'The place of the run in the queue; infinity: it waits until it is woken.';
+comment on column notika._new_job.max_attempts is 'The number of attempts.';
 comment on column notika._new_job.key is 'The id of the run, as text.';
-comment on column notika._new_job.priority is 'Lower numbers start first.';
-comment on column notika._new_job.flags is 'The marks of the job; null: none.';
+comment on column notika._new_job.priority is 'Jobs with lower numbers start first.';
+comment on column notika._new_job.flags is 'The flags of the job; null: none.';
 
 create table notika.runner (
   runner_id text not null,
@@ -73,19 +74,23 @@ create table notika.runner (
 ) with (fillfactor = 50);
 
 comment on table notika.runner is
-  'The runners that are alive: each writes here every ten seconds and leaves when it stops.';
-comment on column notika.runner.runner_id is 'The id of its worker pool, which locks its jobs.';
-comment on column notika.runner.host is 'The machine it runs on.';
-comment on column notika.runner.pid is 'Its process on that machine.';
-comment on column notika.runner.tasks is 'The workflows it has a task for.';
-comment on column notika.runner.started_at is 'When it started.';
-comment on column notika.runner.seen_at is 'When it was last heard of.';
+  'The runners that are alive. Each updates its row every ten seconds and deletes it when it '
+  'stops.';
+comment on column notika.runner.runner_id is
+  'The id of the runner''s worker pool, which graphile-worker writes into the jobs it locks.';
+comment on column notika.runner.host is 'The host name of the machine.';
+comment on column notika.runner.pid is 'The process id on that machine.';
+comment on column notika.runner.tasks is 'The workflows that the runner has a task for.';
+comment on column notika.runner.started_at is 'When the runner started.';
+comment on column notika.runner.seen_at is 'When the runner last sent a heartbeat.';
 comment on column notika.runner.suspected_at is
-  'Since when it is taken for dead if it stays silent; null: it is not.';
+  'When the runner was first suspected to be dead; it is taken for dead if it stays silent. Null: '
+  'it is not suspected.';
 comment on column notika.runner.blocked_since is
-  'Since when a task blocks its event loop, so that nothing else runs there; null: none does.';
+  'When a task began to block the runner''s event loop, so that nothing else runs there; null: '
+  'none does.';
 
--- What has no primary key can be updated all the same where a publication FOR ALL TABLES has it.
+-- Without a primary key, a publication FOR ALL TABLES refuses updates and deletes otherwise.
 alter table notika.run_log replica identity full;
 
 create table notika.signal_lock (
@@ -95,9 +100,10 @@ create table notika.signal_lock (
 );
 
 comment on table notika.signal_lock is
-  'Rows to lock, never changed: a session in which a wait begins locks one, the hand-over of signals '
-  'locks all.';
-comment on column notika.signal_lock.place is 'The remainder of the process ids that lock it.';
+  'Rows to lock, never changed: a session in which a wait begins locks one of them, the delivery '
+  'of signals locks all.';
+comment on column notika.signal_lock.place is
+  'The number of the row. A session locks the row that is its process id modulo 32.';
 
 insert into notika.signal_lock select generate_series(0, 31);
 
@@ -108,7 +114,7 @@ create table notika.line_lock (
 
 comment on table notika.line_lock is
   'Rows to lock, never changed: one for each workflow with lines.';
-comment on column notika.line_lock.workflow_id is 'The workflow.';
+comment on column notika.line_lock.workflow_id is 'The workflow whose lines the row locks.';
 
 create table notika.run_key (
   workflow_id integer not null,
@@ -120,11 +126,13 @@ create table notika.run_key (
 create index run_key_created_at_idx on notika.run_key (created_at);
 
 comment on table notika.run_key is
-  'For workflows with a key: the run of each, while it is remembered. See notika.configure.';
-comment on column notika.run_key.workflow_id is 'The workflow.';
-comment on column notika.run_key.key is 'The values of the key''s columns.';
-comment on column notika.run_key.run_id is 'The run that had them first.';
-comment on column notika.run_key.created_at is 'When it was handed over.';
+  'For workflows with a key: the run that each key started, while the key is remembered. See '
+  'notika.configure.';
+comment on column notika.run_key.workflow_id is 'The workflow with the option key.';
+comment on column notika.run_key.key is 'The values of the key''s columns, as one text.';
+comment on column notika.run_key.run_id is
+  'The first run with these values; later events with them start none.';
+comment on column notika.run_key.created_at is 'When the event of that run was dispatched.';
 
 create table notika.batch (
   run_id bigint not null,
@@ -142,15 +150,18 @@ create unique index batch_open_idx
 create index batch_opened_at_idx on notika.batch (opened_at);
 
 comment on table notika.batch is
-  'Runs that are for many events, kept as long as the run is. See notika.configure.';
-comment on column notika.batch.run_id is 'The run, which has the id of the first event.';
-comment on column notika.batch.workflow_id is 'The workflow.';
-comment on column notika.batch.batch_key is 'The values that its events have in common.';
-comment on column notika.batch.events is 'How many events it has.';
-comment on column notika.batch.opened_at is 'When its first event was handed over.';
-comment on column notika.batch.closes_at is 'When its run is to start.';
-comment on column notika.batch.hard_close_at is 'The latest that this may become.';
-comment on column notika.batch.closed_at is 'Since when no event joins it; null: it is open.';
+  'Runs that receive several events (debounce, digest), kept as long as the run. See '
+  'notika.configure.';
+comment on column notika.batch.run_id is 'The run; its id is that of the first event.';
+comment on column notika.batch.workflow_id is 'The workflow of the run.';
+comment on column notika.batch.batch_key is
+  'The values that the events of the batch have in common, as one text.';
+comment on column notika.batch.events is 'The number of events in the batch.';
+comment on column notika.batch.opened_at is 'When the first event of the batch was dispatched.';
+comment on column notika.batch.closes_at is 'When the run is to start.';
+comment on column notika.batch.hard_close_at is 'The latest value that closes_at can reach.';
+comment on column notika.batch.closed_at is
+  'When the batch was closed to further events; null: it is open.';
 
 create table notika.batch_event (
   run_id bigint not null,
@@ -159,10 +170,10 @@ create table notika.batch_event (
   constraint batch_event_pkey primary key (run_id, event_id)
 );
 
-comment on table notika.batch_event is 'The events of batches.';
-comment on column notika.batch_event.run_id is 'The run that gets it.';
-comment on column notika.batch_event.event_id is 'Its id.';
-comment on column notika.batch_event.event is 'The event as a task gets it.';
+comment on table notika.batch_event is 'The events of batches, until the run has ended.';
+comment on column notika.batch_event.run_id is 'The run that receives the event.';
+comment on column notika.batch_event.event_id is 'The id of the event.';
+comment on column notika.batch_event.event is 'The event in the form a task receives it.';
 
 create table notika.lane (
   run_id bigint not null,
@@ -175,13 +186,17 @@ create table notika.lane (
 create index lane_place_idx on notika.lane (workflow_id, lane, place);
 
 comment on table notika.lane is
-  'For workflows with an order: runs that have not ended. The first of each lane may run.';
-comment on column notika.lane.run_id is 'The run.';
-comment on column notika.lane.workflow_id is 'The workflow.';
-comment on column notika.lane.lane is 'The values by which it is ordered.';
-comment on column notika.lane.place is 'Its place; a run that is tried again by hand goes last.';
+  'For workflows with an order: the runs that have not ended. The first run of each lane may '
+  'start.';
+comment on column notika.lane.run_id is 'The id of the run.';
+comment on column notika.lane.workflow_id is 'The workflow with the option order.';
+comment on column notika.lane.lane is
+  'The values of the columns that the option order names, as one text.';
+comment on column notika.lane.place is
+  'The place in the lane. A run that is retried by hand goes to the end.';
 comment on column notika.lane.run_at is
-  'Its place among all runs, which it takes when it is its turn. See notika._head.';
+  'The place in the queue of all runs that the run gets when it becomes the first of its lane. See '
+  'notika._head.';
 
 create table notika.slot (
   run_id bigint not null,
@@ -195,12 +210,13 @@ create index slot_next_idx
   on notika.slot (workflow_id, run_id) where taken_at is null;
 
 comment on table notika.slot is
-  'For workflows with a concurrency: runs that run or want to. Who sleeps or retries is not here.';
-comment on column notika.slot.run_id is 'The run.';
-comment on column notika.slot.workflow_id is 'The workflow.';
-comment on column notika.slot.taken_at is 'Since when it may run; null: it waits.';
+  'For workflows with a concurrency: the runs that are running or ready to. Runs that sleep or '
+  'wait for a retry are not here.';
+comment on column notika.slot.run_id is 'The id of the run.';
+comment on column notika.slot.workflow_id is 'The workflow with the option concurrency.';
+comment on column notika.slot.taken_at is 'When the run was allowed to start; null: it waits.';
 comment on column notika.slot.run_at is
-  'Its place among all runs, which it takes when it may run. See notika._head.';
+  'The place in the queue of all runs that the run gets when it may start. See notika._head.';
 
 create table notika.signal (
   event_id bigint not null,
@@ -215,13 +231,13 @@ create index signal_match_idx
   on notika.signal (source_id, match_values, event_id);
 
 comment on table notika.signal is
-  'Events of sources that were handed over, kept while an unfinished run may want them.';
+  'Dispatched events of sources, kept while an unfinished run may wait for them.';
 comment on column notika.signal.event_id is 'The id of the event.';
 comment on column notika.signal.source_id is 'The source, a row of notika.workflow.';
 comment on column notika.signal.xid is 'The transaction that made the change.';
-comment on column notika.signal.cause_id is 'The run whose write this is; null: not a run''s.';
+comment on column notika.signal.cause_id is 'The run that made the change; null: no run did.';
 comment on column notika.signal.match_values is 'The values that waits compare, as one text.';
-comment on column notika.signal.event is 'The event as a task gets it.';
+comment on column notika.signal.event is 'The event in the form a task receives it.';
 
 create table notika.listener (
   run_id bigint not null,
@@ -239,14 +255,16 @@ create index listener_cancel_idx
   on notika.listener (cancel_id, cancel_values) where cancel_values is not null;
 
 comment on table notika.listener is 'The unfinished runs of workflows that have sources.';
-comment on column notika.listener.run_id is 'The run.';
-comment on column notika.listener.workflow_id is 'Its workflow.';
+comment on column notika.listener.run_id is 'The id of the run.';
+comment on column notika.listener.workflow_id is 'The workflow of the run.';
 comment on column notika.listener.xid is
-  'The transaction that started it; null: that is not known, and only later ids count.';
-comment on column notika.listener.snapshot is 'What that transaction could see.';
-comment on column notika.listener.cancel_id is 'The source that cancels it; null: there is none.';
+  'The transaction that started the run; null: it is not known, and only events with greater ids '
+  'count.';
+comment on column notika.listener.snapshot is 'The snapshot of that transaction.';
+comment on column notika.listener.cancel_id is
+  'The source that cancels the run; null: there is none.';
 comment on column notika.listener.cancel_values is
-  'The values that a signal of that source must have; null: none can.';
+  'The values that a signal of that source must have to cancel the run; null: no signal can.';
 
 create sequence notika.step_id_seq as bigint;
 comment on sequence notika.step_id_seq is 'Numbers the steps in the order in which they ended.';
@@ -266,20 +284,21 @@ create table notika.step (
   constraint step_state_check check (state in ('done', 'failed', 'retrying'))
 ) with (autovacuum_vacuum_scale_factor = 0.05);
 
-comment on table notika.step is 'The steps that runs have taken, and what became of them.';
-comment on column notika.step.run_id is 'The run.';
+comment on table notika.step is 'The steps of runs, and their outcomes.';
+comment on column notika.step.run_id is 'The run that the step belongs to.';
 comment on column notika.step.name is
-  'Its name in the task; the second of a name is name#2, an item of each is name/key.';
+  'The name of the step in the task. The second step of that name is name#2; an item of each is '
+  'name/key.';
 comment on column notika.step.step_id is 'Orders the steps of a run by when they ended.';
 comment on column notika.step.state is
-  'done, failed (for good: the task is told so each time), or retrying.';
-comment on column notika.step.result is 'What it returned, as json.';
+  'done, failed (permanently: every attempt of the run gets the error) or retrying.';
+comment on column notika.step.result is 'The value that the step returned, as json.';
 comment on column notika.step.attempts is
-  'How often it was tried; 0 only within the transaction that takes it.';
+  'The number of attempts; 0 only within the transaction that takes the step.';
 comment on column notika.step.error is 'The message of the last error.';
-comment on column notika.step.started_at is 'When its last attempt, or its wait, began.';
-comment on column notika.step.finished_at is 'When that ended.';
-comment on column notika.step.event_id is 'The event that it waited for, and got.';
+comment on column notika.step.started_at is 'When the last attempt, or the wait, began.';
+comment on column notika.step.finished_at is 'When the last attempt, or the wait, ended.';
+comment on column notika.step.event_id is 'The event that ended the wait; null: none did.';
 
 create table notika.wait (
   run_id bigint not null,
@@ -293,11 +312,13 @@ create table notika.wait (
 create index wait_match_idx
   on notika.wait (source_id, match_values) where source_id is not null;
 
-comment on table notika.wait is 'What unfinished runs wait for; a wait that is over is a step.';
-comment on column notika.wait.run_id is 'The run.';
-comment on column notika.wait.name is 'The name of the step.';
-comment on column notika.wait.wake_at is 'When it is over; infinity: not by time.';
-comment on column notika.wait.created_at is 'When it began.';
+comment on table notika.wait is 'The waits of unfinished runs. A wait that is over becomes a step.';
+comment on column notika.wait.run_id is 'The run that waits.';
+comment on column notika.wait.name is 'The name of the step that waits.';
+comment on column notika.wait.wake_at is
+  'When the wait ends at the latest; infinity: time does not end it.';
+comment on column notika.wait.created_at is 'When the wait began.';
 comment on column notika.wait.source_id is
-  'The source whose next change ends it, a row of notika.workflow; null: only time does.';
+  'The source whose next matching change ends the wait, a row of notika.workflow; null: only time '
+  'ends it.';
 comment on column notika.wait.match_values is 'The values that the change must have, as one text.';

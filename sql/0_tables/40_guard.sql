@@ -1,4 +1,4 @@
--- Tables of the guard: what a workflow depends on, and what the guard found and did.
+-- Tables of the guard: the objects a workflow depends on, and what the guard found and did.
 
 create table notika.contract (
   workflow_id integer not null,
@@ -16,17 +16,21 @@ create table notika.contract (
 create index contract_type_idx on notika.contract (type);
 
 comment on table notika.contract is
-  'The columns that each workflow depends on, by its payload, its watch or its condition.';
-comment on column notika.contract.workflow_id is 'The workflow.';
-comment on column notika.contract.column_name is 'The column, as it is called now.';
-comment on column notika.contract.attnum is 'Its number in the published table.';
-comment on column notika.contract.type_name is 'Its type when it was published, written out.';
-comment on column notika.contract.type is 'The same without its modifier, for the catalog.';
-comment on column notika.contract.typmod is 'The type''s modifier.';
-comment on column notika.contract.labels is 'The labels of the enums in it.';
+  'The columns that each workflow depends on through its payload, watch or condition.';
+comment on column notika.contract.workflow_id is 'The workflow that depends on the column.';
+comment on column notika.contract.column_name is 'The current name of the column.';
+comment on column notika.contract.attnum is
+  'The column''s attnum in the published table; 0: the table has no such column now.';
+comment on column notika.contract.type_name is
+  'The column''s type at publication, as format_type() prints it.';
+comment on column notika.contract.type is 'The oid of the column''s type.';
+comment on column notika.contract.typmod is 'The type modifier of the column.';
+comment on column notika.contract.labels is
+  'The labels of the enums in the type; null: there are none.';
 comment on column notika.contract.label_ids is
-  'Their numbers, which stay when they are renamed; null: another type has taken its place since.';
-comment on column notika.contract.attributes is 'The attributes of the composite types in it.';
+  'The oids of these labels, which a rename keeps; null: another type has replaced the type since.';
+comment on column notika.contract.attributes is
+  'The attributes of the composite types in the type; null: there are none.';
 
 create table notika.contract_key (
   workflow_id integer not null,
@@ -39,13 +43,13 @@ create table notika.contract_key (
 );
 
 comment on table notika.contract_key is
-  'The key of each workflow''s table, which is left of a row that is too big. It may change, and what '
-  'captures is then made again.';
-comment on column notika.contract_key.workflow_id is 'The workflow.';
-comment on column notika.contract_key.place is 'The column''s place in the key.';
-comment on column notika.contract_key.column_name is 'The column.';
-comment on column notika.contract_key.attnum is 'Its number in the published table.';
-comment on column notika.contract_key.type is 'Its type.';
+  'The key of each workflow''s table, which is what remains of a row that is too large. When the '
+  'key changes, the capture functions are created again.';
+comment on column notika.contract_key.workflow_id is 'The workflow that is published on the table.';
+comment on column notika.contract_key.place is 'The place of the column in the key, from 1.';
+comment on column notika.contract_key.column_name is 'The name of the column.';
+comment on column notika.contract_key.attnum is 'The column''s attnum in the published table.';
+comment on column notika.contract_key.type is 'The oid of the column''s type.';
 
 create table notika.contract_table (
   workflow_id integer not null,
@@ -57,10 +61,12 @@ create table notika.contract_table (
 create index contract_table_relation_idx on notika.contract_table (relation);
 
 comment on table notika.contract_table is
-  'The tables whose rows each workflow captures: the published one, its partitions and children.';
-comment on column notika.contract_table.workflow_id is 'The workflow.';
+  'The tables whose rows each workflow captures: the published table, its partitions and its '
+  'inheritance children.';
+comment on column notika.contract_table.workflow_id is 'The workflow that captures the rows.';
 comment on column notika.contract_table.relation is
-  'A table, as a number: a name that is not there would fail the load of a dump.';
+  'The oid of the table. With a regclass the restore of a dump would fail where a table is '
+  'missing.';
 
 create table notika.guard_log (
   guard_log_id bigint generated always as identity,
@@ -87,22 +93,28 @@ create index guard_log_not_judged_idx on notika.guard_log (workflow, at)
   where kind = 'not_judged';
 
 comment on table notika.guard_log is
-  'What the guard saw and did, and who let what through. A refusal leaves no trace: it rolls back.';
-comment on column notika.guard_log.guard_log_id is 'Its order.';
-comment on column notika.guard_log.at is 'When.';
-comment on column notika.guard_log.xid is 'In which transaction.';
-comment on column notika.guard_log.workflow is 'The workflow; null: all of them.';
+  'What the guard found and did, and who permitted breaking changes. A refused command leaves no '
+  'row, because it is rolled back.';
+comment on column notika.guard_log.guard_log_id is
+  'The number of the entry, in the order of writing.';
+comment on column notika.guard_log.at is 'When the entry was written.';
+comment on column notika.guard_log.xid is 'The transaction that wrote the entry.';
+comment on column notika.guard_log.workflow is
+  'The name of the workflow; null: the entry is about all of them.';
 comment on column notika.guard_log.verdict is
-  'followed (a rename), healed, warned, allowed, ignored (guard off), broken, repaired, released, '
-  'recorded (a TRUNCATE), maintenance begun or ended.';
-comment on column notika.guard_log.kind is 'What was found, for instance column_dropped.';
-comment on column notika.guard_log.object is 'The table, column or trigger.';
-comment on column notika.guard_log.expected is 'What the contract says.';
-comment on column notika.guard_log.actual is 'What the catalog says.';
+  'followed (a rename), healed, warned, allowed, ignored (guard => off), broken, repaired, '
+  'released, recorded (a TRUNCATE), maintenance begun or maintenance ended.';
+comment on column notika.guard_log.kind is
+  'The kind of finding, for example column_dropped; null: the entry is not about one.';
+comment on column notika.guard_log.object is
+  'The table, column or trigger that the finding is about.';
+comment on column notika.guard_log.expected is 'The state according to the contract.';
+comment on column notika.guard_log.actual is 'The state in the catalog.';
 comment on column notika.guard_log.statement is
-  'The command that led to it, with empty strings and without what was sent along with it.';
-comment on column notika.guard_log.reason is 'What the caller gave as the reason.';
-comment on column notika.guard_log.done_by is 'The login.';
+  'The command that led to the finding, with the contents of strings removed and without other '
+  'commands that were sent with it.';
+comment on column notika.guard_log.reason is 'The reason that the caller gave.';
+comment on column notika.guard_log.done_by is 'The login role, or the caller of the verb.';
 
 create table notika.maintenance (
   maintenance_id bigint generated always as identity,
@@ -115,13 +127,15 @@ create table notika.maintenance (
 );
 
 comment on table notika.maintenance is
-  'Windows in which the guard only takes notes, for tools that do not use one transaction.';
-comment on column notika.maintenance.maintenance_id is 'Its id.';
-comment on column notika.maintenance.reason is 'What it is for.';
-comment on column notika.maintenance.begun_at is 'Since when.';
-comment on column notika.maintenance.begun_by is 'Whose it is.';
-comment on column notika.maintenance.ends_at is 'When it ends by itself.';
-comment on column notika.maintenance.ended_at is 'When end_maintenance ended it.';
+  'Maintenance windows, in which the guard records findings but refuses nothing; for tools that do '
+  'not use one transaction.';
+comment on column notika.maintenance.maintenance_id is 'The number of the window.';
+comment on column notika.maintenance.reason is 'The reason that the caller gave.';
+comment on column notika.maintenance.begun_at is 'When the window was opened.';
+comment on column notika.maintenance.begun_by is 'The role that opened the window.';
+comment on column notika.maintenance.ends_at is 'When the window ends by itself.';
+comment on column notika.maintenance.ended_at is
+  'When end_maintenance closed the window; null: it did not.';
 
 create table notika.guard_pending (
   pending_id bigint generated always as identity,
@@ -135,16 +149,19 @@ create table notika.guard_pending (
 create index guard_pending_workflow_idx on notika.guard_pending (workflow_id);
 
 comment on table notika.guard_pending is
-  'Workflows that are to be judged when the transaction commits, with the commands that changed what '
-  'would be found; empty between transactions.';
-comment on column notika.guard_pending.pending_id is 'Its order.';
-comment on column notika.guard_pending.workflow_id is 'The workflow.';
-comment on column notika.guard_pending.tag is 'The command.';
-comment on column notika.guard_pending.statement is 'The command, with empty strings.';
+  'Workflows to judge when the transaction commits, with the commands that changed what the guard '
+  'would find. Empty between transactions.';
+comment on column notika.guard_pending.pending_id is
+  'The number of the entry, in the order of the commands.';
+comment on column notika.guard_pending.workflow_id is 'The workflow to judge.';
+comment on column notika.guard_pending.tag is 'The command tag.';
+comment on column notika.guard_pending.statement is
+  'The command, with the contents of strings removed.';
 comment on column notika.guard_pending.dropped is
-  'A trigger or function of the workflow that was dropped by name.';
+  'A trigger or function of the workflow that was dropped by name; null: none was.';
 comment on column notika.guard_pending.found is
-  'What would have been refused after this command: each kind and object; null: it still runs.';
+  'What the guard would have refused or followed after this command: each kind and object. Null '
+  'while the command is still running.';
 
 create table notika.guard_state (
   only_row boolean not null default true,
@@ -157,20 +174,23 @@ create table notika.guard_state (
 insert into notika.guard_state (workflow_table)
 values ('notika.workflow'::regclass::oid);
 
-comment on table notika.guard_state is 'One row by which the guard tells what it cannot see.';
-comment on column notika.guard_state.only_row is 'Always true: there is one row.';
+comment on table notika.guard_state is
+  'One row that lets the guard detect a stale snapshot and a restored copy.';
+comment on column notika.guard_state.only_row is 'Always true, so that the table has one row.';
 comment on column notika.guard_state.publications is
-  'Counted up by publish: a migration with an older snapshot must not judge by what it sees.';
+  'Incremented by publish. A migration with an older snapshot fails instead of judging by what it '
+  'sees.';
 comment on column notika.guard_state.workflow_table is
-  'The oid of notika.workflow, as a number: another one means that this is a restored copy.';
+  'The oid of notika.workflow, stored as a number. In a restored copy the table has another oid.';
 
 create table notika.guard_busy (
   pid integer not null
 );
 
 comment on table notika.guard_busy is
-  'Has a row, which nobody else ever sees, while Notika itself does DDL.';
-comment on column notika.guard_busy.pid is 'The session.';
+  'Has a row while Notika itself runs DDL. It is deleted in the same transaction, so no other '
+  'session ever sees it.';
+comment on column notika.guard_busy.pid is 'The process id of the session.';
 
--- It has no primary key, and a publication FOR ALL TABLES would refuse to delete from it.
+-- Without a primary key, a publication FOR ALL TABLES refuses deletes otherwise.
 alter table notika.guard_busy replica identity full;

@@ -1,8 +1,9 @@
--- The version, and the roles that Notika asks about.
--- Names: a plain verb is public; a leading underscore is private; tables are singular, views
+-- The version of the installation, and the roles that Notika checks: its owner, a runner, a caller.
+-- Names: a plain verb is public, a leading underscore is private; tables are singular, views
 -- plural.
--- Every function pins its search_path to pg_catalog, pg_temp and writes every other name in full;
--- those of triggers, which publish makes, pin none and write every name in full.
+-- Every function sets search_path to pg_catalog, pg_temp and qualifies all other names.  The
+-- trigger functions that publish creates do not set it, because that costs time for each row; they
+-- qualify every name.
 
 comment on schema notika is
   'Notika: runs workflows from row changes. Start with notika.publish(workflow, table).';
@@ -17,7 +18,7 @@ as $$
 $$;
 
 comment on function notika.version() is
-  'The version of the SQL that is installed; the runner of the same version expects it.';
+  'The version of the installed SQL. A runner requires it to be its own version.';
 
 create or replace function notika._own_schemas()
   returns oid[]
@@ -28,7 +29,7 @@ begin atomic
 end;
 
 comment on function notika._own_schemas() is
-  'The schemas that are Notika''s: its own and that of graphile-worker.';
+  'The schemas notika and notika_worker, which is graphile-worker''s.';
 
 create or replace function notika._migrations()
   returns text[]
@@ -43,7 +44,8 @@ end;
 $$;
 
 comment on function notika._migrations() is
-  'The migrations that this database has, by which a runner knows whether it needs an upgrade.';
+  'The names of the applied migrations, by which a runner decides whether the database needs an '
+  'upgrade.';
 
 create or replace function notika._code()
   returns text
@@ -57,7 +59,7 @@ end;
 $$;
 
 comment on function notika._code() is
-  'The SHA-256 of the code that is installed, all that an upgrade replaces as a whole.';
+  'The SHA-256 of the installed code, which an upgrade replaces as a whole.';
 
 create or replace function notika._session_role()
   returns name
@@ -72,8 +74,8 @@ as $$
 $$;
 
 comment on function notika._session_role() is
-  'The role that the session acts as outside of SECURITY DEFINER functions: the last SET ROLE, or '
-  'else the login. A guess, not a proof: nothing is allowed by it.';
+  'The role in which the session runs outside of SECURITY DEFINER functions: that of the last SET '
+  'ROLE, or the login role. A caller can change it, so it grants nothing.';
 
 create or replace function notika._is_runner()
   returns boolean
@@ -86,7 +88,8 @@ as $$
 $$;
 
 comment on function notika._is_runner() is
-  'Whether this is the session of a runner: of a member of the owner, or of who was granted to be one.';
+  'Whether the session belongs to a runner: its login role is a member of the owner of Notika, or '
+  'was made a runner.';
 
 create or replace function notika._lock_timeout(most text)
   returns text
@@ -99,7 +102,7 @@ as $$
 $$;
 
 comment on function notika._lock_timeout(text) is
-  'The lock_timeout of a verb that waits this long at most: that of the session if it is stricter.';
+  'The lock_timeout for a verb that waits at most this long: the session''s if that is shorter.';
 
 create or replace function notika._is_member(role name)
   returns boolean
@@ -126,15 +129,15 @@ begin
   if not notika._is_member(_expect_member.caller) then
     raise exception 'role "%" may not %', _expect_member.caller, _expect_member.what
       using errcode = 'insufficient_privilege',
-            detail = format('Only members of "%s", the owner of Notika, may.', v_owner),
-            hint = format('As a member: set role %I; or let an administrator run: grant %1$I to %I;',
-                          v_owner, _expect_member.caller);
+            detail = format('Only members of "%s", the owner of Notika, may do that.', v_owner),
+            hint = format('As a member, run: set role %I; or let an administrator run: '
+                          'grant %1$I to %I;', v_owner, _expect_member.caller);
   end if;
 end;
 $$;
 
 comment on function notika._expect_member(name, text) is
-  'An error unless the caller is a member of the owner of Notika.';
+  'Raises an error unless the caller is a member of the owner of Notika.';
 
 create or replace function notika._owner()
   returns name
@@ -145,4 +148,5 @@ as $$
   select pg_get_userbyid(n.nspowner) from pg_namespace as n where n.nspname = 'notika';
 $$;
 
-comment on function notika._owner() is 'The role that owns Notika, also for code that runs as another.';
+comment on function notika._owner() is
+  'The owner of Notika, also for code that runs as another role.';

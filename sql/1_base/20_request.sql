@@ -1,8 +1,8 @@
--- Requests: how a verb that decides by its caller knows who that is.
--- Such a verb runs with its caller's rights and inserts a request.  The column `caller` has the
--- default current_user and nobody may write it, so it cannot be forged: through a SECURITY DEFINER
--- function of somebody's the caller is that somebody.  What carries a request out runs as the owner,
--- takes the verb from a list, and asks whether the caller may execute that verb.
+-- Requests: how a verb whose effect depends on its caller learns which role that is.
+-- Such a verb runs with its caller's rights and inserts a request.  The column `caller` defaults to
+-- current_user and no role may write it, so a caller cannot forge it; inside a SECURITY DEFINER
+-- function the caller is the function's owner.  The trigger that carries out a request runs as the
+-- owner of Notika, accepts only listed verbs, and checks that the caller may execute the verb.
 
 create or replace view notika._request as
 select null::text as verb,
@@ -11,15 +11,17 @@ select null::text as verb,
        null::json as result;
 
 comment on view notika._request is
-  'Takes the requests of the verbs that decide by their caller; has no rows.';
+  'Receives the requests of verbs whose effect depends on the caller. Has no rows.';
 
-comment on column notika._request.verb is 'The name of the verb.';
+comment on column notika._request.verb is 'The name of the requested verb.';
 
-comment on column notika._request.args is 'What it was called with.';
+comment on column notika._request.args is 'The arguments of the call.';
 
-comment on column notika._request.caller is 'The role that called it, by default; not to be written.';
+comment on column notika._request.caller is
+  'The role that called the verb. Always the default, current_user: no role may write it.';
 
-comment on column notika._request.result is 'What it answers.';
+comment on column notika._request.result is
+  'The result of the verb, returned by INSERT ... RETURNING.';
 
 create or replace function notika._raise_without_context(
   state text,
@@ -35,8 +37,8 @@ create or replace function notika._raise_without_context(
   set standard_conforming_strings = on
 as $$
 begin
-  -- Where in Notika it was refused is of no use to anybody who reads it; of an error that Notika did
-  -- not foresee it is.
+  -- The line of Notika that refused a call does not help the reader.  The context of an error that
+  -- Notika did not raise does.
   if _raise_without_context.context !~ '^PL/pgSQL function notika\.[^\n]* at RAISE(\n|$)' then
     return false;
   elsif detail <> '' and hint <> '' then
@@ -51,7 +53,8 @@ end;
 $$;
 
 comment on function notika._raise_without_context(text, text, text, text, text) is
-  'Raises an error of Notika''s again, without the context in which it was raised; false: it is none.';
+  'Raises one of Notika''s own errors again without its context. Returns false if the error is not '
+  'Notika''s.';
 
 create or replace function notika._submit_request(verb text, args jsonb)
   returns json
@@ -66,7 +69,7 @@ begin
   if not has_column_privilege('notika._request', 'verb', 'insert') then
     raise exception 'role "%" may not call notika.%', current_user, replace(verb, 'retry_failed', 'retry')
       using errcode = 'insufficient_privilege',
-            detail = 'It is no publisher and no runner of Notika.',
+            detail = 'The role is neither a publisher nor a runner of Notika.',
             hint = format('Let a member of the owner of Notika run: select notika.grant_publisher(%1$L); or: '
                           'select notika.grant_runner(%1$L);', quote_ident(current_user));
   end if;
@@ -78,7 +81,7 @@ end;
 $$;
 
 comment on function notika._submit_request(text, jsonb) is
-  'Passes the request of a verb, as its caller, and returns the answer.';
+  'Inserts the request of a verb as its caller and returns the result.';
 
 create or replace function notika._submit_request_quietly(verb text, args jsonb)
   returns json
@@ -100,12 +103,13 @@ exception when others then
     v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
     v_hint = pg_exception_hint, v_context = pg_exception_context;
   if notika._raise_without_context(v_state, v_message, v_detail, v_hint, v_context) then
-    return null; -- which it never says: as a statement of its own it would be in the context, too
+    return null; -- never reached; as a statement of its own the call would add a line of context
   end if;
   raise;
 end;
 $$;
 
 comment on function notika._submit_request_quietly(text, jsonb) is
-  'The same, and an error comes without its context. Not for verbs whose locks notika.lag has to name: '
-  'of a lock that a subtransaction took nobody can tell the session.';
+  'Like _submit_request, but an error has no context. Not for verbs that take locks which '
+  'notika.lag must attribute: the session that holds a lock taken in a subtransaction cannot be '
+  'found.';

@@ -1,4 +1,4 @@
--- Questions about other people's tables, columns, types and functions, answered from the catalog.
+-- Catalog queries about the application's tables, columns, types and functions.
 
 create or replace function notika._base_type(type oid)
   returns oid
@@ -32,7 +32,7 @@ create or replace function notika._leaf_types(type oid)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Most have no parts.
+  -- Most types have no elements or attributes.
   if exists (
     select from pg_type as t
      where t.oid = _leaf_types.type and t.typtype in ('b', 'e', 'r', 'm') and t.typcategory <> 'A'
@@ -62,7 +62,7 @@ end;
 $$;
 
 comment on function notika._leaf_types(oid) is
-  'The types of the single values in a type, through arrays, composites and domains.';
+  'The scalar types in a type, found through its arrays, composite types and domains.';
 
 create or replace function notika._key_columns(relation regclass)
   returns smallint[]
@@ -83,7 +83,8 @@ as $$
 $$;
 
 comment on function notika._key_columns(regclass) is
-  'The columns of the primary key, or else of the replica identity; null: there is neither.';
+  'The columns of the primary key, or of the replica identity index if there is none; null: there '
+  'is neither.';
 
 create or replace function notika._quoted(relation regclass)
   returns text
@@ -102,7 +103,8 @@ begin
 end;
 $$;
 
-comment on function notika._quoted(regclass) is 'The name of a table with its schema.';
+comment on function notika._quoted(regclass) is
+  'The qualified and quoted name of a table; null: there is no such table.';
 
 create or replace function notika._has_event_triggers()
   returns boolean
@@ -119,7 +121,8 @@ as $$
 $$;
 
 comment on function notika._has_event_triggers() is
-  'Whether the guard judges at commit; otherwise only the pins refuse.';
+  'Whether the event triggers of the guard are enabled, so that it judges at commit. Otherwise '
+  'only the pins refuse commands.';
 
 create or replace function notika._is_reserved(namespace oid)
   returns boolean
@@ -133,7 +136,7 @@ as $$
 $$;
 
 comment on function notika._is_reserved(oid) is
-  'Whether a schema is Postgres'' own or Notika''s: its tables are not published.';
+  'Whether a schema belongs to Postgres or to Notika. Tables in it cannot be published.';
 
 create or replace function notika._may_write(role oid, relation regclass)
   returns boolean
@@ -143,12 +146,13 @@ create or replace function notika._may_write(role oid, relation regclass)
 as $$
   select (has_any_column_privilege(r.oid, _may_write.relation, 'insert, update')
           or has_table_privilege(r.oid, _may_write.relation, 'delete'))
-     and r.rolname !~ '^pg_' -- its members are judged themselves
+     and r.rolname !~ '^pg_' -- the members of a predefined role are checked themselves
     from pg_roles as r
    where r.oid = _may_write.role;
 $$;
 
-comment on function notika._may_write(oid, regclass) is 'Whether a role may write to a table.';
+comment on function notika._may_write(oid, regclass) is
+  'Whether a role has the right to insert, update or delete in a table.';
 
 create or replace function notika._family(relation regclass)
   returns setof regclass
@@ -157,7 +161,7 @@ create or replace function notika._family(relation regclass)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Partitions get their parent's triggers from Postgres, inheritance children do not.
+  -- Postgres gives partitions the triggers of their parent, but not inheritance children.
   return query
     with recursive family as (
       select _family.relation::oid as oid
@@ -172,7 +176,7 @@ end;
 $$;
 
 comment on function notika._family(regclass) is
-  'A table and its inheritance children: those that need triggers of their own.';
+  'A table and its inheritance children: the tables that need triggers of their own.';
 
 create or replace function notika._wants_pins(guard text)
   returns boolean
@@ -180,12 +184,12 @@ create or replace function notika._wants_pins(guard text)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- A pin refuses, which a guard that only warns is not there for: event triggers see to that.
+  -- A pin refuses a command, which guard => warn must not do.  Event triggers lift pins in time.
   select _wants_pins.guard = 'block' or notika._has_event_triggers();
 $$;
 
 comment on function notika._wants_pins(text) is
-  'Whether the functions of a workflow that is whole pin its columns.';
+  'Whether the functions of a workflow that is not broken depend on its columns.';
 
 create or replace function notika._operators(operator oid)
   returns setof oid
@@ -205,7 +209,7 @@ as $$
 $$;
 
 comment on function notika._operators(oid) is
-  'An operator and those that the planner may put in its place: its negator and its commutator.';
+  'An operator, with its negator and its commutator, which the planner may use instead.';
 
 create or replace function notika._called(class oid, object oid)
   returns setof regprocedure
@@ -226,7 +230,7 @@ as $$
 $$;
 
 comment on function notika._called(oid, oid) is
-  'The functions, those of operators included, that an object depends on.';
+  'The functions that an object depends on, including those of operators.';
 
 create or replace function notika._key_names(relation regclass)
   returns text[]
@@ -240,7 +244,8 @@ as $$
 $$;
 
 comment on function notika._key_names(regclass) is
-  'The columns of the primary key, or else of the replica identity; null: there is neither.';
+  'The column names of the primary key, or of the replica identity index if there is none; null: '
+  'there is neither.';
 
 create or replace function notika._only(relation regclass)
   returns text
@@ -248,13 +253,14 @@ create or replace function notika._only(relation regclass)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Partitions belong to their table, inheritance children are tables of their own.
+  -- A query of a partitioned table has to include its partitions; children are read separately.
   select case c.relkind when 'p' then '' else 'only ' end
     from pg_class as c
    where c.oid = _only.relation;
 $$;
 
-comment on function notika._only(regclass) is 'ONLY, for a table whose children are taken apart.';
+comment on function notika._only(regclass) is
+  'The word ONLY for a table whose children are read separately; empty for a partitioned table.';
 
 create or replace function notika._labels(type oid)
   returns text[]
@@ -272,7 +278,8 @@ begin
 end;
 $$;
 
-comment on function notika._labels(oid) is 'The labels of the enums in a type; null: there are none.';
+comment on function notika._labels(oid) is
+  'The labels of the enums in a type, in their order; null: there are none.';
 
 create or replace function notika._label_ids(type oid)
   returns oid[]
@@ -291,7 +298,7 @@ end;
 $$;
 
 comment on function notika._label_ids(oid) is
-  'The numbers of the labels of the enums in a type, in the order of _labels.';
+  'The oids of the labels of the enums in a type, in the order of _labels.';
 
 create or replace function notika._part_types(type oid)
   returns setof oid
@@ -319,7 +326,7 @@ end;
 $$;
 
 comment on function notika._part_types(oid) is
-  'A type with those of its elements and attributes, all of them without domains.';
+  'A type with the types of its elements and attributes, at all depths and without domains.';
 
 create or replace function notika._attributes(type oid)
   returns text[]
@@ -340,7 +347,7 @@ end;
 $$;
 
 comment on function notika._attributes(oid) is
-  'The attributes of the composite types in a type; null: there are none.';
+  'The attributes of the composite types in a type, with their types; null: there are none.';
 
 create or replace function notika._tables(relation regclass)
   returns setof regclass
@@ -356,7 +363,8 @@ begin
 end;
 $$;
 
-comment on function notika._tables(regclass) is 'A table with its partitions and children.';
+comment on function notika._tables(regclass) is
+  'A table with its partitions and inheritance children.';
 
 create or replace function notika._key_of(relation regclass)
   returns table (place integer, column_name text, attnum smallint, type oid)
@@ -370,7 +378,8 @@ as $$
 $$;
 
 comment on function notika._key_of(regclass) is
-  'The columns of the primary key, or else of the replica identity, as the catalog says them now.';
+  'The columns of the primary key, or of the replica identity index if there is none, as they are '
+  'in the catalog now.';
 
 create or replace function notika._schemas(path text)
   returns name[]
@@ -378,7 +387,7 @@ create or replace function notika._schemas(path text)
   stable
   set search_path = pg_catalog, pg_temp
 as $body$
-  -- Temporary tables first; "$user" is not the owner of the function that asks.
+  -- Temporary tables come first.  "$user" is the session's role, not the owner of this function.
   select array(
            select n.nspname from pg_namespace as n where n.oid = pg_my_temp_schema()
          )
@@ -390,4 +399,5 @@ as $body$
          )::name[];
 $body$;
 
-comment on function notika._schemas(text) is 'The schemas on a search path, in the caller''s eyes.';
+comment on function notika._schemas(text) is
+  'The schemas on a search path, as the caller''s session resolves them.';

@@ -1,4 +1,4 @@
--- Text helpers: SQL that Notika writes, and names as people read them.
+-- Helpers for text: dollar quoting, indentation, lists of names, and the values of an event.
 
 create or replace function notika._dollar_quoted(body text, tag text)
   returns text
@@ -7,7 +7,7 @@ create or replace function notika._dollar_quoted(body text, tag text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Names and strings of others in a body may look like its end.
+  -- A name or string in the body may contain the tag.
   while strpos(body, '$' || tag) > 0 loop
     tag := tag || '_';
   end loop;
@@ -16,7 +16,8 @@ end;
 $$;
 
 comment on function notika._dollar_quoted(text, text) is
-  'The body of a function as a literal, between this tag or one that the body does not have.';
+  'The body of a function as a literal, quoted with this tag, or a longer one if the body contains '
+  'the tag.';
 
 create or replace function notika._values(event json, columns jsonb)
   returns jsonb
@@ -29,7 +30,7 @@ declare
   v_event json := _values.event;
   v_row json;
 begin
-  -- A json column may hold what Postgres' operators refuse, \u0000 or half a pair of surrogates.
+  -- A json value may hold escapes that the operators of json refuse: \u0000, or a single surrogate.
   if strpos(v_event::text, '\u') > 0 then
     v_event := regexp_replace(v_event::text, '(?<!\\)((?:\\\\)*)\\u', '\1\\\\u', 'g')::json;
   end if;
@@ -46,7 +47,7 @@ end;
 $$;
 
 comment on function notika._values(json, jsonb) is
-  'What an event has in these columns, as text, null where it has none.';
+  'The values of these columns in an event, as text; null for a column that the event lacks.';
 
 create or replace function notika._index_key(key jsonb)
   returns text
@@ -61,7 +62,7 @@ as $$
 $$;
 
 comment on function notika._index_key(jsonb) is
-  'Values as one text that an index can hold, different for different values.';
+  'A json value as text that fits into an index entry. Different values give different texts.';
 
 create or replace function notika._text_array(items json)
   returns text[]
@@ -76,7 +77,7 @@ as $$
 $$;
 
 comment on function notika._text_array(json) is
-  'A json array of strings; null: it is empty, or none.';
+  'A json array of strings as text[]; null: the argument is empty or not an array.';
 
 create or replace function notika._indented(code text)
   returns text
@@ -88,7 +89,8 @@ as $$
   select replace(_indented.code, E'\n', E'\n  ');
 $$;
 
-comment on function notika._indented(text) is 'Code that stands two columns further to the right.';
+comment on function notika._indented(text) is
+  'The code with all lines but the first indented by two more columns.';
 
 create or replace function notika._names(list text)
   returns setof text
@@ -101,4 +103,5 @@ as $body$
     from regexp_matches(_names.list, $re$("(?:[^"]|"")+"|[[:alpha:]_][\w$]*)$re$, 'g') as m;
 $body$;
 
-comment on function notika._names(text) is 'The names in a list of them.';
+comment on function notika._names(text) is
+  'The identifiers in a list, without quotes and in the case in which Postgres reads them.';

@@ -1,4 +1,4 @@
--- Statements told from their text: those of a migration one by one, and the one that runs.
+-- Splits SQL text into statements, and finds the statement that is running.
 
 create or replace function notika._split(script text)
   returns table (line integer, statement text, bare text)
@@ -13,7 +13,7 @@ declare
   v_end text; -- what ends the string, name or comment that this is in
   v_depth integer;
   v_has_escapes boolean;
-  v_is_continued boolean := false; -- whether a quote would go on with the string before it
+  v_is_continued boolean := false; -- whether a quote would continue the string before it
   v_word text := '';
   v_body integer := 0; -- how many BEGIN ATOMIC and CASE are open
   v_open integer := 0; -- how many parentheses
@@ -28,16 +28,16 @@ begin
              $re$(--|/\*|\*/|''|'|"|\$(?:[^\x01-@\[-^`{-\x7f][^\x01-/:-@\[-^`{-\x7f]*)?\$|;|\n|\\['\\]|[^\x01-@\[-^`{-\x7f][^\x01-/:-@\[-^`{-\x7f]*|[[:digit:] ,.()=<>:]+|.)$re$,
              'g') as m
     union all
-    select null -- the end of it, also in the middle of a string
+    select null -- the end of the text, also in the middle of a string
   loop
     if v_token is null or v_end is null and v_token = ';' and v_body = 0 and v_open = 0 then
       bare := btrim(array_to_string(v_bare, ''), E' \t\r\n');
       statement := rtrim(array_to_string(v_whole, ''), E' \t\r\n');
       if v_token is null and v_end <> E'\n' and statement = '' then
         line := v_line;
-        statement := '/*'; -- that is not closed
+        statement := '/*'; -- a comment that is not closed
       end if;
-      -- What is not closed is for Postgres to refuse.
+      -- Return an unclosed string or comment too: Postgres reports the error.
       if bare <> '' or v_token is null and v_end <> E'\n' then
         return next;
       end if;
@@ -70,7 +70,7 @@ begin
         if v_token = '"' then
           v_end := '"';
         elsif lower(v_token) in ('begin', 'atomic', 'case', 'end', 'as') then
-          -- A semicolon inside a body ends no statement.
+          -- A semicolon inside BEGIN ATOMIC does not end the statement.
           if v_body = 0 and v_word = 'begin' and lower(v_token) = 'atomic' then
             v_body := 1;
           elsif v_body > 0 and v_word <> 'as' and right(v_last, 1) <> '.' then
@@ -80,12 +80,12 @@ begin
         elsif v_word <> '' and v_token ~ '\S' then
           v_word := '';
         end if;
-        -- Nor one between those of a rule with several commands.
+        -- Nor does one between the commands of a rule, which are in parentheses.
         v_open := greatest(0, v_open + length(replace(v_token, ')', '')) - length(replace(v_token, '(', '')));
         v_bare := v_bare || v_token;
         v_is_continued := v_is_continued and v_token !~ '\S';
       end if;
-      -- A statement begins with its first word.
+      -- A statement begins with its first word, not with spaces or comments.
       if cardinality(v_whole) = 0 and v_token ~ '\S' and v_token not in ('--', '/*') then
         line := v_line;
         v_token := ltrim(v_token);
@@ -123,8 +123,8 @@ end;
 $body$;
 
 comment on function notika._split(text) is
-  'The statements of an SQL text, the lines that they begin on, and each of them bare: without '
-  'comments and with empty strings.';
+  'The statements of an SQL text, each with the line it begins on and, as bare, without comments '
+  'and with empty strings.';
 
 create or replace function notika._current_command(query text, context text)
   returns text
@@ -141,8 +141,8 @@ declare
   v_last text[];
   v_place integer := 1;
 begin
-  -- The innermost context comes first: a statement word for word, or a function in SQL by its bare
-  -- name, so that its schema has to be found in who calls it where there are several.
+  -- The innermost context comes first: the text of a statement, or the name of an SQL function.
+  -- That name has no schema; if several functions share it, take the one that the caller names.
   if v_function is not null then
     select case when count(*) = 1 then min(f.prosrc)
                 when count(*) filter (where f.is_called) = 1
@@ -164,7 +164,7 @@ begin
   elsif context <> '' then
     v_script := substring(context from E'^SQL statement "(.*?)"\n(?:PL/pgSQL|SQL|extension)');
     return coalesce(
-      -- Of a long text its beginning is enough, if the first statement ends there.
+      -- For a long text, the beginning is enough if the first statement ends in it.
       (
         select min(s.bare) filter (where s.place = 1)
           from notika._split(left(v_script, 10000))
@@ -176,7 +176,8 @@ begin
     );
   end if;
 
-  -- Several in one text are run one after the other, and this is called for each.
+  -- The statements of one text run one after the other; each calls this function, so count the
+  -- calls.
   v_last := regexp_match(current_setting('notika.command', true), '^(.*) #([0-9]+)$');
   if v_last[1] = v_moment then
     v_commands := current_setting('notika.commands')::json;
@@ -194,4 +195,5 @@ end;
 $body$;
 
 comment on function notika._current_command(text, text) is
-  'The command that is about to be run, bare; null: it cannot be told, or neither drops nor retypes.';
+  'The command that is about to run, bare; null: the command is unknown, or it neither drops nor '
+  'changes a type.';

@@ -1,6 +1,7 @@
--- Renames: what a workflow says of its table under the names that columns, types and labels have now.
--- A column is told by its number, whatever else a transaction does to its name.  A condition is read
--- token by token, so that a name with a quote or a dot in it is one name, and a string is none.
+-- Renames: the columns, watch and condition of a workflow under the current names of its columns.
+-- A column is identified by its attnum, whatever names it has in a transaction.  A condition is
+-- read token by token, so that a name with a quote or a dot in it is one name and a string is not a
+-- name.
 
 create or replace function notika._tokens(condition text)
   returns text[]
@@ -9,8 +10,8 @@ create or replace function notika._tokens(condition text)
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
 as $body$
-  -- A condition has no comments, no dollar quotes and no escapes: _read_condition refuses them, and
-  -- Postgres prints none but E'', in which quotes are doubled all the same.
+  -- A condition has no comments, dollar quotes or escapes: _read_condition refuses them.  Postgres
+  -- prints no escapes except E'', and doubles the quotes in it as well.
   select array(
     select m.token[1]
       from regexp_matches(
@@ -22,7 +23,7 @@ as $body$
 $body$;
 
 comment on function notika._tokens(text) is
-  'The tokens of a condition, spaces included: strings, names with or without quotes, and signs.';
+  'The tokens of a condition: strings, names with or without quotes, symbols and spaces.';
 
 create or replace function notika._name_in(token text)
   returns text
@@ -31,7 +32,7 @@ create or replace function notika._name_in(token text)
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
 as $body$
-  -- As Postgres reads it: cut off, and in lower case as far as it is ASCII.
+  -- As Postgres reads it: truncated, and with ASCII letters in lower case.
   select case
            when token like '"%"' then replace(substr(token, 2, length(token) - 2), '""', '"')::name::text
            when token ~ '^[^\x01-@\[-^`{-\x7f]'
@@ -39,7 +40,8 @@ as $body$
          end;
 $body$;
 
-comment on function notika._name_in(text) is 'The name that a token of a condition is; null: it is none.';
+comment on function notika._name_in(text) is
+  'The name that a token of a condition stands for; null: the token is not a name.';
 
 create or replace function notika._columns_in(tokens text[])
   returns table (place integer, column_name text)
@@ -82,7 +84,7 @@ end;
 $body$;
 
 comment on function notika._columns_in(text[]) is
-  'The columns of new and old in a condition, and which tokens they are.';
+  'The columns of new and old in a condition, with the places of their tokens.';
 
 create or replace function notika._reads(condition text, column_name text default null)
   returns boolean
@@ -97,7 +99,7 @@ as $$
 $$;
 
 comment on function notika._reads(text, text) is
-  'Whether a condition names this column, or, if none is given, any.';
+  'Whether a condition refers to this column of new or old; with null, to any column.';
 
 create or replace function notika._rename_in(condition text, old_names text[], new_names text[])
   returns text
@@ -124,8 +126,8 @@ end;
 $$;
 
 comment on function notika._rename_in(text, text[], text[]) is
-  'A condition with columns under their new names. All at once: names may have gone from one column to '
-  'another.';
+  'A condition with renamed columns. All renames are made at once, because names may be swapped '
+  'between columns.';
 
 create or replace function notika._renamed(names text[], old_names text[], new_names text[])
   returns text[]
@@ -142,7 +144,7 @@ as $$
 $$;
 
 comment on function notika._renamed(text[], text[], text[]) is
-  'Names of columns, those among them that have a new one under it.';
+  'A list of column names in which the old names are replaced by the new ones.';
 
 create or replace function notika._renamed_columns(spec notika.workflow)
   returns table (old_name text, new_name text)
@@ -161,7 +163,7 @@ end;
 $$;
 
 comment on function notika._renamed_columns(notika.workflow) is
-  'The columns of a workflow''s contract that have another name by now.';
+  'The columns of a workflow''s contract that have been renamed since, with both names.';
 
 create or replace function notika._with_columns(spec notika.workflow)
   returns notika.workflow
@@ -187,4 +189,4 @@ end;
 $$;
 
 comment on function notika._with_columns(notika.workflow) is
-  'A workflow whose columns, watch and condition have the names that its columns have now.';
+  'A workflow whose columns, watch and condition use the current names of its columns.';

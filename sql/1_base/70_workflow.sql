@@ -1,4 +1,5 @@
--- What a workflow is: its name, its keys, its options, and who may change it.
+-- Facts about a workflow that many files need: its names, keys and options, and who may change it.
+-- A source of a workflow is a row of notika.workflow with the name workflow:source.
 
 create or replace function notika._workflow_of(name text)
   returns text
@@ -9,7 +10,7 @@ begin atomic
 end;
 
 comment on function notika._workflow_of(text) is
-  'The workflow that a source of that name belongs to; null: the name is a workflow''s own.';
+  'The workflow that a source of this name belongs to; null: the name is that of a workflow.';
 
 create or replace function notika._captured(is_due boolean default false)
   returns table (name text)
@@ -29,8 +30,8 @@ end;
 $$;
 
 comment on function notika._captured(boolean) is
-  'The workflows that are published on a table; is_due: only those whose functions and triggers were '
-  'last made, or compared, by other code than what is installed.';
+  'The workflows that are published on a table. is_due: only those whose functions and triggers '
+  'were last created or compared by other code than the installed.';
 
 create or replace view notika.workflows as
 select w.name as workflow,
@@ -59,44 +60,55 @@ select w.name as workflow,
  where w.unpublished_at is null;
 
 comment on view notika.workflows is
-  'The published workflows, and their sources: workflow:source, the changes that its runs wait for.';
+  'The published workflows and their sources. A source, workflow:source, captures changes that the '
+  'runs of the workflow wait for.';
 
-comment on column notika.workflows.workflow is 'Its name.';
+comment on column notika.workflows.workflow is
+  'The name of the workflow; for a source, workflow:source.';
 
 comment on column notika.workflows.table_name is
-  'The table, as it is called now; null: it only starts in other ways.';
+  'The current name of the table; null: the workflow has no table and starts in other ways.';
 
-comment on column notika.workflows.operations is 'Any of insert, update, delete.';
+comment on column notika.workflows.operations is
+  'The captured operations, any of insert, update, delete.';
 
-comment on column notika.workflows.columns is 'What an event carries; null: the whole row.';
+comment on column notika.workflows.columns is 'The columns in the payload; null: the whole row.';
 
-comment on column notika.workflows.watch is 'Columns of which one must change in an update.';
+comment on column notika.workflows.watch is
+  'An update is captured only when one of these columns changes; null: every update is.';
 
-comment on column notika.workflows.condition is 'SQL over new and old, as it was given.';
+comment on column notika.workflows.condition is
+  'SQL over new and old, as the caller wrote it; only changes that meet it are captured.';
 
 comment on column notika.workflows.capture is
-  'The form of its triggers, chosen for it: row, one call for each row; or statement, one for all rows '
-  'of a statement: the whole of an insert or delete, where neither parts of the table nor others'' '
-  'triggers come in between.';
+  'The kind of trigger that publish chose: row, called for each row, or statement, called once for '
+  'all rows of a statement. statement is used only for whole inserts or deletes, where no '
+  'partitions, inheritance or other triggers interfere.';
 
-comment on column notika.workflows.guard is 'block, warn or off.';
+comment on column notika.workflows.guard is
+  'What the guard does about DDL that breaks the contract: block, warn or off.';
 
-comment on column notika.workflows.on_rename is 'follow or block.';
+comment on column notika.workflows.on_rename is
+  'What the guard does about the rename of a column or table: follow or block.';
 
 comment on column notika.workflows.state is
-  'published, paused (changes are captured, runs are held) or broken.';
+  'published, paused (changes are captured, runs are held) or broken (runs are held).';
 
-comment on column notika.workflows.reason is 'Why it is broken.';
+comment on column notika.workflows.reason is
+  'The finding that broke the workflow; null: it is not broken.';
 
-comment on column notika.workflows.published_at is 'When it was last published or changed.';
+comment on column notika.workflows.published_at is
+  'When the workflow was last published or changed.';
 
-comment on column notika.workflows.published_by is 'Who published it.';
+comment on column notika.workflows.published_by is
+  'The role that published the workflow; its members may change it.';
 
 comment on column notika.workflows.options is
-  'Its key, concurrency, order, debounce, digest, schedule or priority.';
+  'The options that are set: key, concurrency, order, debounce, digest, schedule or priority.';
 
 comment on column notika.workflows.match is
-  'Of a source: the keys whose values a change and the run that waits for it share.';
+  'For a source, the payload keys whose values must be the same in a change and in the run that '
+  'waits for it; null: not a source.';
 
 create or replace function notika._has_lines(options jsonb)
   returns boolean
@@ -121,7 +133,7 @@ as $$
 $$;
 
 comment on function notika._flags(text) is
-  'The flags of a workflow''s jobs: gated, if its runs must be admitted; or null.';
+  'The flags of a workflow''s jobs: gated if its runs must be admitted; otherwise null.';
 
 create or replace function notika._has_sources(workflow text)
   returns boolean
@@ -137,7 +149,8 @@ as $$
 $$;
 
 comment on function notika._has_sources(text) is
-  'Whether runs of a workflow may wait for changes, or be cancelled by them.';
+  'Whether a workflow has published sources, whose changes its runs may wait for or be cancelled '
+  'by.';
 
 create or replace function notika._match_keys(match text[])
   returns text[]
@@ -153,7 +166,7 @@ as $$
 $$;
 
 comment on function notika._match_keys(text[]) is
-  'The payload keys of a source that waits compare.';
+  'The payload keys of a source that waits compare: in an item a=b, the a.';
 
 create or replace function notika._run_keys(match text[])
   returns text[]
@@ -169,7 +182,8 @@ as $$
 $$;
 
 comment on function notika._run_keys(text[]) is
-  'The payload keys of the run''s own event that they are compared with, to cancel it.';
+  'The payload keys of the run''s own event that a cancelling change is compared with: in an item '
+  'a=b, the b.';
 
 create or replace function notika._published(workflow text)
   returns integer
@@ -187,14 +201,15 @@ begin
     raise exception 'workflow "%" is not published', _published.workflow
       using errcode = 'undefined_object',
             hint = format('Publish it first: select notika.publish(%L, ''<schema>.<table>''); '
-                          'What is published: select workflow from notika.workflows;',
+                          'See the published workflows: select workflow from notika.workflows;',
                           _published.workflow);
   end if;
   return v_workflow_id;
 end;
 $$;
 
-comment on function notika._published(text) is 'The id of a published workflow, or an error.';
+comment on function notika._published(text) is
+  'The id of a published workflow. Raises an error if there is none.';
 
 create or replace function notika._is_copy()
   returns boolean
@@ -228,7 +243,7 @@ as $$
 $$;
 
 comment on function notika._payload_keys(notika.workflow) is
-  'The keys of new and old in the events of a workflow.';
+  'The keys that new and old have in the events of a workflow.';
 
 create or replace function notika._publish_call(spec notika.workflow, shown text default null)
   returns text
@@ -254,8 +269,8 @@ as $$
 $$;
 
 comment on function notika._publish_call(notika.workflow, text) is
-  'The call of publish that has this meaning, without what goes without saying, but with the option '
-  'that is to be shown.';
+  'The publish() call that yields this workflow. Defaults are left out, except for the option '
+  'named by shown.';
 
 create or replace function notika._may_decide(spec notika.workflow, caller name)
   returns boolean
@@ -277,8 +292,8 @@ as $$
 $$;
 
 comment on function notika._may_decide(notika.workflow, name) is
-  'Whether a role is a member of the one that published a workflow, of the owner of its table, or of '
-  'the owner of Notika.';
+  'Whether a role is a member of the role that published a workflow, of the owner of its table, or '
+  'of the owner of Notika.';
 
 create or replace function notika._expect_decider(spec notika.workflow, caller name, or_runner boolean default false)
   returns void
@@ -303,7 +318,7 @@ begin
                      case when v_owner is not null then 'these roles and of the owner of Notika'
                           else 'this role and of the owner of Notika' end),
           hint = format('Let a member of one of these roles do it, or an administrator run: grant %I to %I;',
-                        -- Of a superuser nobody should become a member.
+                        -- Membership in a superuser should not be granted.
                         coalesce((
                           select r.rolname from pg_roles as r
                            where r.oid in (v_owner, spec.publisher_id) and not r.rolsuper
@@ -314,7 +329,7 @@ end;
 $$;
 
 comment on function notika._expect_decider(notika.workflow, name, boolean) is
-  'An error unless the caller may change a workflow, or, where runners may as well, is a runner.';
+  'Raises an error unless the caller may change a workflow or, with or_runner, is a runner.';
 
 create or replace function notika._compared(spec notika.workflow)
   returns text[]
@@ -333,4 +348,5 @@ as $$
 $$;
 
 comment on function notika._compared(notika.workflow) is
-  'The columns that every event of a workflow or source has to carry, because waits compare them.';
+  'The columns that every event of a workflow or source must carry, because waits compare them; '
+  'null: none.';

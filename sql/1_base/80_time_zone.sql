@@ -1,6 +1,6 @@
--- Time zones: a name of pg_timezone_names, nothing else.  Postgres itself also takes POSIX strings, in
--- which the sign is reversed ("UTC+2" is two hours behind UTC, "Foo3" three), and abbreviations, which
--- mean one thing in a setting and another in a country ("IST") and know no summer time ("CET").
+-- Time zones.  Only names of pg_timezone_names are accepted.  Postgres also accepts POSIX strings,
+-- in which the sign is reversed ("UTC+2" is two hours behind UTC, "Foo3" three), and abbreviations,
+-- whose meaning depends on a setting ("IST") and which have no daylight-saving time ("CET").
 
 create or replace function notika._is_time_zone(name text)
   returns boolean
@@ -9,8 +9,9 @@ create or replace function notika._is_time_zone(name text)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- The view reads hundreds of files.  What has a slash and no digit is neither an abbreviation nor a
-  -- POSIX string: if Postgres takes it, it is a file.  Those in right/ count leap seconds.
+  -- The view reads hundreds of files.  A name with a slash and no digit is neither an abbreviation
+  -- nor a POSIX string: if Postgres accepts it, it is a file.  The files in right/ count leap
+  -- seconds.
   if _is_time_zone.name ~ '^[A-Za-z_]+(/[A-Za-z_-]+)+$' and _is_time_zone.name !~* '^right/' then
     begin
       perform now() at time zone _is_time_zone.name;
@@ -29,7 +30,7 @@ end;
 $$;
 
 comment on function notika._is_time_zone(text) is
-  'Whether this is the name of a time zone that Postgres reads as that zone.';
+  'Whether this is a name of pg_timezone_names that Postgres reads as that zone.';
 
 create or replace function notika._pairs(word text)
   returns text[]
@@ -43,7 +44,7 @@ as $$
 $$;
 
 comment on function notika._pairs(text) is
-  'The pairs of letters that a word has, by which similar words are found.';
+  'The pairs of adjacent letters in a word, by which similar words are found.';
 
 create or replace function notika._similar_time_zone(name text)
   returns text
@@ -75,7 +76,8 @@ as $$
 $$;
 
 comment on function notika._similar_time_zone(text) is
-  'The time zone whose name, or the last part of it, is most like this; null: none is.';
+  'The time zone whose name, or the last part of it, is most similar to this text; null: none is '
+  'similar enough.';
 
 create or replace function notika._time_zone_hint(name text)
   returns text
@@ -85,7 +87,7 @@ create or replace function notika._time_zone_hint(name text)
   set standard_conforming_strings = on
 as $$
 declare
-  v_all constant text := 'Their names: select name from pg_timezone_names;';
+  v_all constant text := 'List the time zones: select name from pg_timezone_names;';
   v_offset text[] := regexp_match(_time_zone_hint.name,
                                   '^(?:utc|gmt)?\s*([+-])(\d\d?)(?::?([0-5]\d))?$', 'i');
   v_interval interval;
@@ -96,7 +98,7 @@ begin
     if coalesce(v_offset[3], '00') = '00' then
       if v_offset[2]::integer between 1 and 12 then
         return format('Did you mean Etc/GMT%s%s? In that name the sign is reversed: it is %s hours %s '
-                      'UTC all year. A place, such as Europe/Berlin, has summer time.',
+                      'UTC all year. A place, such as Europe/Berlin, has daylight-saving time.',
                       translate(v_offset[1], '+-', '-+'), v_offset[2]::integer, v_offset[2]::integer,
                       case v_offset[1] when '+' then 'ahead of' else 'behind' end);
       end if;
@@ -111,7 +113,7 @@ begin
          order by n.name
          limit 5
       ) as p;
-    return coalesce('Now these have that offset: ' || v_places || '.', v_all);
+    return coalesce('These have that offset now: ' || v_places || '.', v_all);
   end if;
 
   select z.places into v_places
@@ -136,7 +138,7 @@ end;
 $$;
 
 comment on function notika._time_zone_hint(text) is
-  'What somebody may have meant by a time zone that is none.';
+  'A hint for text that is not a time zone: the zone that the caller may mean.';
 
 create or replace function notika._check_time_zone(time_zone text)
   returns void
@@ -158,4 +160,4 @@ end;
 $$;
 
 comment on function notika._check_time_zone(text) is
-  'Refuses what is not the name of a time zone, and says which may be meant.';
+  'Raises an error, with a hint, if the text is not the name of a time zone.';

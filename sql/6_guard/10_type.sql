@@ -1,6 +1,6 @@
--- What may become of the type of a column that a workflow depends on: only what leaves every value
--- looking the same in an event.  A value that the new type does not hold makes Postgres refuse the
--- command, so the new type may as well hold less.
+-- The type changes that are allowed for a column that a workflow depends on: those after which
+-- every value has the same text in an event.  The new type may be narrower, because Postgres
+-- refuses the command if a value does not fit.
 
 create or replace function notika._type_changes()
   returns table (old_type regtype, new_type regtype, rule text, is_narrower boolean)
@@ -8,9 +8,10 @@ create or replace function notika._type_changes()
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Not in it, because of what would look different: character(n), which is padded to its length;
-  -- real to double precision (0.1 is 0.10000000149011612 then); integer to bigint, which is a string in
-  -- an event, so that JavaScript does not round it; json to jsonb, which writes it in its own way.
+  -- These change the text of values and are not listed: character(n), which is padded to its
+  -- length; real to double precision (0.1 becomes 0.10000000149011612); integer to bigint, which is
+  -- a string in an event, so that JavaScript does not round it; json to jsonb, which normalizes the
+  -- text.
   values
     ('varchar'::regtype, 'varchar'::regtype, 'any', null::boolean),
     ('varchar', 'text', 'any', false),
@@ -25,7 +26,7 @@ as $$
     ('uuid', 'varchar', 'any', false),
     ('anyenum', 'text', 'any', false),
     ('anyenum', 'varchar', 'any', false),
-    ('int8', 'text', 'any', false), -- strings in an event anyway
+    ('int8', 'text', 'any', false), -- an int8 is a string in an event already
     ('int8', 'varchar', 'any', false),
     ('numeric', 'text', 'any', false),
     ('numeric', 'varchar', 'any', false),
@@ -41,8 +42,7 @@ as $$
     ('int2', 'float4', 'any', false),
     ('int2', 'float8', 'any', false),
     ('int4', 'float8', 'any', false),
-    -- With as many digits after the point, or with as many as each number has: 1.2 is another string
-    -- than 1.20.
+    -- The new type has the same scale or none, because 1.2 and 1.20 are different strings.
     ('numeric', 'numeric', 'scale', null),
     ('int8', 'numeric', 'scale', false),
     ('numeric', 'int8', 'scale', true),
@@ -54,9 +54,10 @@ as $$
 $$;
 
 comment on function notika._type_changes() is
-  'The types between which a column may change without a difference in events. rule: any, whatever the '
-  'lengths; scale, with as many digits after the point; precision, with no fewer fractional digits. '
-  'is_narrower: whether the new one holds less; null: that depends on the lengths.';
+  'The type changes that leave events unchanged. rule: any, whatever the lengths; scale, if the '
+  'number of digits after the decimal point stays; precision, if there are no fewer fractional '
+  'digits. is_narrower: whether the new type holds fewer values; null: that depends on the '
+  'lengths.';
 
 create or replace function notika._scale(type oid, typmod integer)
   returns integer
@@ -71,7 +72,8 @@ as $$
 $$;
 
 comment on function notika._scale(oid, integer) is
-  'How many digits numbers of this type have after the point; null: as many as each was written with.';
+  'The number of digits after the decimal point in values of this type; null: each value keeps its '
+  'own.';
 
 create or replace function notika._without_domain(inout type oid, inout typmod integer)
   language sql
@@ -89,7 +91,7 @@ as $$
 $$;
 
 comment on function notika._without_domain(oid, integer) is
-  'The type under a domain with its modifier, or the type itself.';
+  'The base type of a domain with its modifier; for another type, the type itself.';
 
 create or replace function notika._type_change(
   type oid,
@@ -113,10 +115,10 @@ begin
   select d.type, d.typmod into v_old
     from notika._without_domain(_type_change.old_type, _type_change.old_typmod) as d;
   if v_new = v_old then
-    return 'type_widened'; -- one of them is a domain
+    return 'type_widened'; -- they differ only by a domain
   end if;
 
-  -- An array looks as its elements do, which its modifier is about.
+  -- Compare the elements of arrays.  The modifier of an array type is that of its elements.
   select n.typelem as new_type, o.typelem as old_type into v_elements
     from pg_type as n
     join pg_type as o on o.typsubscript = n.typsubscript
@@ -135,12 +137,12 @@ begin
   if not found
      or v_change.rule = 'scale' and notika._scale(v_new.type, v_new.typmod) is not null
         and notika._scale(v_new.type, v_new.typmod) is distinct from notika._scale(v_old.type, v_old.typmod)
-        -- Of a negative one there are no digits to see.
+        -- With a negative scale a value has no digits after the decimal point.
         and not coalesce(notika._scale(v_new.type, v_new.typmod) = 0
                          and notika._scale(v_old.type, v_old.typmod) < 0, false)
      or v_change.rule = 'precision' and v_new.typmod <> -1 and not (
        v_old.typmod <> -1
-       -- Of an interval the fields, which are in it too, must be the same.
+       -- The modifier of an interval also contains its fields, which must be the same.
        and (v_new.typmod >> 16) = (v_old.typmod >> 16)
        and (v_new.typmod & 65535) >= (v_old.typmod & 65535)
      )
@@ -157,5 +159,5 @@ end;
 $$;
 
 comment on function notika._type_change(oid, integer, oid, integer) is
-  'What a change of a column''s type is: type_widened or type_narrowed, where every value that both hold '
-  'looks the same in an event, or else type_changed.';
+  'Classifies a change of a column''s type: type_widened or type_narrowed if every value that fits '
+  'both types has the same text in an event; otherwise type_changed.';

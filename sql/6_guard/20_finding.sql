@@ -1,11 +1,12 @@
--- What differs between a workflow's contract and its table.
+-- Findings: the differences between a workflow's contract and its table.
 --
--- The guard: no migration breaks a workflow without a word.
--- The payload functions and the triggers' conditions pin what they read, so Postgres by itself
--- refuses to drop or retype it.  Where event triggers can be created there is more: a command that
--- would be refused is let through, and the state that the transaction leaves is judged at COMMIT,
--- so that dropping and adding again, or swapping tables, passes when what it leaves is sound.
--- A failure of the guard itself is a warning, never somebody's failed migration.
+-- The guard reports every migration that breaks a workflow.
+-- Pins: the payload functions and the conditions of triggers depend on the columns they read, so
+-- Postgres itself refuses to drop a column or change its type.  Where event triggers can be
+-- created, the guard lifts the pins before such a command and judges the result of the transaction
+-- at COMMIT.
+-- A transaction may then drop a column and add it again, or swap tables, if the result is sound.
+-- An internal error of the guard is a warning and never makes a migration fail.
 
 create or replace function notika._has_labels(contract notika.contract)
   returns boolean
@@ -17,7 +18,7 @@ begin
   if contract.label_ids is null then
     return contract.labels <@ coalesce(notika._labels(contract.type), '{}');
   end if;
-  -- By their numbers: labels may have swapped their names, and others may have been added.
+  -- Compare by oid: labels may have swapped their names, and labels may have been added.
   return not exists (
     select from unnest(contract.labels, contract.label_ids) as l (label, id)
       left join pg_enum as e on e.oid = l.id
@@ -27,7 +28,7 @@ end;
 $$;
 
 comment on function notika._has_labels(notika.contract) is
-  'Whether the labels of the enums in a column''s type are what they were, but for those that were added.';
+  'Whether the enums in a column''s type still have their labels. Added labels do not matter.';
 
 create or replace function notika._is_as_published(
   type smallint,
@@ -52,10 +53,9 @@ as $$
      );
 $$;
 
-comment on function
-  notika._is_as_published(smallint, integer, boolean, notika.workflow, text) is
-  'Whether a trigger fires when that of a workflow for this operation does: after each row or '
-  'statement, for any column, with a WHEN or without.';
+comment on function notika._is_as_published(smallint, integer, boolean, notika.workflow, text) is
+  'Whether a trigger fires at the same events as the workflow''s trigger for this operation: for '
+  'each row or statement, for any column, with or without a WHEN.';
 
 create or replace function notika._column_change(
   spec notika.workflow,
@@ -71,7 +71,7 @@ declare
   v_change text := notika._type_change(attribute.atttypid, attribute.atttypmod, contract.type, contract.typmod);
   v_strings constant oid[] := '{text,varchar}'::regtype[];
 begin
-  -- What a condition does with a column depends on its type.
+  -- A condition may compute something else if a column it reads has another type.
   if v_change <> 'type_changed'
      and notika._base_type(attribute.atttypid) <> notika._base_type(contract.type)
      and not (notika._base_type(attribute.atttypid) = any (v_strings)
@@ -86,7 +86,8 @@ end;
 $$;
 
 comment on function notika._column_change(notika.workflow, notika.contract, pg_attribute) is
-  'What a change of the type of a column is to a workflow: see _type_change.';
+  'Classifies a change of a column''s type for a workflow, like _type_change, but stricter if the '
+  'condition reads the column.';
 
 create or replace function notika._is_outdated(spec notika.workflow)
   returns boolean
@@ -103,7 +104,8 @@ as $$
 $$;
 
 comment on function notika._is_outdated(notika.workflow) is
-  'Whether its triggers may miss changes by now, which event triggers would have noticed.';
+  'Whether the triggers of a workflow no longer fit its table and may miss changes. Event triggers '
+  'prevent that.';
 
 create or replace function notika._findings(spec notika.workflow)
   returns table (kind text, object text, expected text, actual text)
@@ -112,14 +114,14 @@ create or replace function notika._findings(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
   set quote_all_identifiers = off
-  -- To plan these queries takes longer than to run them.
+  -- Planning these queries takes longer than running them.
   set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_quoted text := notika._quoted(spec.relation);
 begin
   if spec.table_name is null then
-    return; -- it is published on none
+    return; -- the workflow has no table
   end if;
   if v_quoted is distinct from spec.table_name and notika._table(spec.table_name) is not null then
     return query
@@ -141,14 +143,14 @@ begin
       left join pg_attribute as a
         on a.attrelid = spec.relation and a.attnum = c.attnum and not a.attisdropped
      cross join lateral (
-       -- Each by itself: a column may have been renamed and retyped.
+       -- Report each change separately: a column may have been renamed and given another type.
        select 'column_dropped', c.type_name, null
         where a.attnum is null
        union all
        select 'column_renamed', c.column_name, a.attname::text
         where a.attname <> c.column_name
        union all
-       -- Another type of the same name is told by its labels.
+       -- For another enum of the same name, show the labels.
        select notika._column_change(spec, c, a),
               case when format_type(a.atttypid, a.atttypmod) = c.type_name and c.labels is not null
                    then c.labels::text
@@ -189,7 +191,8 @@ begin
      where t.oid is null or t.tgenabled not in ('O', 'A')
         or t.tgfoid is distinct from
            to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
-        -- A trigger that somebody else made is told by when it fires, and by what its WHEN reads.
+        -- A trigger of that name created by hand fires at other events, or its WHEN reads other
+        -- things.
         or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
                                        spec, o.name)
         or t.tgqual is not null and case
@@ -204,7 +207,7 @@ begin
                and d.refclassid = 'pg_proc'::regclass
                and d.refobjid = notika._payload_function(spec.workflow_id, f.relation)
           )
-          -- A condition may read no column at all.
+          -- A condition need not read a column.
           else spec.condition is null and (spec.watch is null or o.name <> 'update') or exists (
             select from pg_depend as d
              where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
@@ -214,7 +217,7 @@ begin
 
   return query
     select 'function_replaced', format('notika._capture_%s()', spec.workflow_id), 'as published',
-           'another body, owner or setting'
+           'another body, owner or security setting'
       from pg_proc as p
       join pg_namespace as n on n.oid = p.pronamespace
      where p.oid = to_regprocedure(format('notika._capture_%s()', spec.workflow_id))
@@ -225,7 +228,7 @@ begin
 
   return query
     select 'partition_detached', notika._quoted(c.relation),
-           format('a part of %s', spec.table_name), 'a table of its own'
+           format('a partition or child of %s', spec.table_name), 'a separate table'
       from notika.contract_table as c
      where c.workflow_id = spec.workflow_id
        and notika._quoted(c.relation) is not null
@@ -250,14 +253,15 @@ begin
      and notika._lost_meaning(spec.condition_uses) is not null
   then
     return query
-      select 'condition_changed', spec.table_name, 'names that mean what they meant when it was published',
-             notika._lost_meaning(spec.condition_uses) || ' was replaced, or there is more by that name';
+      select 'condition_changed', spec.table_name,
+             'names with the same meaning as when it was published',
+             notika._lost_meaning(spec.condition_uses) || ' was replaced or has become ambiguous';
   end if;
 
   if notika._is_outdated(spec) then
     return query
-      select 'form_outdated', spec.table_name, 'triggers for the table as it is now',
-             'triggers for what it was when nobody watched';
+      select 'form_outdated', spec.table_name, 'triggers that fit the table',
+             'triggers that fit an earlier form of the table';
   end if;
 
   return query
@@ -269,7 +273,8 @@ end;
 $$;
 
 comment on function notika._findings(notika.workflow) is
-  'How the catalog differs from what a workflow was published with.';
+  'The differences between the catalog and what a workflow was published with. No rows: there are '
+  'none.';
 
 create or replace function notika._not_judged(spec notika.workflow)
   returns text
@@ -289,7 +294,8 @@ as $$
 $$;
 
 comment on function notika._not_judged(notika.workflow) is
-  'Why the guard could not judge a workflow since it was published, nor since then; null: it could.';
+  'The error that kept the guard from judging a workflow, if it has not been judged since; null: '
+  'there is none.';
 
 create or replace function notika._try_findings(spec notika.workflow)
   returns table (kind text, object text, expected text, actual text)
@@ -309,7 +315,8 @@ end;
 $$;
 
 comment on function notika._try_findings(notika.workflow) is
-  'What _findings gives; an error of it is a finding too, so that it hides no other workflow.';
+  'The rows of _findings. An error in it is returned as a finding, so that the findings of other '
+  'workflows are still reported.';
 
 create or replace function notika._is_breaking(kind text)
   returns boolean
@@ -322,7 +329,7 @@ as $$
 $$;
 
 comment on function notika._is_breaking(text) is
-  'Whether a workflow cannot go on after a finding of this kind.';
+  'Whether a workflow cannot continue after a finding of this kind.';
 
 create or replace function notika._is_rename(kind text)
   returns boolean
@@ -333,7 +340,8 @@ as $$
   select kind in ('table_renamed', 'column_renamed', 'label_renamed');
 $$;
 
-comment on function notika._is_rename(text) is 'Whether a finding is a matter of on_rename.';
+comment on function notika._is_rename(text) is
+  'Whether on_rename decides about findings of this kind.';
 
 create or replace function notika._may_make(spec notika.workflow)
   returns boolean
@@ -351,8 +359,8 @@ end;
 $$;
 
 comment on function notika._may_make(notika.workflow) is
-  'Whether the functions and triggers of a workflow can be made: its condition means what it did, and '
-  'the owner has the rights.';
+  'Whether the functions and triggers of a workflow can be created: its condition has the same '
+  'meaning as before, and the owner of Notika has the rights.';
 
 create or replace function notika._missing_to_make(spec notika.workflow)
   returns table (privilege text, object text)
@@ -370,4 +378,4 @@ end;
 $$;
 
 comment on function notika._missing_to_make(notika.workflow) is
-  'The rights that the owner of Notika lacks to make the functions and triggers of a workflow.';
+  'The rights that the owner of Notika lacks to create the functions and triggers of a workflow.';

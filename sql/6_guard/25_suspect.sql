@@ -1,4 +1,5 @@
--- Which workflows a command may have touched, and what is kept of a finding.
+-- Suspects: the workflows that may have findings, and the writing of guard_log.
+-- _suspects must return every workflow for which _findings has a row; it may return more.
 
 create or replace function notika._suspects()
   returns setof integer
@@ -38,7 +39,7 @@ as $$
       or not notika._is_as_published(t.tgtype, cardinality(t.tgattr::int2[]), t.tgqual is null,
                                      w.spec, o.name)
       or t.tgqual is not null and t.tgparentid = 0 and not exists (
-        -- What the WHEN of a published trigger reads.
+        -- The objects that the WHEN of a published trigger reads.
         select from pg_depend as d
          where d.classid = 'pg_trigger'::regclass and d.objid = t.oid
            and (d.refclassid = 'pg_proc'::regclass and d.refobjid <> t.tgfoid
@@ -63,7 +64,7 @@ as $$
         )
       )
   union
-  -- Another key: what captures is to be made again.
+  -- The key has changed, so the capture functions must be created again.
   select w.workflow_id
     from published as w
     left join lateral (
@@ -87,20 +88,20 @@ as $$
         order by k.place
      )
   union
-  -- Another owner of a partitioned table, who has to have a right.
+  -- A partitioned table has another owner, which needs a right.
   select c.workflow_id
     from notika.contract_table as c
     join pg_class as k on k.oid = c.relation and k.relkind = 'p'
     join published as w on w.workflow_id = c.workflow_id
    where exists (select from notika._capture_grants(w.workflow_id, w.relation))
   union
-  -- What could not be judged: perhaps it can be by now.
+  -- The workflow could not be judged before, but perhaps can be now.
   select w.workflow_id
     from notika.guard_log as l
     join published as w on (w.spec).name = l.workflow
    where l.kind = 'not_judged' and notika._not_judged(w.spec) is not null
   union
-  -- A part that is new.
+  -- A partition or child has been added.
   select c.workflow_id
     from notika.contract_table as c
     join pg_inherits as i on i.inhparent = c.relation
@@ -122,7 +123,7 @@ as $$
 $$;
 
 comment on function notika._suspects() is
-  'The workflows that are worth a closer look, found by few queries over all of them.';
+  'The workflows that may have findings, selected by a few queries over all workflows.';
 
 create or replace function notika._has_all_it_needs(spec notika.workflow)
   returns boolean
@@ -149,7 +150,7 @@ end;
 $$;
 
 comment on function notika._has_all_it_needs(notika.workflow) is
-  'Whether its table and the columns it was published with are there.';
+  'Whether the table of a workflow, and the columns it was published with, exist.';
 
 create or replace function notika._record(
   spec notika.workflow,
@@ -170,6 +171,5 @@ as $$
           _record.actual, _record.statement);
 $$;
 
-comment on function
-  notika._record(notika.workflow, text, text, text, text, text, text) is
-  'Writes down in guard_log what the guard saw or did.';
+comment on function notika._record(notika.workflow, text, text, text, text, text, text) is
+  'Appends an entry to guard_log.';

@@ -1,8 +1,7 @@
--- Which tables a command is about, which Postgres does not say before it has been run.  Good
--- enough to
--- let a command through, not for a verdict: a table that is not recognised stays pinned, and
--- one that
--- the command is not about must never be taken for it.
+-- Finds the objects that a command names by reading its text, because Postgres does not tell an
+-- event trigger before the command runs.  This decides which pins to lift, never a verdict.  A
+-- table that is not found stays pinned; a table that the command does not name must never be
+-- returned.
 
 create or replace function notika._culprit(tag text, objects text[], findings text[] default '{}')
   returns text
@@ -27,15 +26,15 @@ declare
   );
   v_found text[];
 begin
-  -- What the client sent may hold other statements, and secrets.  Of a long text it would take too
-  -- long to tell, at each of its commands; where a backslash stands before a quote it depends on
-  -- standard_conforming_strings of the session, which is not seen here, where the string ends.
+  -- The text that the client sent may contain other statements, and secrets.  Splitting a long text
+  -- for each of its commands would take too long.  If a backslash precedes a quote, the end of the
+  -- string depends on the session's standard_conforming_strings, which is not known here.
   if length(current_query()) <= 4000 and strpos(current_query(), $$\'$$) = 0 then
     v_found := array(
       select s.bare
         from (
           select c.bare, rank() over (order by (
-                   -- How much of what was found is mentioned in it.
+                   -- The number of words of the findings that the statement contains.
                    select count(distinct w)
                      from regexp_split_to_table(lower(c.bare), '[^\w$]+') as w
                     where w = any (v_hints)
@@ -58,9 +57,9 @@ end;
 $body$;
 
 comment on function notika._culprit(text, text[], text[]) is
-  'The command with this tag and about these objects, bare: without comments and with empty strings; '
-  'of several the one that mentions what was found; or where it cannot be told, its tag and the first '
-  'object.';
+  'The text of the command with this tag and these objects, bare: without comments and with empty '
+  'strings. If several statements match, the one that mentions the findings; if none or more than '
+  'one does, the tag and the first object.';
 
 create or replace function notika._named_tables(command text, path text)
   returns setof regclass
@@ -80,7 +79,7 @@ declare
   v_schemas name[] := notika._schemas(path);
   v_relation oid;
 begin
-  -- In one pass: each name with what follows it.
+  -- One pass over the list: each name, and whether a comma follows.
   for v_match in
     select m from regexp_matches(
       v_list, format('\s*(%1$s(?:\s*\.\s*%1$s)*)\s*\*?\s*(,?)', v_name), 'g') as m
@@ -105,7 +104,7 @@ end;
 $body$;
 
 comment on function notika._named_tables(text, text) is
-  'The tables or type that such a command is about, found on this search path.';
+  'The tables or the type that such a command names, found on this search path.';
 
 create or replace function notika._named_schemas(command text)
   returns setof text
@@ -118,7 +117,8 @@ as $body$
     substring(_named_schemas.command from '(?i)^drop\s+schema\s+(?:if\s+exists\s+)?(.*)\mcascade$'));
 $body$;
 
-comment on function notika._named_schemas(text) is 'The schemas that a DROP SCHEMA CASCADE is about.';
+comment on function notika._named_schemas(text) is
+  'The schemas that a DROP SCHEMA ... CASCADE names.';
 
 create or replace function notika._named_owners(command text)
   returns setof text
@@ -134,7 +134,7 @@ as $body$
                 from '(?i)^drop\s+owned\s+by\s+(.*?)\s*(?:\mcascade|\mrestrict)?$')) as n;
 $body$;
 
-comment on function notika._named_owners(text) is 'The roles that a DROP OWNED is about.';
+comment on function notika._named_owners(text) is 'The roles that a DROP OWNED names.';
 
 create or replace function notika._statement_of(workflow_id integer, kind text, object text, otherwise text)
   returns text
@@ -143,7 +143,8 @@ create or replace function notika._statement_of(workflow_id integer, kind text, 
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- The first command after which it was so until the end; what it is about may have another name by then.
+  -- The first command after which the finding lasted until the end.  The object of the finding may
+  -- have been renamed meanwhile, so the second pattern matches the kind alone.
   return coalesce((
     select p.statement
       from unnest(array[concat_ws(' ', _statement_of.kind, _statement_of.object), _statement_of.kind || ' %'])
@@ -170,4 +171,5 @@ end;
 $$;
 
 comment on function notika._statement_of(integer, text, text, text) is
-  'The command in this transaction that led to a finding about a workflow.';
+  'The command of this transaction that led to a finding about a workflow; otherwise: if none is '
+  'known.';

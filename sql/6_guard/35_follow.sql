@@ -1,4 +1,5 @@
--- Renames, followed: of columns, labels, keys and tables.
+-- Follows changes: renamed columns, types and enum labels, replaced columns, and another key.
+-- Each function adapts the contract to the catalog and records the change in guard_log.
 
 create or replace function notika._rebind(spec notika.workflow, relation regclass, statement text)
   returns void
@@ -10,15 +11,15 @@ declare
   v_is_other boolean := _rebind.relation is distinct from spec.relation;
   v_column text;
 begin
-  -- Another table has nothing but names; 0: it does not have the column.  In the same table a column is
-  -- told by its number, and its name tells what has taken its place once it is dropped; not what another
-  -- column of the contract has become.
+  -- In another table, columns are found by name; attnum 0: there is no such column.  In the same
+  -- table a column is found by its attnum.  If it was dropped, a column of the same name replaces
+  -- it, unless that is another column of the contract under a new name.
   for v_column in
     update notika.contract as c
        set attnum = coalesce(b.attnum, 0),
            label_ids = case when b.type = c.type then c.label_ids
                             when c.labels = notika._labels(b.type) then notika._label_ids(b.type) end,
-           -- Another enum of that name will do if it has all labels.
+           -- Accept another enum of the same name if it has all labels.
            type = case when b.type_name = c.type_name
                         and (c.labels is null or c.labels <@ notika._labels(b.type))
                        then b.type else c.type end
@@ -54,7 +55,7 @@ end;
 $$;
 
 comment on function notika._rebind(notika.workflow, regclass, text) is
-  'Binds the contract of a workflow to what has taken the place of columns that are gone.';
+  'Binds the contract of a workflow to the columns that have replaced dropped ones.';
 
 create or replace function notika._follow_columns(before notika.workflow, after notika.workflow, statement text)
   returns boolean
@@ -65,7 +66,8 @@ as $$
 declare
   v_column record;
 begin
-  -- A column that took the name of one that is gone stays under its own until that is decided.
+  -- If two columns of the contract would get the same name, one of them was dropped.  Keep the
+  -- names until the verdict about the dropped column.
   if exists (
     select from notika.contract as c
       left join notika._renamed_columns(after) as r on r.old_name = c.column_name
@@ -84,7 +86,7 @@ begin
                            v_column.old_name, v_column.new_name);
   end loop;
   if found then
-    -- In two steps, because names may have gone from one column to another.
+    -- In two updates, because columns may have swapped their names.
     update notika.contract as c
        set column_name = repeat(' ', 64) || c.attnum -- longer than any name
      where c.workflow_id = after.workflow_id
@@ -100,8 +102,8 @@ end;
 $$;
 
 comment on function notika._follow_columns(notika.workflow, notika.workflow, text) is
-  'Follows the renames of columns in the contract of a workflow; false: not yet, because two would have '
-  'the same name.';
+  'Follows renamed columns in the contract of a workflow. Returns false, without a change, if two '
+  'columns would have the same name.';
 
 create or replace function notika._follow_labels(before notika.workflow, after notika.workflow, statement text)
   returns notika.workflow
@@ -115,7 +117,7 @@ declare
   v_type oid;
 begin
   update notika.contract as c
-     set type_name = format_type(c.type, c.typmod) -- it may have been renamed
+     set type_name = format_type(c.type, c.typmod) -- the type may have been renamed
    where c.workflow_id = after.workflow_id
      and c.type >= 16384 and c.type_name <> format_type(c.type, c.typmod)
      and exists (select from pg_type as t where t.oid = c.type);
@@ -161,8 +163,7 @@ end;
 $$;
 
 comment on function notika._follow_labels(notika.workflow, notika.workflow, text) is
-  'Follows the new names of types and of the labels of enums, in the contract of a workflow and in its '
-  'condition.';
+  'Follows renamed types and enum labels in the contract of a workflow and in its condition.';
 
 create or replace function notika._relabel(
   spec notika.workflow,
@@ -179,7 +180,7 @@ create or replace function notika._relabel(
 as $$
 declare
   v_spec notika.workflow := _relabel.spec;
-  -- A name with a quote in it is no string.
+  -- The pattern matches quoted names too, so that a quote in a name does not start a string.
   v_pattern constant text := '''(?:[^'']|'''')*''|(?:[^''"]|"(?:[^"]|"")*")+';
   v_cast constant text := '^(::text\))?::'
     || regexp_replace(format_type(_relabel.type, null), '([^\w\s])', '\\\1', 'g') || '(?![\w$."])';
@@ -190,14 +191,14 @@ declare
     select quote_literal(u.label)
       from unnest(new_labels) with ordinality as u (label, place) order by u.place);
   v_before text[]; -- the strings, as Postgres prints them
-  v_given text[]; -- the same and what is between, as they were given
+  v_given text[]; -- the strings and the text between them, as the caller wrote them
   v_is_label boolean[];
   v_string integer := 0;
 begin
   if spec.condition is null then
     return v_spec;
   end if;
-  -- In the condition as Postgres prints it, each string says which type it is of.
+  -- Postgres prints a condition with a cast after each string, which shows its type.
   select array_agg(t.is_label order by t.place) filter (where t.token like '''%'),
          array_agg(t.token order by t.place) filter (where t.token like '''%'),
          string_agg(case when t.is_label then v_new[array_position(v_old, t.token)] else t.token end, ''
@@ -210,7 +211,8 @@ begin
         from regexp_matches(v_spec.condition_sql, v_pattern, 'g') with ordinality as m (token, place)
     ) as t;
 
-  -- The same word may be no label elsewhere: where both have the same strings it is told by its place.
+  -- A string with the same text need not be a label.  If both conditions have the same strings, the
+  -- place of a string in the printed one decides.
   v_given := array(select m[1] from regexp_matches(v_spec.condition, v_pattern, 'g') as m);
   if v_before is distinct from array(select t from unnest(v_given) as t where t like '''%') then
     v_is_label := null;
@@ -228,8 +230,8 @@ end;
 $$;
 
 comment on function notika._relabel(notika.workflow, oid, text[], text[]) is
-  'A workflow whose condition has labels of an enum under their new names; all at once, because labels '
-  'may have swapped theirs.';
+  'A workflow whose condition has the new labels of an enum. All labels are replaced at once, '
+  'because they may be swapped.';
 
 create or replace function notika._follow_key(spec notika.workflow)
   returns void
@@ -256,7 +258,7 @@ begin
   end if;
   perform notika._bind_key(spec.workflow_id);
 
-  -- Where more than that has changed, it is for publish or install to put right.
+  -- If more than the key has changed, leave the repair to publish or install.
   select w.* into v_before from notika.workflow as w where w.workflow_id = spec.workflow_id;
   spec.capture := v_before.capture;
   spec.is_pinned := v_before.is_pinned;
@@ -269,4 +271,4 @@ end;
 $$;
 
 comment on function notika._follow_key(notika.workflow) is
-  'Writes down another key of a workflow''s table, and makes what captures again for it.';
+  'Records a new key of a workflow''s table and creates its capture functions again.';

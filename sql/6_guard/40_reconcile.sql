@@ -1,4 +1,5 @@
--- reconcile: a workflow whose table has changed is brought into the form that fits it.
+-- Reconciles a workflow with its changed table: binds the contract to replaced objects, creates
+-- missing functions and triggers, and follows renames.  It refuses nothing; _judge does.
 
 create or replace function notika._bring_into_form(before notika.workflow, after notika.workflow)
   returns void
@@ -22,7 +23,8 @@ end;
 $$;
 
 comment on function notika._bring_into_form(notika.workflow, notika.workflow) is
-  'Makes the functions and triggers of a workflow anew, with or without pins.';
+  'Creates the functions and triggers of a workflow again, in the form that fits its table, with '
+  'or without pins.';
 
 create or replace function notika._loosen(workflow_id integer)
   returns void
@@ -36,7 +38,7 @@ declare
 begin
   select w.* into v_before from notika.workflow as w where w.workflow_id = _loosen.workflow_id;
   if notika._quoted(v_before.relation) is null
-     or exists (select from notika._missing_to_make(v_before)) -- which is judged
+     or exists (select from notika._missing_to_make(v_before)) -- _judge reports them
   then
     return;
   end if;
@@ -51,7 +53,7 @@ end;
 $$;
 
 comment on function notika._loosen(integer) is
-  'Takes the pins of a workflow away; it captures on, as far as what it reads is there.';
+  'Removes the pins of a workflow. It still captures the columns that exist.';
 
 create or replace function notika._restore_capture(before notika.workflow, after notika.workflow, may_alter boolean)
   returns void
@@ -71,8 +73,8 @@ begin
 
   v_after.is_pinned := case when may_alter then notika._wants_pins(before.guard)
                             else before.is_pinned end;
-  -- Only what is missing: a trigger that somebody disabled stays disabled.  What Notika may not make,
-  -- or must not parse, is judged.
+  -- Create only what is missing: a trigger that was disabled stays disabled.  If Notika lacks a
+  -- right, or the condition means something else now, nothing is created and _judge reports it.
   if may_alter and notika._may_make(v_after)
      and (not notika._is_complete(v_after) or v_after.is_pinned <> before.is_pinned
           or notika._form(v_after) <> before.capture
@@ -85,7 +87,8 @@ begin
         or (v_after.column_names, v_after.watch, v_after.condition)
            is distinct from (before.column_names, before.watch, before.condition)
   then
-    -- Postgres has renamed in them what was renamed, but for what is parsed again in each session.
+    -- Postgres follows renames in pinned code.  Text that each session parses again is rewritten
+    -- here.
     v_after.is_pinned := before.is_pinned;
     perform notika._renew_capture(before, v_after);
     if v_after.is_pinned then
@@ -99,8 +102,8 @@ end;
 $$;
 
 comment on function notika._restore_capture(notika.workflow, notika.workflow, boolean) is
-  'Makes the functions and triggers of a workflow that are missing, if what they need is there; '
-  'otherwise they capture what is left.';
+  'Creates the missing functions and triggers of a workflow if its table and columns exist. '
+  'Otherwise the workflow captures the columns that are left.';
 
 create or replace function notika._reconcile(
   workflow_id integer,
@@ -123,15 +126,15 @@ begin
   select w.* into v_spec
     from notika.workflow as w
    where w.workflow_id = _reconcile.workflow_id
-     and w.unpublished_at is null and w.table_name is not null; -- without a table DDL is nothing to it
+     and w.unpublished_at is null and w.table_name is not null;
   if not found then
     return;
   end if;
   v_spec := notika._with_names(v_spec);
   v_after := v_spec;
 
-  -- Of tables the name comes first: what has taken the place of one that was dropped or renamed away is
-  -- what the workflow is published on from now on.
+  -- For tables the name decides: a table that has taken the name of a dropped or renamed table
+  -- becomes the workflow's table.
   v_table := notika._table(v_spec.table_name);
   if v_table is not null and v_table is distinct from v_spec.relation and may_alter
      and (settled or notika._quoted(v_spec.relation) is null)
@@ -139,7 +142,7 @@ begin
     v_after.relation := v_table;
     perform notika._record(v_spec, 'healed', 'table_replaced', v_spec.table_name, statement);
     update notika.workflow as w
-       set table_name = w.table_name -- finds the relation anew
+       set table_name = w.table_name -- computes the generated column relation again
      where w.workflow_id = v_spec.workflow_id;
     delete from notika.contract_table as c where c.workflow_id = v_spec.workflow_id;
     insert into notika.contract_table (workflow_id, relation)
@@ -163,10 +166,11 @@ begin
   select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
   if v_after.condition is distinct from v_spec.condition and not v_before.is_pinned then
     v_after.is_pinned := false;
-    perform notika._renew_capture(v_before, v_after); -- it is parsed again in each session
+    perform notika._renew_capture(v_before, v_after); -- each session parses the condition again
     select w.* into v_before from notika.workflow as w where w.workflow_id = v_spec.workflow_id;
   end if;
-  -- In a trigger a string whose type is named is no constant, which would have followed.
+  -- A pinned condition follows a renamed label in a constant, but not in a string with an explicit
+  -- cast, so create the triggers again.
   if v_after.condition is distinct from v_spec.condition and notika._names_others(v_after.condition)
      and may_alter and notika._has_all_it_needs(v_after) and notika._may_make(v_after)
   then
@@ -174,7 +178,7 @@ begin
     perform notika._bring_into_form(v_before, v_after);
   end if;
 
-  -- Without the right to alter, another table that took the name is for somebody to decide about.
+  -- Without may_alter, keep the name if another table has taken it: that needs a decision.
   if v_table is null or v_table = v_after.relation then
     v_after.table_name := coalesce(notika._quoted(v_after.relation), v_spec.table_name);
   end if;
@@ -194,7 +198,7 @@ begin
      and (w.watch, w.condition, w.column_names, w.condition_sql, w.condition_uses)
          is distinct from (v_after.watch, v_after.condition, v_after.column_names,
                            v_after.condition_sql, v_after.condition_uses);
-  -- A new partition that has its trigger is part of the contract.
+  -- Add new partitions, which have their triggers now, to the contract.
   insert into notika.contract_table (workflow_id, relation)
   select v_spec.workflow_id, t from notika._tables(v_after.relation) as t
    where may_alter
@@ -203,6 +207,6 @@ end;
 $$;
 
 comment on function notika._reconcile(integer, text, boolean, boolean) is
-  'Binds what was replaced by something of the same name and type, follows what was renamed, and '
-  'puts triggers and functions back where everything they need is there. Not settled: in the '
-  'middle of a transaction, when a name that is gone may come back. may_alter: whether to do DDL.';
+  'Binds the contract to replaced objects of the same name and type, follows renames, and creates '
+  'missing triggers and functions if everything they need exists. settled: false in the middle of '
+  'a transaction, when a dropped name may return. may_alter: whether to run DDL.';

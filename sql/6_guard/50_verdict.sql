@@ -1,5 +1,7 @@
--- The guard's judgement: event triggers find out which workflows a command touched, and a deferred
--- constraint trigger judges what the transaction leaves when it commits.
+-- The verdict: the event triggers queue the workflows that a command touched in guard_pending, and
+-- a deferred constraint trigger judges each of them once when the transaction commits.
+-- Only a verdict (NK001), a serialization failure, a deadlock or a lock timeout may make the commit
+-- fail; any other error is reported as a warning.
 
 create or replace function notika._would_refuse(workflow_id integer)
   returns text[]
@@ -12,7 +14,7 @@ declare
   v_spec notika.workflow;
 begin
   select w.* into v_spec from notika.workflow as w where w.workflow_id = _would_refuse.workflow_id;
-  -- Mostly there is nothing, and that is told by less than by all that can be found.
+  -- Usually there is no finding, and these queries show that faster than _findings.
   if v_spec.is_pinned and v_spec.table_name = notika._quoted(v_spec.relation)
      and not exists (
        select from notika.contract as c
@@ -42,7 +44,7 @@ end;
 $$;
 
 comment on function notika._would_refuse(integer) is
-  'What the guard would find now that may be a reason to refuse, or to follow: each kind and object.';
+  'The findings at this moment that may be refused or followed: each kind and object.';
 
 create or replace function notika._report_failure(
   workflow_id integer,
@@ -66,7 +68,8 @@ end;
 $$;
 
 comment on function notika._report_failure(integer, text, text, text, text) is
-  'Says and writes down that the guard failed at a workflow, which is no reason to fail at the others.';
+  'Reports, as a warning and in guard_log, that the guard failed for a workflow, so that the other '
+  'workflows are still judged.';
 
 create or replace function notika._guard_at_commit()
   returns trigger
@@ -76,7 +79,7 @@ create or replace function notika._guard_at_commit()
   set quote_all_identifiers = off
 as $$
 begin
-  -- One judgement for all that was noted about a workflow.
+  -- One verdict for all entries of a workflow: the first one deletes the others.
   if not exists (select from notika.guard_pending as p where p.pending_id = new.pending_id) then
     return null;
   end if;
@@ -89,14 +92,14 @@ begin
         perform notika._reconcile(new.workflow_id, new.statement, true);
       exception
         when undefined_object or undefined_function or insufficient_privilege or sqlstate 'NK002' then
-          null; -- what it needs went along, or may not be had: that is judged
+          null; -- an object it needs was dropped, or a right is missing: _judge reports that
       end;
     end if;
     perform notika._judge(new.workflow_id, new.statement, 'commit');
   exception
     when sqlstate 'NK001' or serialization_failure or deadlock_detected or lock_not_available then
       raise;
-    -- Without knowing what has taken the place of what, nothing is refused.
+    -- If the contract could not be compared with the catalog, refuse nothing.
     when others then
       perform notika._report_failure(new.workflow_id, new.tag, new.statement, sqlerrm, sqlstate);
   end;
@@ -107,14 +110,14 @@ exception
     raise;
   when others then
     raise warning 'notika could not check %: % (%)', new.tag, sqlerrm, sqlstate
-      using hint = 'The command goes on. See what it left: select * from notika.check();';
+      using hint = 'The command continues. Check the result: select * from notika.check();';
     delete from notika.guard_pending as p where p.workflow_id = new.workflow_id;
     return null;
 end;
 $$;
 
 comment on function notika._guard_at_commit() is
-  'Judges what a transaction leaves of a workflow''s contract, when it commits.';
+  'Judges the result of a transaction for a workflow''s contract, at commit.';
 
 create or replace function notika._note_judged(spec notika.workflow, statement text)
   returns void
@@ -131,7 +134,7 @@ as $$
 $$;
 
 comment on function notika._note_judged(notika.workflow, text) is
-  'Writes down that a workflow at which the guard had failed could be judged again.';
+  'Records that a workflow could be judged again after the guard had failed for it.';
 
 create or replace function notika._judge(workflow_id integer, statement text, occasion text)
   returns void
@@ -171,7 +174,8 @@ begin
     with found as materialized (select f.* from notika._try_findings(v_spec) as f)
     select f.*
       from found as f
-     -- That is only a consequence.  A condition that means something else takes no trigger away.
+     -- A dropped trigger is only a consequence of another breaking finding.  A condition with
+     -- another meaning does not drop a trigger.
      where f.kind <> 'trigger_dropped' or not exists (
        select from found as o
         where notika._is_breaking(o.kind) and o.kind not in ('trigger_dropped', 'condition_changed')
@@ -201,8 +205,8 @@ end;
 $$;
 
 comment on function notika._judge(integer, text, text) is
-  'Compares a workflow with its contract. At commit it may refuse; later it marks what is broken, '
-  'and what is whole again.';
+  'Compares a workflow with its contract. At commit it may refuse the transaction; at other times '
+  'it marks the workflow as broken, or as no longer broken.';
 
 create or replace function notika._verdict(spec notika.workflow, kind text)
   returns text
@@ -219,18 +223,18 @@ as $$
               where l.xid = pg_current_xact_id_if_assigned()
                 and l.workflow = (spec).name and l.verdict = 'allowed' and l.reason is not null
            ) then 'allowed'
-           when kind = 'type_narrowed' then 'followed' -- nobody can notice
+           when kind = 'type_narrowed' then 'followed' -- no event looks different
            when not notika._is_breaking(kind) and not notika._is_rename(kind) then 'warned'
            when notika._is_rename(kind) and (spec).on_rename = 'follow' then 'followed'
            when (spec).guard = 'off' then 'ignored'
-           -- It need not be this command's doing.
+           -- condition_changed need not be caused by this transaction.
            when (spec).guard = 'warn' or kind = 'condition_changed' then 'warned'
            else 'blocked'
          end;
 $$;
 
 comment on function notika._verdict(notika.workflow, text) is
-  'What a finding of this kind means for a workflow, here and now.';
+  'What the guard does about a finding of this kind in this transaction.';
 
 create or replace function notika._ways_out(spec notika.workflow)
   returns text
@@ -246,7 +250,7 @@ declare
   v_has_part boolean := coalesce(
     has_schema_privilege(v_caller_id, 'notika'::regnamespace, 'usage')
     and has_function_privilege(v_caller_id, 'notika.allow_breaking_change(text,text)', 'execute'), false);
-  -- Only its owner can have dropped the table.
+  -- A dropped table was dropped by its owner.
   v_may_decide boolean := coalesce(
     notika._quoted(spec.relation) is null or notika._may_decide(spec, v_caller), false);
 begin
@@ -277,7 +281,7 @@ end;
 $$;
 
 comment on function notika._ways_out(notika.workflow) is
-  'What the role that ran a refused command can do about it, or who can.';
+  'The hint of a refusal: what the session''s role can do, or which role can.';
 
 create or replace function notika._refuse(
   spec notika.workflow,
@@ -294,7 +298,7 @@ create or replace function notika._refuse(
   set standard_conforming_strings = on
 as $$
 declare
-  -- As it is called, for between quotes.
+  -- The name without quotes; the message adds them.
   v_column text := case when kind in ('column_dropped', 'column_renamed', 'type_changed', 'label_renamed')
                         then (parse_ident(substr(object, length(spec.table_name) + 2)))[1] end;
 begin
@@ -333,7 +337,7 @@ end;
 $$;
 
 comment on function notika._refuse(notika.workflow, text, text, text, text, text) is
-  'Refuses what breaks a workflow, and names the ways out.';
+  'Raises the error for a change that breaks a workflow. The hint names the ways out.';
 
 create or replace function notika._note(
   spec notika.workflow,
@@ -351,8 +355,8 @@ create or replace function notika._note(
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- What was said since it was published need not be said again; but what breaks it, or could not be
-  -- judged, must have been whole in between.
+  -- Report a finding once after a publish.  Report a breaking finding each time: the workflow must
+  -- have been repaired in between.  The same holds for one that could not be judged.
   if notika._is_breaking(kind) or notika._is_rename(kind) and verdict <> 'followed' or not exists (
     select from notika.guard_log as l
      where l.workflow = spec.name and l.at > spec.published_at
@@ -372,9 +376,10 @@ begin
   if kind = 'not_judged' then
     raise warning 'notika could not check % for workflow "%": %',
         coalesce(doing, 'the contract'), spec.name, actual
-      using detail = 'Its other workflows were checked.',
+      using detail = 'The other workflows were checked.',
             hint = case
-              when doing is not null then 'The command goes on. See what it left: select * from notika.check();'
+              when doing is not null
+                then 'The command continues. Check the result: select * from notika.check();'
               else format('See: select * from notika.health where workflow = %L;', spec.name) end;
   end if;
 
@@ -393,7 +398,8 @@ end;
 $$;
 
 comment on function notika._note(notika.workflow, text, text, text, text, text, text, text) is
-  'Writes a finding down, says it if it is a warning, and marks the workflow if it cannot go on.';
+  'Records a finding, raises a warning if the verdict is warned, and marks the workflow as broken '
+  'if it cannot continue.';
 
 create or replace function notika._break(workflow_id integer, reason text)
   returns void
@@ -410,7 +416,7 @@ end;
 $$;
 
 comment on function notika._break(integer, text) is
-  'Marks a workflow as broken: its runs are held. What captures its changes goes on.';
+  'Marks a workflow as broken, which holds its runs. Its changes are still captured.';
 
 create or replace function notika._judges_always()
   returns boolean
@@ -426,8 +432,8 @@ as $$
 $$;
 
 comment on function notika._judges_always() is
-  'Whether the verdict at commit is passed under session_replication_role = replica, too; after '
-  'pg_restore --disable-triggers it is not.';
+  'Whether the constraint trigger also fires under session_replication_role = replica. After '
+  'pg_restore --disable-triggers it does not.';
 
 drop trigger if exists guard_at_commit on notika.guard_pending;
 
@@ -437,6 +443,6 @@ create constraint trigger guard_at_commit
   for each row
   execute function notika._guard_at_commit();
 
--- Like the event triggers: also under session_replication_role = replica.
--- pgls-ignore lint/safety/lockTimeoutWarning: nobody waits for this table
+-- Fire under session_replication_role = replica too, like the event triggers.
+-- pgls-ignore lint/safety/lockTimeoutWarning: no application uses this table
 alter table notika.guard_pending enable always trigger guard_at_commit;

@@ -1,4 +1,5 @@
--- What the event triggers call: before a command, when it drops something, and after it.
+-- The functions that the event triggers call when a command drops objects and when it ends: they
+-- find the workflows it touches, keep them capturing, and queue them for a verdict at commit.
 
 create or replace function notika._queue_verdict(
   workflow_ids integer[],
@@ -21,7 +22,7 @@ as $$
              select from notika.guard_pending as p
               where p.workflow_id = s.workflow_id and p.dropped = _queue_verdict.dropped
            )
-           -- Again only where something else would be refused than after the last command.
+           -- Add an entry only if the findings differ from those after the last command.
            else coalesce((
              select p.found is not null and p.found is distinct from _queue_verdict.found
                from notika.guard_pending as p
@@ -33,7 +34,7 @@ as $$
 $$;
 
 comment on function notika._queue_verdict(integer[], text, text, text, text[]) is
-  'Has workflows judged when the transaction commits.';
+  'Queues workflows in guard_pending, to be judged when the transaction commits.';
 
 create or replace function notika._check_snapshot()
   returns void
@@ -43,8 +44,9 @@ create or replace function notika._check_snapshot()
 as $$
 begin
   perform notika._rebind_copy();
-  -- With an old snapshot a workflow that was published since is not seen, and its table looks free.
-  -- publish updates the row, so this fails with 40001 where that happened.
+  -- An old snapshot does not see a workflow that was published later, so its table looks
+  -- unpublished.
+  -- publish updates this row, so in that case locking it fails with 40001.
   if current_setting('transaction_isolation') <> 'read committed' then
     perform from notika.guard_state for share;
   end if;
@@ -52,7 +54,8 @@ end;
 $$;
 
 comment on function notika._check_snapshot() is
-  'Binds a restored copy; fails in a transaction whose snapshot is older than the last publish.';
+  'Binds a restored copy to its tables. Fails if the transaction''s snapshot is older than the '
+  'last publish.';
 
 create or replace function notika._may_alter(relation regclass, context text)
   returns boolean
@@ -66,7 +69,7 @@ as $$
      where c.oid = _may_alter.relation
        and (
          pg_has_role(notika._session_role(), c.relowner, 'usage')
-         -- Or on behalf of somebody, in a function with its owner's rights.
+         -- Or the command runs in a SECURITY DEFINER function whose owner may alter it.
          or exists (
            select from regexp_matches(_may_alter.context, 'PL/pgSQL function (\S+\(.*?\)) line', 'g') as m
              join pg_proc as p on p.oid = to_regprocedure(m[1]) and p.prosecdef
@@ -77,7 +80,8 @@ as $$
 $$;
 
 comment on function notika._may_alter(regclass, text) is
-  'Whether the caller may alter a table: if not, the command is about to fail and locks nothing.';
+  'Whether the command may alter a table. If not, it is about to fail, and the guard must not lock '
+  'the table.';
 
 create or replace function notika._refuse_own_drop(command text)
   returns void
@@ -100,7 +104,7 @@ begin
   ) then
     return;
   end if;
-  -- Afterwards there is nobody left to judge.
+  -- The command would drop the guard itself, so refuse it before it runs.
   select array_agg(w.name order by w.workflow_id) into v_names
     from notika.workflow as w
    where w.unpublished_at is null and w.table_name is not null
@@ -108,14 +112,14 @@ begin
   if v_names is not null then
     raise exception 'cannot drop schema notika because Notika''s workflow "%" is published', v_names[1]
       using errcode = 'NK001',
-            detail = format('Published are %s.', array_to_string(v_names, ', ')),
+            detail = format('These workflows are published: %s.', array_to_string(v_names, ', ')),
             hint = 'Run: select * from notika.uninstall();';
   end if;
 end;
 $$;
 
 comment on function notika._refuse_own_drop(text) is
-  'Refuses a DROP SCHEMA or DROP OWNED that would take Notika away with what is published.';
+  'Refuses a DROP SCHEMA or DROP OWNED that would drop Notika while workflows are published.';
 
 create or replace function notika._note_dropped(tag text)
   returns void
@@ -150,7 +154,7 @@ begin
            and n.name ~ '^notika_[0-9]{1,9}_(insert|update|delete)$'
         union all
         select substring(d.address_names[2] from '[0-9]+')::integer,
-               -- A payload function that is still called is put back.
+               -- Not if the capture function still calls it: then it is created again.
                case when d.original and not exists (
                  select from pg_proc as p
                   where p.pronamespace = 'notika'::regnamespace
@@ -174,8 +178,8 @@ end;
 $$;
 
 comment on function notika._note_dropped(text) is
-  'Called by an event trigger: notes the workflows whose tables, columns, triggers or functions were '
-  'dropped.';
+  'Called by the event trigger for dropped objects: queues the workflows whose tables, columns, '
+  'triggers or functions were dropped.';
 
 create or replace function notika._note_command(
   workflow_id integer,
@@ -194,7 +198,7 @@ declare
   v_new text[];
   v_culprit text;
 begin
-  -- What was dropped by name was meant.
+  -- A trigger or function that was dropped by name is not created again.
   if not exists (
     select from notika.guard_pending as p
      where p.workflow_id = _note_command.workflow_id and p.dropped is not null
@@ -219,12 +223,12 @@ begin
                     else notika._culprit(_note_command.tag, _note_command.objects, v_new) end;
   update notika.guard_pending as p
      set found = v_found,
-         -- What was dropped says more than what it was dropped from.
+         -- The text recorded when the object was dropped says more than the tag and the table.
          statement = case v_culprit when concat_ws(' ', _note_command.tag, _note_command.objects[1])
                                     then p.statement else v_culprit end
    where p.workflow_id = _note_command.workflow_id and p.found is null;
   if found then
-    -- What was dropped made no difference.
+    -- The drop changed no finding: remove its entry.
     delete from notika.guard_pending as p
      where p.workflow_id = _note_command.workflow_id and p.dropped is null and v_found = (
        select o.found from notika.guard_pending as o
@@ -239,7 +243,7 @@ end;
 $$;
 
 comment on function notika._note_command(integer, text, text[], text, text) is
-  'Keeps a workflow working that a command has touched, as far as it goes, and notes what would be '
+  'Keeps a workflow that a command touched working as far as possible, and records what would be '
   'refused now.';
 
 create or replace function notika._note_commands(tag text)
@@ -277,7 +281,7 @@ begin
     into v_relations, v_triggers, v_rules, v_types, v_functions, v_schemas
     from pg_event_trigger_ddl_commands() as d;
 
-  -- What is already to be judged, and what was let go and is not touched after all.
+  -- The workflows that are queued already, and those whose pins were lifted for this command.
   v_ids := array(
     select p.workflow_id from notika.guard_pending as p
     union all
@@ -303,13 +307,13 @@ begin
     v_ids := v_ids || array(
       select c.workflow_id from notika.contract_table as c where c.relation = any (v_relations)
       union all
-      -- A partition or child that was attached.
+      -- The relation became a partition or child of a captured table.
       select c.workflow_id
         from pg_inherits as i
         join notika.contract_table as c on c.relation = i.inhparent
        where i.inhrelid = any (v_relations)
       union all
-      -- A published table that was attached, or that another one refers to.
+      -- A captured table became a partition or child of the relation, or is referenced by it.
       select c.workflow_id
         from pg_inherits as i
         join notika.contract_table as c on c.relation = i.inhrelid
@@ -320,7 +324,7 @@ begin
         join notika.contract_table as c on c.relation = k.confrelid
        where k.conrelid = any (v_relations) and k.contype = 'f'
       union all
-      -- A table that takes a published name.
+      -- The relation has the name of a published table.
       select w.workflow_id from notika.workflow as w where w.table_name = any (v_names)
     );
   end if;
@@ -358,7 +362,7 @@ begin
   v_objects := coalesce(nullif(array(
     select d.object_identity from pg_event_trigger_ddl_commands() as d where d.object_identity is not null
   ), '{}'), array(
-    -- What was dropped is not listed there.
+    -- pg_event_trigger_ddl_commands() does not list dropped objects.
     select k.table_name from notika.workflow as k where k.workflow_id = any (v_ids)
   ));
   v_statement := notika._culprit(tag, v_objects);
@@ -374,7 +378,7 @@ begin
      where w.workflow_id = any (v_ids) and w.unpublished_at is null and w.table_name is not null
      order by w.workflow_id
   loop
-    -- Each on its own: one at which the guard fails does not take the others along.
+    -- A subtransaction for each: an error for one workflow must not affect the others.
     begin
       perform notika._note_command(
         v_touched.workflow_id, tag, v_objects, v_statement, v_touched.replaced);
@@ -390,5 +394,5 @@ end;
 $$;
 
 comment on function notika._note_commands(text) is
-  'Called by an event trigger: keeps a workflow working in the middle of a transaction, as far as it '
-  'goes, and notes that it is to be judged.';
+  'Called by the event trigger for the end of a command: keeps the touched workflows working in '
+  'the middle of a transaction, as far as possible, and queues them for a verdict.';

@@ -1,5 +1,5 @@
--- A command that the pins of a workflow would refuse is let through: the transaction is judged
--- as a whole.
+-- Lifts the pins that would refuse a command before it runs, because the guard judges the whole
+-- transaction at commit.  An error here is a warning; Postgres may then refuse the command.
 
 create or replace function notika._unpin_for(
   workflow_id integer,
@@ -13,8 +13,8 @@ create or replace function notika._unpin_for(
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- At once the lock that the command takes: from a weaker one to it there are deadlocks.
-  -- Who may not ask for it gets it by dropping the triggers, which are made again below.
+  -- Take the command's lock at once, because upgrading a weaker lock can deadlock.  Without the
+  -- right to lock the table, dropping the triggers takes the lock; they are created again below.
   begin
     if relation is not null then
       execute format('lock table %s in access exclusive mode', notika._quoted(relation));
@@ -39,7 +39,8 @@ end;
 $$;
 
 comment on function notika._unpin_for(integer, regclass, text, text) is
-  'Takes away the pins of a workflow that would refuse a command about this table; null: about none.';
+  'Lifts the pins of a workflow that would refuse a command on this table; null: the command is '
+  'not about a table.';
 
 create or replace function notika._unpin_for_command(tag text, context text, path text)
   returns void
@@ -49,7 +50,7 @@ create or replace function notika._unpin_for_command(tag text, context text, pat
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
   set standard_conforming_strings = on
-  set client_min_messages = warning -- what is dropped along is not what the caller did
+  set client_min_messages = warning -- no notices about cascading drops, which the caller did not ask for
 as $$
 declare
   v_command text;
@@ -62,9 +63,9 @@ begin
     return;
   end if;
   perform notika._check_snapshot();
-  context := regexp_replace(context, E'^[^\n]*\n?', ''); -- the guard's own line
+  context := regexp_replace(context, E'^[^\n]*\n?', ''); -- without the line of the guard itself
   if context = '' and current_query() !~* '\m(drop|type)\M' then
-    return; -- nothing that a pin would refuse
+    return; -- a pin refuses only DROP and TYPE
   end if;
   v_command := notika._current_command(current_query(), context);
   if v_command is null or v_command !~* '\m(drop|type)\M' then
@@ -75,7 +76,8 @@ begin
   end if;
 
   if tag = 'ALTER TYPE' then
-    -- Its attributes are pinned too.  The tables that have it are not locked by the command.
+    -- The attributes of composite types are pinned too.  The command does not lock tables that use
+    -- the type.
     for v_workflow_id in
       select distinct c.workflow_id
         from notika._named_tables(v_command, path) as t
@@ -141,8 +143,8 @@ begin
          and w.workflow_id in (
            select t.workflow_id from notika.contract_table as t where t.relation = any (v_parts)
          )
-         -- Any mention will do, also by the name it was given in this transaction: at worst its
-         -- pins are taken away and put back.
+         -- Any occurrence of a column's name counts, also of a name given in this transaction.  At
+         -- worst, pins are lifted and restored without need.
          and exists (
            select from notika.contract as c
              left join pg_attribute as a on a.attrelid = w.relation and a.attnum = c.attnum
@@ -159,5 +161,5 @@ end;
 $$;
 
 comment on function notika._unpin_for_command(text, text, text) is
-  'Called by an event trigger: takes away the pins that would refuse a command, for the judgement at '
-  'commit.';
+  'Called by the event trigger for the start of a command: lifts the pins that would refuse the '
+  'command, because the transaction is judged at commit.';

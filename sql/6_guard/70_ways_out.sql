@@ -1,4 +1,5 @@
--- The ways past the guard, each with a name and a reason on record.
+-- The ways past the guard: allow_breaking_change, release and maintenance windows.  Each requires a
+-- reason and is recorded in guard_log with the caller's name.
 
 create or replace function notika._owned(caller name, workflow text)
   returns notika.workflow
@@ -18,7 +19,7 @@ end;
 $$;
 
 comment on function notika._owned(name, text) is
-  'A published workflow that the caller may let be broken, or an error.';
+  'The published workflow of that name. Raises an error if the caller may not permit breaking it.';
 
 create or replace function notika._check_reason(reason text)
   returns void
@@ -31,12 +32,12 @@ begin
   if reason is null or reason !~ '\S' then
     raise exception 'a reason is needed'
       using errcode = 'invalid_parameter_value',
-            hint = 'It is kept in notika.guard_log, for whoever asks later.';
+            hint = 'The reason is kept in notika.guard_log.';
   end if;
 end;
 $$;
 
-comment on function notika._check_reason(text) is 'Refuses an empty reason.';
+comment on function notika._check_reason(text) is 'Raises an error if the reason is empty.';
 
 create or replace function notika._unpin_for_migration(workflow_id integer, tag text)
   returns void
@@ -45,7 +46,7 @@ create or replace function notika._unpin_for_migration(workflow_id integer, tag 
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- An early verdict that was asked for would put the pins back at once.
+  -- With SET CONSTRAINTS ... IMMEDIATE the verdict would restore the pins at once.
   set constraints notika.guard_at_commit deferred;
   perform notika._queue_verdict(array[_unpin_for_migration.workflow_id], _unpin_for_migration.tag, format('notika.%s()', case
     when _unpin_for_migration.tag = 'RELEASE' then 'release' else 'allow_breaking_change' end));
@@ -54,7 +55,7 @@ end;
 $$;
 
 comment on function notika._unpin_for_migration(integer, text) is
-  'Takes the pins of a workflow away until this transaction commits.';
+  'Lifts the pins of a workflow until this transaction commits.';
 
 create or replace function notika.allow_breaking_change(workflow text, reason text)
   returns void
@@ -70,7 +71,8 @@ end;
 $$;
 
 comment on function notika.allow_breaking_change(text, text) is
-  'Lets this transaction break a workflow, on record. It is marked as broken and its runs are held.';
+  'Permits this transaction to break a workflow, and records the reason. The workflow is then '
+  'marked as broken and its runs are held.';
 
 create or replace function notika._do_allow_breaking_change(caller name, workflow text, reason text)
   returns void
@@ -87,7 +89,7 @@ begin
   values (v_spec.name, 'allowed',
           format('select notika.allow_breaking_change(%L, %L)', v_spec.name, reason),
           _do_allow_breaking_change.reason, _do_allow_breaking_change.caller);
-  -- Where there are no event triggers nobody else lets the command through.
+  -- Without event triggers, only this call lifts the pins that would refuse the command.
   if not notika._has_event_triggers() then
     perform notika._unpin_for_migration(v_spec.workflow_id, 'ALLOW');
   end if;
@@ -95,7 +97,7 @@ end;
 $$;
 
 comment on function notika._do_allow_breaking_change(name, text, text) is
-  'Carries out allow_breaking_change for a caller.';
+  'Carries out allow_breaking_change.';
 
 create or replace function notika.release(workflow text, reason text)
   returns void
@@ -111,8 +113,8 @@ end;
 $$;
 
 comment on function notika.release(text, text) is
-  'Takes the pins of a workflow away until this transaction commits, when what it left is judged: '
-  'the way to alter a pinned column where there are no event triggers.';
+  'Lifts the pins of a workflow until this transaction commits; the result is then judged. Needed '
+  'to alter a pinned column where there are no event triggers.';
 
 create or replace function notika._do_release(caller name, workflow text, reason text)
   returns void
@@ -131,7 +133,7 @@ begin
 end;
 $$;
 
-comment on function notika._do_release(name, text, text) is 'Carries out release for a caller.';
+comment on function notika._do_release(name, text, text) is 'Carries out release.';
 
 create or replace function notika.begin_maintenance(reason text, ttl interval default '15 minutes')
   returns bigint
@@ -148,7 +150,8 @@ end;
 $$;
 
 comment on function notika.begin_maintenance(text, interval) is
-  'Opens a window in which the guard refuses nothing and takes notes; ends by itself after ttl.';
+  'Opens a maintenance window, in which the guard refuses nothing but records its findings. The '
+  'window ends by itself after ttl. Returns its number.';
 
 create or replace function notika._do_begin_maintenance(caller name, reason text, ttl interval)
   returns bigint
@@ -163,7 +166,7 @@ begin
   if ttl is null or ttl not between interval '1 second' and interval '1 day' then
     raise exception 'ttl must be between a second and a day'
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: select notika.begin_maintenance(''<reason>'', ''15 minutes'');';
+            hint = 'For example: select notika.begin_maintenance(''<reason>'', ''15 minutes'');';
   end if;
   perform notika._expect_member(_do_begin_maintenance.caller, 'begin maintenance');
   insert into notika.maintenance (reason, ends_at, begun_by)
@@ -177,7 +180,7 @@ end;
 $$;
 
 comment on function notika._do_begin_maintenance(name, text, interval) is
-  'Carries out begin_maintenance for a member of the owner.';
+  'Carries out begin_maintenance. The caller must be a member of the owner of Notika.';
 
 create or replace function notika.end_maintenance()
   returns table (workflow text, state text, reason text)
@@ -195,7 +198,8 @@ end;
 $$;
 
 comment on function notika.end_maintenance() is
-  'Closes the window, puts back what it can, and says in what state it leaves each workflow.';
+  'Closes the maintenance window, repairs the workflows that it can, and returns the state of each '
+  'workflow.';
 
 create or replace function notika._do_end_maintenance(caller name)
   returns json
@@ -239,4 +243,4 @@ end;
 $$;
 
 comment on function notika._do_end_maintenance(name) is
-  'Carries out end_maintenance for a member of the owner.';
+  'Carries out end_maintenance. The caller must be a member of the owner of Notika.';

@@ -1,4 +1,6 @@
--- check_ddl: what a migration would do to the workflows, found out by running it and undoing it.
+-- check_ddl: finds out what a migration would do to the workflows by running and undoing it.
+-- The text runs with the rights and the search_path of the caller, in a subtransaction that always
+-- ends with an error.  A statement with an effect that no rollback undoes must not run.
 
 create or replace function notika._undoable(statement text)
   returns text
@@ -8,19 +10,19 @@ create or replace function notika._undoable(statement text)
   set standard_conforming_strings = on
 as $body$
 declare
-  -- What no rollback undoes, wherever it stands: in a DO block, a function, or a string that is
-  -- executed.  What is put together while it runs is not seen.
+  -- Looks for effects that no rollback undoes anywhere in the text: also in a DO block, a function
+  -- or an executed string.  It cannot see text that is composed at run time.
   v_gap constant text := $re$(?:\s|/\*.*\*/|--[^\n]*\n)*$re$;
   v_string constant text := v_gap || $re$(?:e|u&)?['$%]$re$; -- also one that format() puts in
   v_start constant text := $re$(?:^|[;'$\n]|\*/|\m(?:begin|then|else|loop|atomic)\M)\s*$re$;
-  -- A query to its last parenthesis, or a table and its columns.
+  -- The source of a COPY: a query in parentheses, or a table with an optional column list.
   v_query constant text :=
     $re$\((?:[^;'"$/-]|'+[^']*'+|"[^"]*"|\$\w*\$[^$]*\$\w*\$|/\*.*\*/|--[^\n]*\n|[$/-])*\)$re$;
   v_table constant text :=
     $re$(?:[\w.$%\s]|[^\x01-\x7f]|'+[^']*'+|"[^"]*"|/\*.*\*/|--[^\n]*\n)+(?:\([^)]*\)\s*)?$re$;
   v_function text;
 begin
-  -- The rest takes long to find.
+  -- Skip the slow patterns if none of these words occurs.
   if statement !~* '(copy|program|load|session|lo_|dblink|pg_|u&")' then
     null;
   elsif statement ~* '\mcopy\M'
@@ -32,11 +34,11 @@ begin
     return 'COPY to or from a file of the server cannot be undone, or reads what is not in the database';
   elsif statement ~* format('\m(?:re)?set\M%s(?:(?:local|session)\M%1$s)?session(?:_|%1$s)authorization\M', v_gap)
         or statement ~* format('\mset_config"?%s\(.*session_authorization', v_gap) then
-    return 'SET SESSION AUTHORIZATION changes whose rights the rest would be tried with';
+    return 'SET SESSION AUTHORIZATION would run the following statements with other rights';
   elsif statement ~* format('%sload\M%s', v_start, v_string) then
     return 'LOAD cannot be undone';
   elsif statement ~* $re$\mu&"[^"]*\\$re$ then
-    return 'a name that is written with escapes may be that of anything';
+    return 'a name written with Unicode escapes may stand for any function';
   else
     v_function := (regexp_match(statement, format(
       '(?i)\m(lo_(?:export|import)|dblink\w*|pg_file_\w+|pg_(?:terminate|cancel)_backend|pg_reload_conf'
@@ -59,15 +61,15 @@ begin
       then format('%s cannot be undone', upper(substring(statement from '^\w+(?:\s+\w+)?')))
     when statement ~* '^(commit|rollback|end|abort|savepoint|release|prepare\s+transaction)\M'
       and statement !~* '^(commit|end)\s*(work|transaction)?$'
-      then 'a transaction inside cannot be followed'
+      then 'a transaction within the text cannot be followed'
     when statement ~* '^copy\M.*\mfrom\s+stdin\M' or statement like '\\%'
-      then 'that is for psql, not for the server'
+      then 'it is a command for psql, not for the server'
   end;
 end;
 $body$;
 
 comment on function notika._undoable(text) is
-  'Why a statement cannot be tried and undone; null: it can.';
+  'The reason why a statement cannot be run and undone; null: it can.';
 
 create or replace function notika._preview(settled boolean)
   returns table (workflow text, kind text, object text, verdict text, expected text, actual text)
@@ -106,7 +108,7 @@ begin
         from notika.workflow as w
        cross join lateral notika._try_findings(w) as f
        where w.workflow_id = v_workflow_id and w.unpublished_at is null
-         -- That is only a consequence of the others.
+         -- A dropped trigger is only a consequence of another breaking finding.
          and (f.kind <> 'trigger_dropped' or not exists (
            select from notika._try_findings(w) as o
             where notika._is_breaking(o.kind) and o.kind <> 'trigger_dropped'
@@ -116,13 +118,13 @@ begin
     select l.workflow, l.kind, l.object, l.verdict, l.expected, l.actual
       from notika.guard_log as l
      where l.xid = pg_current_xact_id() and l.verdict in ('followed', 'healed')
-       -- Some is noted while the statements run.
+       -- Leave out earlier entries of the transaction.
        and l.at >= statement_timestamp();
 end;
 $$;
 
 comment on function notika._preview(boolean) is
-  'What the guard would find now, about the workflows that this transaction has touched.';
+  'The findings of the guard at this moment about the workflows that this transaction has touched.';
 
 create or replace function notika._preview_pinned(sql text, path text)
   returns void
@@ -138,7 +140,7 @@ end;
 $$;
 
 comment on function notika._preview_pinned(text, text) is
-  'Where only pins protect: takes those away that would hide what the migration does.';
+  'Lifts the pins that would hide what the migration does, where there are no event triggers.';
 
 create or replace function notika._do_preview_pinned(caller name, sql text, path text)
   returns void
@@ -156,7 +158,8 @@ begin
     select distinct w.workflow_id
       from notika._split(_do_preview_pinned.sql) as c
      cross join lateral notika._named_tables(c.bare, _do_preview_pinned.path) as n (relation)
-      -- What the caller may not alter it does not alter, and then nobody is to wait for it.
+      -- Leave out tables that the caller may not alter: the command fails, and no session should
+      -- wait.
       join pg_class as k on k.oid = n.relation and pg_has_role(_do_preview_pinned.caller, k.relowner, 'usage')
      cross join lateral notika._tables(n.relation) as d (relation)
       join notika.contract_table as t on t.relation = d.relation
@@ -168,7 +171,7 @@ begin
 end;
 $$;
 
-comment on function notika._do_preview_pinned(name, text, text) is 'Carries out _preview_pinned for a caller';
+comment on function notika._do_preview_pinned(name, text, text) is 'Carries out _preview_pinned.';
 
 create or replace function notika._try_ddl(sql text, path text)
   returns table (
@@ -182,7 +185,7 @@ create or replace function notika._try_ddl(sql text, path text)
   )
   language plpgsql
   volatile
-  security invoker -- it runs somebody's DDL, so as them
+  security invoker -- it runs the caller's DDL, so with the caller's rights
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
 as $$
@@ -193,10 +196,10 @@ declare
   v_message text;
   v_detail text;
   v_hint text;
-  v_seen jsonb[] := array[]::jsonb[]; -- what was found after each statement
+  v_seen jsonb[] := array[]::jsonb[]; -- the findings after each statement
   v_lines integer[] := array[]::integer[];
   v_texts text[] := array[]::text[];
-  v_said jsonb := '[]'::jsonb; -- what is returned already
+  v_said jsonb := '[]'::jsonb; -- the findings that were returned
   v_found jsonb;
   v_is_over boolean := false;
 begin
@@ -222,7 +225,7 @@ begin
           statement := v_statement.statement;
           verdict := 'unknown';
           problem := format('cannot be tried: %s', v_reason);
-          remedy := 'Check the rest without it.';
+          remedy := 'Check the other statements without this one.';
           return next;
           v_seen := v_seen || coalesce(v_seen[cardinality(v_seen)], '[]');
           continue;
@@ -231,7 +234,8 @@ begin
         begin
           perform set_config('search_path', path, true);
           execute v_statement.statement;
-          -- Until the next line names may mean anything: they are written in full, without operators.
+          -- Until search_path is reset, a name may refer to any object: qualify names, use no
+          -- operators.
           path := pg_catalog.current_setting('search_path');
           perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         exception when others then
@@ -240,14 +244,15 @@ begin
           statement_number := cardinality(v_texts);
           line := v_statement.line;
           statement := v_statement.statement;
-          -- What a view or an extension refuses has nothing to do with a workflow.
+          -- An error of another origin, such as a dependent view, has nothing to do with a
+          -- workflow.
           verdict := case when sqlstate = 'NK001' or sqlstate in ('2BP01', '0A000')
                             and concat(v_message, v_detail) ~ '\mnotika[._]'
                           then 'breaks' else 'error' end;
           problem := concat_ws(E'\n', v_message, nullif(v_detail, ''));
           remedy := nullif(v_hint, '');
           return next;
-          v_is_over := true; -- what follows would be judged on a state that will not be
+          v_is_over := true; -- the next statements would run in a state that never occurs
         end;
         if not v_is_over then
           v_seen := v_seen || (
@@ -258,7 +263,7 @@ begin
         end if;
       end if;
 
-      -- A transaction ends here, and the guard judges what it leaves.
+      -- A transaction ends here: collect the verdicts about its result.
       select coalesce(jsonb_agg(to_jsonb(f)), '[]') into v_found from notika._preview(true) as f;
       for statement_number, workflow, verdict, problem, remedy in
         select b.number, f.workflow,
@@ -274,12 +279,12 @@ begin
                       select from unnest(v_seen) as s (seen)
                        where s.seen @> jsonb_build_array(jsonb_build_array(f.workflow, f.object, 'blocked'))
                     ) then
-                 'Run it in one transaction: a tool that commits each statement is refused in the middle.'
+                 'Run the migration in one transaction: otherwise the guard refuses this statement.'
                end
           from jsonb_to_recordset(v_found) as f (
                  workflow text, kind text, object text, verdict text, expected text, actual text)
          cross join lateral (
-           -- The first statement after which it was so until now.
+           -- The first statement after which the finding lasted until now.
            select coalesce(max(s.place) filter (
                     where not s.seen @> jsonb_build_array(jsonb_build_array(f.workflow, f.kind, f.object))
                   ), 0)::integer + 1 as number
@@ -300,7 +305,7 @@ begin
       exit when v_is_over or v_statement.line is null or exists (
         select from jsonb_to_recordset(v_found) as f (verdict text) where f.verdict = 'blocked'
       );
-      -- It is committed, and the next one begins.
+      -- Judge this transaction as its commit would, and begin the next one.
       set constraints notika.guard_at_commit immediate;
       set constraints notika.guard_at_commit deferred;
       perform notika._preview_pinned(sql, path);
@@ -314,8 +319,8 @@ end;
 $$;
 
 comment on function notika._try_ddl(text, text) is
-  'Runs a migration with the rights of the caller and on this search path, undoes it, and says what '
-  'the guard found.';
+  'Runs a migration with the caller''s rights on this search path, undoes it, and returns the '
+  'findings of the guard.';
 
 create or replace function notika.check_ddl(sql text)
   returns table (
@@ -330,15 +335,16 @@ create or replace function notika.check_ddl(sql text)
   language sql
   volatile
   security invoker
-  -- No search_path of its own: it passes the caller's on, and does no more.
+  -- It does not set search_path, because it only passes on the caller's.
 as $$
   select t.statement_number, t.line, t.statement, t.workflow, t.verdict, t.problem, t.remedy
     from notika._try_ddl(check_ddl.sql, pg_catalog.current_setting('search_path')) as t;
 $$;
 
 comment on function notika.check_ddl(text) is
-  'What a migration would do to the workflows, statement by statement: breaks, warns, followed, '
-  'healed, error or unknown. RUNS the text with the rights of the caller and undoes it: only for text '
-  'that is trusted, and with a role of its own; for other text there is npx notika check --schema. '
-  'What it sees that no rollback undoes, such as COPY ... TO PROGRAM, it does not try (unknown). Waits '
-  'half a second for each lock, or lock_timeout where that is less. No rows: no workflow would notice. Sequences stay moved.';
+  'Returns what a migration would do to the workflows, statement by statement: breaks, warns, '
+  'followed, healed, error or unknown. RUNS the text with the rights of the caller and undoes it. '
+  'Use it only for trusted text and with a role of its own; for other text use npx notika check '
+  '--schema. Statements with known effects that no rollback undoes, such as COPY ... TO PROGRAM, '
+  'are not run (unknown). Waits half a second for each lock, or lock_timeout if that is less. No '
+  'rows: no workflow is affected. Sequences keep their new values.';

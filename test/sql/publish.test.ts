@@ -430,7 +430,7 @@ describe("unpublish", () => {
       message: 'workflow "some" is not published',
       hint:
         "Publish it first: select notika.publish('some', '<schema>.<table>'); " +
-        "What is published: select workflow from notika.workflows;",
+        "See the published workflows: select workflow from notika.workflows;",
     });
   });
 });

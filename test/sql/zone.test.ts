@@ -33,13 +33,13 @@ describe("a time zone", () => {
   test("by an offset, an abbreviation or a POSIX string is refused, with the name that is meant", async ({ db }) => {
     const cases = {
       "UTC+2":
-        "Did you mean Etc/GMT-2? In that name the sign is reversed: it is 2 hours ahead of UTC all year. A place, such as Europe/Berlin, has summer time.",
+        "Did you mean Etc/GMT-2? In that name the sign is reversed: it is 2 hours ahead of UTC all year. A place, such as Europe/Berlin, has daylight-saving time.",
       "gmt-05:00": "Did you mean Etc/GMT+5? In that name the sign is reversed: it is 5 hours behind UTC all year.",
-      "+05:45": "Now these have that offset: Asia/Kathmandu, Asia/Katmandu.",
+      "+05:45": "These have that offset now: Asia/Kathmandu, Asia/Katmandu.",
       "GMT+5:30": "Asia/Kolkata",
       "+0530": "Asia/Kolkata",
-      Foo3: "Their names: select name from pg_timezone_names;",
-      "<+03>-3": "Their names: select name from pg_timezone_names;",
+      Foo3: "List the time zones: select name from pg_timezone_names;",
+      "<+03>-3": "List the time zones: select name from pg_timezone_names;",
       "Europe/Berlin3": "Did you mean Europe/Berlin?",
       "EST5EDT,M3.2.0,M11.1.0": "",
       IST: "Did you mean Asia/Kolkata, Asia/Jerusalem or Europe/Dublin?",
@@ -52,7 +52,7 @@ describe("a time zone", () => {
       "Asia/Calcuta": "Did you mean Asia/Calcutta?",
       "Mars/Olympus": "",
       "right/Europe/Berlin": "",
-      "": "Their names: select name from pg_timezone_names;",
+      "": "List the time zones: select name from pg_timezone_names;",
     };
     for (const [zone, hint] of Object.entries(cases)) {
       expect({ zone, error: await refusal(db, zone) }).toMatchObject({
@@ -62,7 +62,7 @@ describe("a time zone", () => {
     }
     expect(await refusal(db, null)).toMatchObject({ message: 'there is no time zone "null"' });
     expect(await refusal(db, "x".repeat(100_000))).toMatchObject({
-      hint: "Their names: select name from pg_timezone_names;",
+      hint: "List the time zones: select name from pg_timezone_names;",
     });
   });
 });
