@@ -76,7 +76,7 @@ describe("notika check", () => {
     expect(await check("3.sql")).toEqual({
       code: 0,
       stdout:
-        "3.sql:1: unknown: cannot be tried: CONCURRENTLY cannot run in a transaction\n  Check the rest without it.\n",
+        "3.sql:1: unknown: cannot be tried: CONCURRENTLY cannot run in a transaction\n  Check the other statements without this one.\n",
       stderr: "3.sql is not one transaction (CONCURRENTLY in line 1)\n",
     });
   });

@@ -111,7 +111,7 @@ async function judgeWithStandIns(embedded: Embedded, migrations: Migration[], lo
       ...failed,
       verdict: "unknown",
       problem: `cannot be tried here: ${failed.problem}`,
-      remedy: "Check the rest without it.",
+      remedy: "Check the other statements without this one.",
     });
     tried = tried.map((migration) => (migration.file === failed.file ? without(migration, failed.line) : migration));
   }
