@@ -7,6 +7,7 @@ const onAnyEngine = [
   "test/sql/*/*.test.ts",
   "test/security/!(terminal).test.ts", // which starts what it needs
   "test/support/database.test.ts",
+  "test/docs/sql.test.ts",
 ];
 
 /** A folder in memory, where there is enough of it: a database is 300 files, which a disk takes up to half a second to make. */
@@ -43,7 +44,11 @@ export default defineConfig({
         extends: true,
         test: {
           name: "pglite",
-          include: ["test/{runner,migrations,bench}/**/*.test.ts", "test/security/terminal.test.ts"],
+          include: [
+            "test/{runner,migrations,bench}/**/*.test.ts",
+            "test/docs/!(sql).test.ts",
+            "test/security/terminal.test.ts",
+          ],
           pool: "threads",
         },
       },

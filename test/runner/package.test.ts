@@ -25,11 +25,15 @@ beforeAll(async () => {
 }, 180_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-test("the package holds neither tests nor what is not released", async () => {
+test("the package has the documentation, and neither tests nor what is not released", async () => {
   const files = await readdir(join(folder, "node_modules/notika"), { recursive: true });
 
-  expect(files).toContain("migrations/prepare.sql");
-  expect(files.filter((file) => /^test\/|\.test\.|^migrations\/(current|fixtures|commit\.)/.test(file))).toEqual([]);
+  for (const file of ["migrations/prepare.sql", "docs/tutorial.md", "docs/reference.md", "llms.txt"]) {
+    expect(files).toContain(file);
+  }
+  expect(
+    files.filter((file) => /^test\/|\.test\.|^docs\/.*\.ts$|^migrations\/(current|fixtures|commit\.)/.test(file)),
+  ).toEqual([]);
 });
 
 test("the command runs from the package", async () => {

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { chmod, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -20,15 +20,23 @@ export async function openShell({ files = {}, programs = "", env = {} }: ShellOp
     const file = path.join(folder, name);
     await mkdir(path.dirname(file), { recursive: true });
     await writeFile(file, text);
-    return file;
   };
-  const npx = await write("npx", `#!/bin/sh\nshift\nexec ${notikaCommand.map((part) => `'${part}'`).join(" ")} "$@"\n`);
-  await chmod(npx, 0o755);
+  const notika = notikaCommand.map((part) => `'${part}'`).join(" ");
+  // A function, because the shell would pass over a file that another thread has open while it starts a process.
+  // What runs until it is stopped is stopped as by Ctrl-C.
+  const npx = `npx() {
+    shift
+    case " $* " in
+      *" run "* | *" --tail "*) timeout --preserve-status -s INT 3 ${notika} "$@" ;;
+      *) ${notika} "$@" ;;
+    esac
+  }`;
   for (const [name, text] of Object.entries(files)) await write(name, text);
-  const PATH = [folder, programs, process.env.PATH].filter(Boolean).join(path.delimiter);
+  const PATH = [programs, process.env.PATH].filter(Boolean).join(path.delimiter);
   return {
     async run(commands: string) {
-      return (await promisify(execFile)("sh", ["-ec", commands], { cwd: folder, env: { PATH, ...env } })).stdout;
+      return (await promisify(execFile)("sh", ["-ec", `${npx}\n${commands}`], { cwd: folder, env: { PATH, ...env } }))
+        .stdout;
     },
     close: () => rm(folder, { recursive: true, force: true }),
   };

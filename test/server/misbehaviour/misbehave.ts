@@ -7,14 +7,14 @@ export type Call = Context<{ kind: keyof typeof ways; seconds?: number }, "inser
 
 /** What a task can do wrong, by the names that the table in docs/tasks.md has. */
 export const ways = {
-  async "leaves a promise to itself, which fails"() {
+  async "does not await a promise, which rejects"() {
     void fails();
     await sleep(60_000);
   },
-  async "leaves one to itself that fails as it returns"() {
+  async "does not await one that rejects as the task returns"() {
     void Promise.reject(new Error("left alone"));
   },
-  async "leaves one to itself that fails after the run has ended"() {
+  async "does not await one that rejects after the run has ended"() {
     void sleep(300).then(fails);
   },
   async "throws in a timer"() {
@@ -30,22 +30,22 @@ export const ways = {
     process.nextTick(() => emitter.emit("data"));
     await sleep(60_000);
   },
-  async "emits an error that nobody listens to"() {
+  async "emits an error event without a listener"() {
     setImmediate(() => new EventEmitter().emit("error", new Error("left alone")));
     await sleep(60_000);
   },
   async "calls `process.exit(1)`"() {
     process.exit(1);
   },
-  async "calls it where errors are caught"() {
+  async "calls it inside try and catch"() {
     await fails()
       .catch(() => process.exit(1))
       .catch(() => {});
   },
-  async "throws what is no Error"() {
+  async "throws a value that is not an Error"() {
     throw { code: 422, reason: ["refused"] };
   },
-  async "throws nothing at all"() {
+  async "throws undefined"() {
     return Promise.reject();
   },
   async "forgets `await` before `step.sleep`"({ step }: Call) {

@@ -6,9 +6,10 @@ import { findProgram, startPostgres } from "../support/postgres.ts";
 import { openShell } from "../support/shell.ts";
 import { openSession } from "./cluster.ts";
 
-const { text, blocks } = await readPage("README.md");
+const readme = await readPage("README.md");
+const connect = await readPage("docs/connect.md");
 
-test("README: a role of its own, the four parts, and leaving, as they are written there", async ({
+test("connect.md: a role that installs Notika itself, the four parts, and removing it, as they are written there", async ({
   onTestFinished,
   skip,
 }) => {
@@ -31,8 +32,8 @@ test("README: a role of its own, the four parts, and leaving, as they are writte
   const before = await listObjects(url);
   const shell = await openShell({ programs: path.dirname(psql) });
   onTestFinished(shell.close);
-  const [grant = "", leave = ""] = blocks("sh").filter((block) => block.includes("notika grant"));
-  const [parts = ""] = blocks("sql").filter((block) => block.includes("grant_publisher"));
+  const [grant = "", leave = ""] = connect.blocks("sh").filter((block) => block.includes("notika grant"));
+  const [parts = ""] = connect.blocks("sql").filter((block) => block.includes("grant_publisher"));
   const run = (block: string) => shell.run(block.replaceAll("@db.example.com/app", `@127.0.0.1:${server.port}/app`));
 
   await run(grant);
@@ -73,9 +74,10 @@ test.for([
   const asAdmin = url.replace("postgres@", "admin@");
   const shell = await openShell({ programs: path.dirname(psql), env: { DATABASE_URL: asAdmin } });
   context.onTestFinished(shell.close);
-  const [byNode = "", byScript = ""] = blocks("sh").filter((block) => /notika (install|sql)\b/.test(block));
-  const [runner = ""] = blocks("sql").filter((block) => block.includes("create role robot"));
-  const [, chosen = ""] = /with `psql` it is `(-c [^`]*)` before the `-f`/.exec(text.replaceAll("\n", " ")) ?? [];
+  const [byNode = "", byScript = ""] = readme.blocks("sh").filter((block) => /notika (install|sql)\b/.test(block));
+  const [runner = ""] = readme.blocks("sql").filter((block) => block.includes("create role robot"));
+  const [, chosen = ""] =
+    /with `psql` it is `(-c [^`]*)` before the `-f`/.exec(readme.text.replaceAll("\n", " ")) ?? [];
   expect(chosen).toContain("shop_events");
 
   if (isScript) await shell.run(owner === "notika" ? byScript : byScript.replace(" -f ", ` ${chosen} -f `));
