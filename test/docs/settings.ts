@@ -88,7 +88,6 @@ export const settings: Record<string, Setting> = {
   "docs/tasks.md": {},
   "docs/testing.md": {},
   "docs/tutorial.md": {
-    sql: `create schema shop; create table shop.customers (name text, email text);`,
     commandsIn: "test/runner/dev.test.ts",
   },
   "docs/waiting.md": {

@@ -22,7 +22,7 @@ for (const ddl of [
     await expect(db.script(ddl)).rejects.toMatchObject({
       code: "NK001",
       message: `cannot drop schema notika because Notika's workflow "b" is published`,
-      detail: "Published are b, a.",
+      detail: "These workflows are published: b, a.",
       hint: "Run: select * from notika.uninstall();",
     });
     await db.query("reset role");
@@ -62,7 +62,7 @@ test("Notika goes when each workflow allows it", async ({ db }) => {
 
   await expect(inTransaction(db, allow("b"), "drop schema notika cascade")).rejects.toMatchObject({
     code: "NK001",
-    detail: "Published are a.",
+    detail: "These workflows are published: a.",
   });
   await inTransaction(db, allow("a"), allow("b"), "drop schema notika cascade");
 

@@ -21,7 +21,7 @@ test("check_ddl judges at each commit of a migration", async ({ db }) => {
     db
       .query("select line, verdict, problem, remedy from notika.check_ddl($1)", [sql])
       .then((rows) => rows.map(({ line, verdict, problem, remedy }) => [`${line} ${verdict} ${problem}`, remedy]));
-  const inOne = "Run it in one transaction: a tool that commits each statement is refused in the middle.";
+  const inOne = "Run the migration in one transaction: otherwise the guard refuses this statement.";
   const remedy =
     "Publish w again in the same transaction, or there: select notika.allow_breaking_change('w', '<reason>');";
 

@@ -40,10 +40,10 @@ test("a guard that fails says so, and lets the migration pass", async ({ db }) =
   const fails = (signature: string) => `
     create or replace function ${signature}
       language plpgsql as 'begin raise exception $x$oops$x$; end'`;
-  const hint = "The command goes on. See what it left: select * from notika.check();";
+  const hint = "The command continues. Check the result: select * from notika.check();";
   const warning = {
     message: 'notika could not check ALTER TABLE for workflow "w": oops (P0001)',
-    detail: "Its other workflows were checked.",
+    detail: "The other workflows were checked.",
     hint,
   };
 
@@ -53,7 +53,7 @@ test("a guard that fails says so, and lets the migration pass", async ({ db }) =
   expect(await told(db, "select notika.check()")).toEqual([
     {
       message: 'notika could not check the contract for workflow "w": oops (P0001)',
-      detail: "Its other workflows were checked.",
+      detail: "The other workflows were checked.",
       hint: "See: select * from notika.health where workflow = 'w';",
     },
   ]);
