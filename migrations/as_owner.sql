@@ -1,6 +1,6 @@
--- Runs before what an upgrade does as the owner of Notika.
--- Within a function with the owner's rights nothing can go back to those of the role that upgrades, as it
--- could after SET ROLE: whatever the owner has put on its tables runs as the owner.
+-- Runs before the part of an upgrade that runs as the owner of Notika. A function with the owner's
+-- rights cannot go back to those of the role that upgrades, as it could after SET ROLE: code that
+-- the owner has put on its tables runs as the owner.
 
 do $$
 begin
@@ -17,7 +17,7 @@ begin
   begin
     execute script;
   exception when others then
-    -- Raised again, because the context of an error holds the whole script.
+    -- Raised again, because the context of an error contains the whole script.
     get stacked diagnostics
       v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
     if v_detail = '' and v_hint = '' then

@@ -1,5 +1,6 @@
--- Runs after owner.sql in a first installation, as the role that installs: from here on the script runs
--- as the owner of Notika, by SET ROLE, in schemas that nobody else can have put anything into.
+-- Runs after owner.sql in a first installation, as the role that installs. From here on the script
+-- runs as the owner of Notika, by SET ROLE, in schemas into which no other role can have put
+-- anything.
 
 do $$
 declare
@@ -8,7 +9,7 @@ declare
   v_version text;
 begin
   if to_regclass('notika.migration') is not null then
-    -- Not by a call: what the function does is up to the owner of Notika.
+    -- Not by a call, because the owner of Notika decides what the function does.
     select substring(p.prosrc from '([0-9][0-9a-z.-]*)') into v_version
       from pg_proc as p
      where p.pronamespace = to_regnamespace('notika') and p.proname = 'version';
@@ -31,8 +32,8 @@ begin
   end if;
 
   if current_user <> v_owner then
-    -- Schemas that were there before this transaction: their owner could put something into them while
-    -- it runs, and it would run with the rights of the role that installs.
+    -- For schemas that existed before this transaction: their owner could put something into them
+    -- while it runs, and that would run with the rights of the role that installs.
     begin
       drop schema notika, notika_worker;
       execute format('create schema notika authorization %I', v_owner);

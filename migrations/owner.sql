@@ -1,11 +1,10 @@
--- Runs first in the transaction of an installation, as the role that installs: settles which role
--- owns Notika, makes its schemas, and refuses what somebody else has put there.
--- An administrator, which is a role that may create roles and event triggers, makes an ordinary role
--- the owner; an installation by any other role is owned by that role.
--- This reads catalogs and changes owners.  It calls nothing that is in the schemas: until the code is
--- replaced it may be somebody else's.
+-- Runs first in the transaction of an installation, as the role that installs: decides which role
+-- owns Notika, creates its schemas, and refuses what other roles have put there. An administrator,
+-- which is a role that may create roles and event triggers, makes an ordinary role the owner; an
+-- installation by any other role is owned by that role. This reads catalogs and changes owners. It
+-- calls nothing that is in the schemas: until the code is replaced it may belong to another role.
 
-set local client_min_messages = warning; -- "does not exist, skipping" is no news
+set local client_min_messages = warning; -- without "does not exist, skipping"
 set local search_path = pg_catalog, pg_temp;
 
 do $$
@@ -19,8 +18,8 @@ declare
   v_object record;
   v_timeout constant text := current_setting('lock_timeout');
 begin
-  -- One installation at a time, and no hand-over during one.  A first one has nothing to lock: there
-  -- the second waits for the names that the first is about to make.
+  -- One installation at a time, and no dispatch during it. A first one has nothing to lock: there,
+  -- a second one waits for the names that the first is about to create.
   begin
     set local lock_timeout = '30s';
     if to_regclass('notika.dispatch_lock') is not null then
@@ -34,7 +33,7 @@ begin
                      'from pg_locks as l join pg_stat_activity as a using (pid) '
                      'where l.relation = ''notika.dispatch_lock''::regclass and l.granted;';
     when insufficient_privilege then
-      null; -- who may install is asked below
+      null; -- the right to install is checked below
   end;
 
   begin
@@ -80,7 +79,7 @@ begin
       execute format('create role %I nologin', v_owner);
       execute format('comment on role %I is %L', v_owner, 'Owns Notika. Made by notika install.');
     exception when duplicate_object or unique_violation then
-      null; -- somebody was faster
+      null; -- another session was faster
     end;
   end if;
 
@@ -104,7 +103,7 @@ begin
           and (g.rolname ~ '^pg_' or g.rolsuper or g.rolcreaterole or g.rolbypassrls or g.rolreplication)
        having count(*) > 0
        union all
-       -- One that was not named, and is there already, may be somebody's trap.
+       -- An existing role that was not named may be a trap.
        select 'it may log in'
         where r.rolcanlogin and v_chosen is null and v_installed_for is null
        union all
@@ -117,7 +116,7 @@ begin
        (select format('it owns %s', pg_describe_object(d.classid, d.objid, d.objsubid))
           from pg_shdepend as d
          where d.refclassid = 'pg_authid'::regclass and d.refobjid = r.oid and d.deptype = 'o'
-           -- An installation finds default privileges of its owner, and takes back what they gave.
+           -- An installation finds default privileges of its owner, and revokes what they granted.
            and (d.classid <> 'pg_default_acl'::regclass or v_installed_for is null and v_chosen is null)
            and (d.dbid = 0 or d.dbid = (select b.oid from pg_database as b where b.datname = current_database()))
            and coalesce(
@@ -142,7 +141,7 @@ begin
               detail = 'The owner of Notika is an ordinary role that owns nothing else.',
               hint = v_hint;
     end if;
-    -- To give a role something one has to be able to become that role.
+    -- To give an object to a role, the current role must be able to SET ROLE to it.
     if not pg_has_role(current_user, v_owner, 'usage') then
       execute format('grant %I to %I', v_owner, current_user);
     end if;
@@ -164,9 +163,9 @@ begin
     if v_object.is_there then
       continue when v_object.owner = v_owner;
       if not (v_is_administrator and v_object.is_ours) then
-        raise exception 'schema "%" is there already and is owned by "%"', v_object.name, v_object.owner
+        raise exception 'schema "%" already exists and is owned by "%"', v_object.name, v_object.owner
           using errcode = 'object_not_in_prerequisite_state',
-                detail = format('The owner of a schema may replace what is in it. Notika is to be owned by "%s".',
+                detail = format('The owner of a schema may replace what is in it. Notika would be owned by "%s".',
                                 v_owner),
                 hint = case when v_is_administrator
                   then format('Drop it: drop schema %I; or let its owner own Notika: '
@@ -179,7 +178,7 @@ begin
       begin
         execute format('create schema %I authorization %I', v_object.name, v_owner);
       exception when duplicate_schema or unique_violation then
-        null; -- somebody was faster
+        null; -- another session was faster
       end;
     elsif has_database_privilege(current_database(), 'create') then
       begin
@@ -243,13 +242,13 @@ begin
       raise exception '% % is owned by "%", not by the owner of notika, "%"',
           v_object.kind, v_object.name, v_object.owner, v_owner
         using errcode = 'object_not_in_prerequisite_state',
-              detail = 'Somebody else put it into the schema, and may replace it at any time.',
+              detail = 'Another role created it in the schema, and may replace it at any time.',
               hint = format('Look at it, then drop it: drop %s %s;', v_object.kind, v_object.name);
     end if;
     execute format('alter %s %s owner to %I', v_object.kind, v_object.name, v_owner);
   end loop;
 
-  -- A session that holds a table must not stop this without a word.
+  -- A session that holds a lock on a table must not stop this silently.
   perform set_config('lock_timeout', case v_timeout when '0' then '30s' else v_timeout end, true);
   perform set_config('notika.owner', v_owner, true);
 end;

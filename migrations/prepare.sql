@@ -1,12 +1,12 @@
--- Runs before an upgrade, in its transaction, as the owner of Notika: refuses what does not fit, and says
--- in the setting notika.state what there is.  No migration itself, it meets every Notika there was, and
--- schemas without one: only add to it.
+-- Runs before an upgrade, in its transaction, as the owner of Notika: refuses what does not fit,
+-- and records in the setting notika.state what is there. It is not a migration, and runs on every
+-- earlier state of Notika, and in schemas without it: only add to it.
 
-set local client_min_messages = warning; -- "already exists, skipping" is no news
+set local client_min_messages = warning; -- without "already exists, skipping"
 set local search_path = pg_catalog, pg_temp;
 
--- A dump without data leaves tables, triggers and functions, but no ledger and nothing that says
--- what the triggers are for.  All of it goes, and comes again as a new installation.
+-- A dump without data leaves tables, triggers and functions, but no ledger and no record of what
+-- the triggers are for. All of it is dropped, and comes back as a new installation.
 do $$
 declare
   v_dependents text;
@@ -15,13 +15,13 @@ begin
   if to_regclass('notika.setting') is null then
     return;
   end if;
-  if exists (select from notika.setting) then -- has a row wherever Notika is whole
+  if exists (select from notika.setting) then -- has a row unless data is missing
     return;
   end if;
   if exists (select from notika.workflow) then
     raise exception 'the settings of Notika are missing'
       using errcode = 'object_not_in_prerequisite_state',
-            hint = 'Put them back: insert into notika.setting default values;';
+            hint = 'Restore them: insert into notika.setting default values;';
   end if;
 
   if to_regprocedure('notika._outside_dependents()') is not null then
@@ -29,18 +29,18 @@ begin
     if v_dependents is not null then
       raise exception 'cannot install over a copy of Notika without its data: % depends on it', v_dependents
         using errcode = 'dependent_objects_still_exist',
-              hint = 'Drop what depends on it, install, and make it again.';
+              hint = 'Drop what depends on it, install, and create it again.';
     end if;
   end if;
   for v_statement in
     select o.statement
       from (
-        -- The guard before what it would judge.
+        -- The guard is dropped before what it would judge.
         select case when p.proname ~ '^_guard_' then 0 else 1 end as place,
                format('drop routine if exists %s cascade', p.oid::regprocedure) as statement
           from pg_proc as p
          where p.pronamespace in ('notika'::regnamespace, to_regnamespace('notika_worker'))
-           and p.proname <> '_as_owner' -- which this runs in
+           and p.proname <> '_as_owner' -- in which this runs
         union all
         select case c.relkind when 'v' then 2 when 'r' then 3 else 4 end,
                format('drop %s if exists %s cascade',
@@ -62,14 +62,14 @@ begin
   loop
     execute v_statement;
   end loop;
-  raise warning 'notika: this was a copy without data; it was installed anew and nothing is published'
+  raise warning 'notika: this was a copy without data; it was installed again and nothing is published'
     using hint = 'Publish the workflows again: npx notika publish, or select notika.publish(...).';
 end;
 $$;
 
 do $$
 declare
-  -- {"worker": 19, "migrations": {"000001": "<hash>"}}, set by whoever runs this file
+  -- {"worker": 19, "migrations": {"000001": "<hash>"}}, set by the program that runs this file
   v_known constant json := nullif(current_setting('notika.known', true), '');
   v_worker integer := 0;
   v_migrations text[] := '{}';

@@ -1,8 +1,8 @@
--- Runs after an upgrade, outside of a transaction: makes the functions and triggers of each published
--- table as the installed version makes them, each in a transaction of its own.
--- notika.refresh() does the same.  This does not call it: between two transactions the owner of Notika
--- may replace it, and it would run with the rights of the role that upgrades.  So each transaction makes
--- the procedure that runs the owner's code with the owner's rights, and drops it.
+-- Runs after an upgrade, outside of a transaction: brings the functions and triggers of each
+-- published table to the installed version, each in a transaction of its own. notika.refresh()
+-- does the same. This does not call it: between two transactions the owner of Notika may replace
+-- it, and it would run with the rights of the role that upgrades. So each transaction creates the
+-- procedure that runs the owner's code with the owner's rights, and drops it.
 
 do $$
 declare
@@ -34,7 +34,8 @@ begin
       v_result := current_setting('notika.result')::json;
     end if;
     drop procedure notika._as_owner(text);
-    -- What is decided here is decided before the commit, with which the search_path is the session's again.
+    -- This is evaluated before the commit, after which the search_path is that of the session
+    -- again.
     v_is_locked := coalesce(v_result ->> 'outcome' = 'locked', false) and v_try < 20;
     if not v_is_locked and v_result ->> 'outcome' in ('locked', 'failed') then
       raise warning 'workflow "%" still captures as an earlier version of notika does: %',

@@ -1,19 +1,15 @@
--- The ring: three segments that captured changes are appended to, never updated or deleted.
--- The xid comes first: every event has its transaction's xid before it has its event_id.
--- After PgQ's rotating tables.
+-- The ring: three segments to which captured changes are appended. Rows are never updated or
+-- deleted. The xid is assigned first: every event has the xid of its transaction before it has its
+-- event_id. After PgQ's rotating tables.
 --
--- Here are also the locks of the hand-over.  No advisory locks: anybody may take those.
--- Anybody may also
--- hold any table in ROW EXCLUSIVE mode: nextval() of its oid fails, but the lock stays, even
--- after a
--- rollback to a savepoint.  So a lock of Notika is either SHARE UPDATE EXCLUSIVE on a table,
--- which does
--- not conflict with that mode, or a lock on a row, which needs the right to update its table.
--- Only the
--- owner has these rights.
+-- The locks of a dispatch are here too. Notika uses no advisory locks, because any role may take
+-- those. Any role can also hold any table in ROW EXCLUSIVE mode: nextval() of its oid fails, but
+-- the lock remains, even after a rollback to a savepoint. So a lock of Notika is either SHARE
+-- UPDATE EXCLUSIVE on a table, which does not conflict with that mode, or a row lock, which
+-- requires the right to update the table. Only the owner has these rights.
 --
--- The order in which they are taken, against deadlocks: the hand-over; signals, before any row of
--- waits or jobs; lines, in the order of their workflows' ids.
+-- To avoid deadlocks, locks are taken in this order: dispatch; signals, before any row of waits or
+-- jobs; queues of keys, by the id of their workflow.
 
 create or replace view notika._event as
 select event_id, xid, captured_at, cause_id, workflow_id, depth, truncated,
@@ -30,28 +26,29 @@ select event_id, xid, captured_at, cause_id, workflow_id, depth, truncated,
 
 comment on view notika._event is 'The three segments as one.';
 
-comment on column notika._event.event_id is 'The id of the event and of the run it causes.';
+comment on column notika._event.event_id is 'The id of the event, and of the run that it starts.';
 
 comment on column notika._event.xid is 'The transaction that made the change.';
 
 comment on column notika._event.captured_at is 'When the change was captured.';
 
-comment on column notika._event.cause_id is 'The run whose write this is; null: not a run''s.';
+comment on column notika._event.cause_id is 'The run that made the change; null if no run did.';
 
-comment on column notika._event.workflow_id is 'The workflow it is addressed to.';
+comment on column notika._event.workflow_id is 'The workflow that the event is for.';
 
-comment on column notika._event.depth is 'How many runs stand between it and a write of no run.';
+comment on column notika._event.depth is
+  'The number of runs between this event and a change that no run made.';
 
-comment on column notika._event.truncated is 'Whether old and new were cut down to the key.';
+comment on column notika._event.truncated is 'Whether old and new were reduced to the key.';
 
-comment on column notika._event.operation is 'insert, update, delete, or another start.';
+comment on column notika._event.operation is 'insert, update, delete, or another way to start.';
 
 comment on column notika._event.new is 'The row after the change; null after a delete.';
 
 comment on column notika._event.old is 'The row before the change; null before an insert.';
 
 comment on column notika._event.snapshot is
-  'What the change could see, where it starts a run that later changes may count for.';
+  'What the change could see, if its run may wait for later changes.';
 
 create or replace function notika._origin(
   out is_muted boolean,
@@ -67,7 +64,7 @@ declare
 begin
   is_muted := false;
   depth := 0;
-  -- Anybody may set these, so they count only in sessions of the owner's members, and of runners.
+  -- Any role may set these, so they count only in sessions of runners and of members of the owner.
   if concat(current_setting('notika.mute', true), current_setting('notika.run', true)) <> ''
      and notika._is_runner()
   then
@@ -82,7 +79,7 @@ end;
 $$;
 
 comment on function notika._origin() is
-  'What a session says of its changes: that nobody captures them, or of which run they are.';
+  'What a session says about its changes: that they are not captured, or which run makes them.';
 
 create or replace function notika._append(workflow_id integer, operation text, new json)
   returns bigint
@@ -108,7 +105,7 @@ end;
 $$;
 
 comment on function notika._append(integer, text, json) is
-  'Appends an event that no trigger captured and returns its id.';
+  'Appends an event that no trigger captured, and returns its id.';
 
 create or replace function notika._segment(turns_ahead integer)
   returns integer
@@ -120,7 +117,7 @@ as $$
 $$;
 
 comment on function notika._segment(integer) is
-  'The number of the segment that is written to now, or will be after so many turns of the ring.';
+  'The number of the segment that is written to now, or after this number of turns of the ring.';
 
 create or replace function notika._wake()
   returns void
@@ -129,9 +126,10 @@ create or replace function notika._wake()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Called after the insert: a dispatcher that falls asleep before sees the row, one that falls
-  -- asleep after is seen.  Where two-phase commit is in use nobody notifies, because
-  -- PREPARE TRANSACTION refuses a transaction that did; the dispatcher's polling finds the event.
+  -- Called after the insert. A dispatcher that set the bit before the insert sees the row; one
+  -- that sets it afterwards is notified. Where two-phase commit is in use there is no NOTIFY,
+  -- because PREPARE TRANSACTION refuses a transaction that sent one; the dispatcher finds the
+  -- event by polling.
   if pg_sequence_last_value('notika.control_seq') & 1 = 1
      and current_setting('max_prepared_transactions') = '0'
   then
@@ -141,7 +139,7 @@ end;
 $$;
 
 comment on function notika._wake() is
-  'Notifies channel notika, at commit, if the dispatcher said that it is asleep.';
+  'Notifies channel notika at commit, if the dispatcher has set the sleep bit.';
 
 create or replace function notika._lock_dispatch(waits boolean default false)
   returns boolean
@@ -166,7 +164,7 @@ $$;
 
 comment on function notika._lock_dispatch(boolean) is
   'Takes the right to move the cursor, turn the ring and set the sleep bit, until commit. False: '
-  'another session has it; with waits it waits for that.';
+  'another session has it. With waits, it waits for that session.';
 
 create or replace function notika._last_event_id()
   returns bigint
@@ -179,7 +177,7 @@ begin
 end;
 $$;
 
-comment on function notika._last_event_id() is 'The last event id that was drawn.';
+comment on function notika._last_event_id() is 'The last event id that was assigned.';
 
 create or replace function notika._refuse_old_snapshot()
   returns void
@@ -192,14 +190,14 @@ begin
     raise exception 'cannot move the cursor in a % transaction',
       current_setting('transaction_isolation')
       using errcode = 'invalid_transaction_state',
-            detail = 'An old snapshot sees an old cursor, and events would be handed over twice.',
+            detail = 'An old snapshot sees an old cursor, and events would be dispatched twice.',
             hint = 'Begin with: begin isolation level read committed;';
   end if;
 end;
 $$;
 
 comment on function notika._refuse_old_snapshot() is
-  'An error in a transaction whose snapshot may be older than the newest position.';
+  'Raises an error if the snapshot of the transaction may be older than the newest position.';
 
 create or replace function notika._set_asleep(asleep boolean)
   returns void
@@ -217,4 +215,4 @@ end;
 $$;
 
 comment on function notika._set_asleep(boolean) is
-  'Sets the bit on which writers notify. Needs the right of _lock_dispatch.';
+  'Sets the bit that makes writers notify. Requires the lock of _lock_dispatch.';

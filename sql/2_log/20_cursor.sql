@@ -1,9 +1,9 @@
--- The cursor: which events have been handed over.
--- Commit order is not event_id order, so the cursor is a snapshot, after PgQ: a window is what the
--- new snapshot sees and the last one did not, in the order of event_id, read in chunks.
--- A snapshot's xmax is the latest *completed* xid + 1: transactions from there on may be running,
--- unlisted.  So a bound on event_id is safe only if it was read before an xid below that xmax was
--- assigned: a dispatch keeps as its `horizon` what it read before its own xid, for those after it.
+-- The cursor: which events have been dispatched. Commit order is not the order of event_id, so the
+-- cursor is a snapshot, after PgQ. A window is what the new snapshot sees and the last one did
+-- not, in the order of event_id, read in chunks. A snapshot's xmax is the latest *completed* xid +
+-- 1: transactions from there on may be running without being listed. So a bound on event_id is
+-- safe only if it was read before an xid below that xmax was assigned. A dispatch keeps as its
+-- `horizon` what it read before its own xid was assigned, for the dispatches that follow.
 
 create or replace function notika._bound(here notika.position)
   returns bigint
@@ -22,7 +22,7 @@ as $$
 $$;
 
 comment on function notika._bound(notika.position) is
-  'Every event up to this id has been handed over, or was rolled back.';
+  'Every event up to this id has been dispatched, or was rolled back.';
 
 create or replace function notika._dispatched(
   event_id bigint,
@@ -51,7 +51,7 @@ begin atomic
 end;
 
 comment on function notika._dispatched(bigint, xid8, integer, notika.position) is
-  'Whether an event has been handed over.';
+  'Whether an event has been dispatched.';
 
 create or replace function notika._position()
   returns notika.position
@@ -83,7 +83,8 @@ begin
   )
   overriding system value
   select
-    -- In a copy whose sequences were left behind it would come before the position that it follows.
+    -- In a copy without its sequences, the new number would come before the position that it
+    -- follows.
     greatest(nextval('notika.position_position_id_seq'),
              (select max(p.position_id) + 1 from notika.position as p)),
     here.system_identifier, here.snapshot, here.high, here.low,
@@ -110,7 +111,7 @@ declare
   v_snapshot pg_snapshot := pg_current_snapshot();
   v_xid xid8 := pg_current_xact_id_if_assigned();
 begin
-  -- A snapshot never lists its own transaction, which may write more events yet.
+  -- A snapshot never lists its own transaction, which may still write events.
   if v_xid < pg_snapshot_xmax(v_snapshot) then
     v_snapshot := format(
       '%s:%s:%s', pg_snapshot_xmin(v_snapshot), pg_snapshot_xmax(v_snapshot),
@@ -123,7 +124,7 @@ end;
 $$;
 
 comment on function notika._snapshot() is
-  'What is committed now, without what this transaction has done.';
+  'What is committed now, without the changes of this transaction.';
 
 create or replace function notika._open_window(
   here notika.position,
@@ -141,16 +142,16 @@ begin
   v_next.window_snapshot := _open_window.snapshot;
   v_next.window_low := case
     when here.xid < pg_snapshot_xmax(_open_window.snapshot) then here.horizon
-    else here.low -- taken in this very transaction
+    else here.low -- taken in this transaction
   end;
   v_next.window_high := _open_window.last_id;
 
-  -- Whoever was running before and has finished since may have written earlier ids.
+  -- Transactions that were running before and have ended since may have written lower ids.
   select least(here.low, min(p.low)) into v_next.window_at
     from unnest(here.pending_xids, here.pending_lows) as p (xid, low)
    where pg_visible_in_snapshot(p.xid, _open_window.snapshot);
 
-  -- Whoever runs now and is not known yet was unknown to the old snapshot too.
+  -- Transactions that run now and are not listed yet were not known to the old snapshot either.
   select coalesce(array_agg(x.xid), '{}'), coalesce(array_agg(coalesce(p.low, here.low)), '{}')
     into v_next.pending_xids, v_next.pending_lows
     from pg_snapshot_xip(_open_window.snapshot) as x (xid)
@@ -184,7 +185,7 @@ end;
 $$;
 
 comment on function notika._close_window(notika.position) is
-  'A position behind the window, which is handed over completely.';
+  'A position behind the window, which has been dispatched completely.';
 
 create or replace function notika._cluster()
   returns bigint
@@ -196,12 +197,13 @@ begin
   if has_function_privilege('pg_catalog.pg_control_system()', 'execute') then
     return (select c.system_identifier from pg_control_system() as c);
   end if;
-  return 0; -- some managed servers keep it to themselves: then transaction ids alone tell a copy
+  return 0; -- some managed servers do not reveal it; then transaction ids alone identify a copy
 end;
 $$;
 
 comment on function notika._cluster() is
-  'The identifier of this cluster, by which a copy in another one is told; 0: it is not to be read.';
+  'The identifier of this cluster, which differs in a copy in another cluster; 0 if it cannot be '
+  'read.';
 
 create or replace function notika._is_foreign(here notika.position)
   returns boolean
@@ -219,4 +221,4 @@ end;
 $$;
 
 comment on function notika._is_foreign(notika.position) is
-  'Whether a position speaks of the transactions of another cluster: this is a restored copy.';
+  'Whether a position refers to transactions of another cluster: this is a restored copy.';

@@ -1,8 +1,9 @@
--- A burst is handed over in turns with what comes after it.  A window that is not through with its
--- first chunk is set aside, for the workflows that still have events in it, with a cursor of its own;
--- the cursor itself goes on with the events of all others.  So each event is one cursor's, by its
--- workflow: both are exact for the same reasons, and the order of a workflow's events stays.  The
--- cursor aside follows from snapshot to snapshot of the other, and ends when it has caught up.
+-- A burst is dispatched in turns with the events that follow it. A window that is longer than its
+-- first chunk is set aside, for the workflows that still have events in it, with a cursor of its
+-- own; the main cursor continues with the events of all other workflows. So each event belongs to
+-- one cursor, by its workflow: both are exact for the same reasons, and the events of a workflow
+-- stay in order. The cursor that was set aside follows the main one from snapshot to snapshot, and
+-- ends when it has caught up.
 
 create or replace function notika._burst_cursor(here notika.position)
   returns notika.position
@@ -27,7 +28,7 @@ end;
 $$;
 
 comment on function notika._burst_cursor(notika.position) is
-  'The cursor aside, as if it were the cursor.';
+  'The cursor that was set aside, as if it were the main one.';
 
 create or replace function notika._with_burst_cursor(here notika.position, aside notika.position)
   returns notika.position
@@ -55,7 +56,7 @@ end;
 $$;
 
 comment on function notika._with_burst_cursor(notika.position, notika.position) is
-  'A position whose cursor aside stands where this one does.';
+  'A position whose cursor set aside is the given one.';
 
 create or replace function notika._begin_burst(here notika.position)
   returns notika.position
@@ -67,15 +68,15 @@ declare
   v_next notika.position;
   v_ids integer[];
 begin
-  -- To see who has events there costs a pass over the window: not worth it for a short one, and too
-  -- long for one call where it is huge.
+  -- Finding the workflows that have events in a window takes a pass over it: too expensive for a
+  -- short window, and too long for one call if it is huge.
   if here.window_snapshot is null or here.window_high - here.window_at not between 10000 and 3000000
   then
     return here;
   end if;
   select array_agg(f.workflow_id) into v_ids
     from (
-      -- With the sources of a workflow, whose events are signals for its runs.
+      -- Together with the sources of a workflow, whose events are signals for its runs.
       select m.workflow_id
         from (
           select e.workflow_id
@@ -100,7 +101,8 @@ end;
 $$;
 
 comment on function notika._begin_burst(notika.position) is
-  'Sets what is left of a long window aside; the others have nothing in it, and are through with it.';
+  'Sets the rest of a long window aside. The other workflows have no events in it, so their '
+  'window is complete.';
 
 create or replace function notika._follow_cursor(here notika.position)
   returns notika.position
@@ -115,7 +117,8 @@ begin
     return here;
   end if;
   if here.burst_snapshot::text = here.snapshot::text and here.burst_high = here.high then
-    -- It has caught up.  While the cursor has a window open it waits: its events are not in that one.
+    -- It has caught up. While the main cursor has a window open it waits: its own events are not
+    -- in that one.
     if here.window_snapshot is null then
       here := notika._with_burst_cursor(here, null);
       here.burst_ids := '{}';
@@ -124,12 +127,13 @@ begin
   end if;
 
   v_aside := notika._open_window(notika._burst_cursor(here), here.snapshot, here.high);
-  -- What is known of those that the cursor's snapshot does not know holds here, too: it is the same.
+  -- The events that the main cursor's snapshot does not see are those that this one does not see:
+  -- it is the same snapshot.
   v_aside.window_low := here.low;
   return notika._with_burst_cursor(here, v_aside);
 end;
 $$;
 
 comment on function notika._follow_cursor(notika.position) is
-  'Lets the cursor aside, when it has no window open, go for what the cursor has seen since, or end '
-  'when that is nothing.';
+  'If the cursor that was set aside has no window open, opens one for what the main cursor has '
+  'seen since, or ends it if there is nothing.';

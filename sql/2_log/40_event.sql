@@ -1,4 +1,4 @@
--- Events as people and tasks see them.
+-- Events in the form that users and tasks see.
 
 create or replace function notika._payload(
   event notika._event,
@@ -9,8 +9,8 @@ create or replace function notika._payload(
   language sql
   stable
 begin atomic
-  -- As json_build_object writes it, which like format() looks up the type of each argument for each
-  -- event.  No name of a workflow or an operation needs escapes.
+  -- Written as json_build_object would, which, like format(), looks up the type of each argument
+  -- for each event. Names of workflows and operations need no escapes.
   select (
     '{"id" : "' || (event).event_id::text || '", "workflow" : "' || workflow
     || '", "operation" : "' || (event).operation
@@ -25,18 +25,20 @@ begin atomic
 end;
 
 comment on function notika._payload(notika._event, text, text) is
-  'The event as a task gets it.';
+  'The event in the form that a task receives.';
 
 create or replace function notika._captured_at(payload json)
   returns timestamptz
   language sql
   stable
 begin atomic
-  -- Not with ->>, which refuses a payload that holds \u0000, nor by a pattern, at six times the price.
+  -- Not with ->>, which refuses a payload that contains \u0000, nor with a pattern, which takes
+  -- six times as long.
   select nullif(split_part(split_part(payload::text, '"at" : "', 2), '"', 1), '')::timestamptz;
 end;
 
-comment on function notika._captured_at(json) is 'When the event was captured that a task gets.';
+comment on function notika._captured_at(json) is
+  'When an event in the form that a task receives was captured.';
 
 create or replace function notika._is_later(
   event_id bigint,
@@ -80,28 +82,32 @@ select e.event_id,
  ) as newest;
 
 comment on view notika.event_log is
-  'The ring: captured events, those handed over included, until their segment is used again.';
+  'The ring: captured events, dispatched or not, until their segment is used again.';
 
-comment on column notika.event_log.event_id is 'The id of the event and of its run.';
+comment on column notika.event_log.event_id is 'The id of the event, and of its run.';
 
-comment on column notika.event_log.workflow is 'The workflow it is addressed to.';
+comment on column notika.event_log.workflow is 'The workflow that the event is for.';
 
 comment on column notika.event_log.operation is
   'insert, update or delete; emit, schedule, backfill or replay for other starts.';
 
-comment on column notika.event_log.table_name is 'The table, as it is called now.';
+comment on column notika.event_log.table_name is 'The current name of the table.';
 
-comment on column notika.event_log.at is 'When it was captured.';
+comment on column notika.event_log.at is 'When the change was captured.';
 
 comment on column notika.event_log.new is
-  'The published columns after the change, as json: text that jsonb refuses was not refused.';
+  'The published columns after the change. The type is json, because jsonb refuses some text that '
+  'json accepts.';
 
 comment on column notika.event_log.old is 'The published columns before the change.';
 
-comment on column notika.event_log.truncated is 'Whether new and old were cut down to the key.';
+comment on column notika.event_log.truncated is
+  'Whether new and old were reduced to the key, because the row was too large.';
 
-comment on column notika.event_log.depth is 'How many runs stand between it and a write of no run.';
+comment on column notika.event_log.depth is
+  'The number of runs between this event and a change that no run made.';
 
-comment on column notika.event_log.dispatched is 'Whether it was handed over to graphile-worker.';
+comment on column notika.event_log.dispatched is
+  'Whether the event has been dispatched to graphile-worker.';
 
-comment on column notika.event_log.cause_id is 'The run whose write this is; null: not a run''s.';
+comment on column notika.event_log.cause_id is 'The run that made the change; null if no run did.';

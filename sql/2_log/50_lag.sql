@@ -1,4 +1,4 @@
--- What has not been handed over, and what holds it up.
+-- Events that have not been dispatched, and what delays them.
 
 create or replace view notika._blocker as
 select b.holder, b.holds, b.blocks, b.since, b.remedy
@@ -25,7 +25,8 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
                 where d.datname = pg_catalog.current_database()
              ))
     ), waiting as (
-      -- For a relation or a row of ours: a row is waited for as the transaction that has locked it.
+      -- The session waits for a relation or a row of Notika's. A session that waits for a row
+      -- waits for the transaction that has locked it.
       select w.pid, w.is_strong
         from lock as w
        where not w.granted
@@ -47,7 +48,8 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
              format('pid %s (%s)', a.pid, coalesce(
                nullif(concat_ws(', ', a.usename, nullif(a.application_name, '')), ''),
                a.backend_type, 'a process of the server')) as holder,
-             -- Not every role may see when a transaction began.  It sees whether events wait.
+             -- Not every role may see when a transaction began. Every role that may read this sees
+             -- whether events wait.
              coalesce(
                a.xact_start < pg_catalog.clock_timestamp() - interval '500 milliseconds',
                exists (
@@ -82,7 +84,7 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
       select k.pid, 'the right to hand over', 'hand-over'
         from lock as k
         join session as s on s.pid = k.pid and s.is_old
-       -- A session that waits is held up itself.
+       -- A session that waits is itself delayed by another one.
        where k.hands_over and k.pid not in (select w.pid from waiting as w)
       union
       select k.pid, r.holds, 'hand-over'
@@ -119,19 +121,19 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
   ) as b;
 
 comment on view notika._blocker is
-  'What has stopped the hand-over or the ring for half a second or more, or may have; never the '
-  'session that asks.';
+  'What has stopped dispatch or the ring for half a second or more, or may do so; never the '
+  'session that reads this.';
 
 comment on column notika._blocker.holder is
   'A session, by process id, role and application, or a prepared transaction.';
 
-comment on column notika._blocker.holds is 'What it holds; null: that is not known.';
+comment on column notika._blocker.holds is 'What it holds; null if that is not known.';
 
 comment on column notika._blocker.blocks is
-  'What that stops: hand-over, ring, or nothing (its own events are not handed over yet).';
+  'What it stops: dispatch, ring, or nothing (its own events are not dispatched yet).';
 
 comment on column notika._blocker.since is
-  'When its transaction began; null: the role that asks may not see that.';
+  'When its transaction began; null if the current role may not see that.';
 
 comment on column notika._blocker.remedy is 'The statement that ends it.';
 
@@ -141,7 +143,7 @@ select waiting.events as events_waiting,
        pg_catalog.pg_table_size('notika.event_log_0')
          + pg_catalog.pg_table_size('notika.event_log_1')
          + pg_catalog.pg_table_size('notika.event_log_2') as ring_bytes,
-       -- A subquery, so that it is evaluated only where it is asked for.
+       -- A subquery, so that it is evaluated only if the column is read.
        (select array_agg(distinct b.text order by b.text)
           from (
             select b.holder || coalesce(': ' || b.holds, '') || coalesce(' since ' || b.since, '')
@@ -158,17 +160,19 @@ select waiting.events as events_waiting,
       and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
  ) as waiting;
 
-comment on view notika.lag is 'How far the hand-over is behind, and what holds it or the ring up.';
+comment on view notika.lag is 'How far dispatch is behind, and what delays it or the ring.';
 
-comment on column notika.lag.events_waiting is 'Committed events that are not handed over yet.';
+comment on column notika.lag.events_waiting is
+  'The number of committed events that have not been dispatched.';
 
 comment on column notika.lag.oldest_waiting is 'When the oldest of them was captured.';
 
 comment on column notika.lag.ring_bytes is 'The size of the three segments, in bytes.';
 
 comment on column notika.lag.blocked_by is
-  'Sessions that have held a lock which the hand-over needs for half a second or more; that hold a '
-  'lock on the oldest segment, which keeps the ring from turning; that have uncommitted writes, which '
-  'may hold events; and prepared transactions, which may do all of that; null: none.';
+  'Sessions that have held a lock that dispatch needs for half a second or more; sessions that '
+  'hold a lock on the oldest segment, which keeps the ring from turning; sessions with '
+  'uncommitted writes, which may contain events; and prepared transactions, which may do any of '
+  'these. Null if there are none.';
 
-comment on column notika.lag.dispatcher_seen_at is 'When a runner was last heard of.';
+comment on column notika.lag.dispatcher_seen_at is 'When a runner last sent a heartbeat.';

@@ -1,25 +1,26 @@
 -- graphile-worker's jobs.  No other file names its tables, types and functions: the others use the
 -- views _job and _task, and call the functions below.
--- A mark stands in the flags of a job until the run parks or ends: `begun`, the last attempt that
--- the task allows has begun, and `lost`, how many attempts did not count because the runner's
--- connection was lost.
+-- The flags of a job hold marks until the run parks or ends: `begun` means that the last attempt
+-- that the task allows has begun, and `lost` is the number of attempts that did not count because
+-- the runner lost its connection.
 
--- Each view is of one table, so that a query of it, also an UPDATE or one with FOR UPDATE, has the
--- plan of the same query of the table.
+-- Each view reads one table, so that a query of the view, including UPDATE and FOR UPDATE, has the
+-- plan of the same query on the table.
 create or replace view notika._task as
 select t.id as task_id, t.identifier as workflow
   from notika_worker._private_tasks as t;
 
-comment on view notika._task is 'The tasks of graphile-worker. To join with many jobs.';
+comment on view notika._task is
+  'The tasks of graphile-worker. Join it to filter many jobs by their workflow.';
 
-comment on column notika._task.task_id is 'The number by which its jobs name it.';
+comment on column notika._task.task_id is 'The number by which jobs refer to the task.';
 
-comment on column notika._task.workflow is 'The workflow whose runs it starts.';
+comment on column notika._task.workflow is 'The workflow whose runs the task executes.';
 
 create or replace view notika._job as
 select j.id as job_id,
        j.task_id,
-       -- Not a join, or FOR UPDATE would lock the task, too.
+       -- Not a join: FOR UPDATE would lock the task too.
        (select t.identifier from notika_worker._private_tasks as t where t.id = j.task_id)
          as workflow,
        j.key,
@@ -36,39 +37,41 @@ select j.id as job_id,
   from notika_worker._private_jobs as j;
 
 comment on view notika._job is
-  'The jobs of graphile-worker: one for each unfinished run that was handed over.';
+  'The jobs of graphile-worker: one for each unfinished run that was dispatched.';
 
-comment on column notika._job.job_id is 'Its id.';
+comment on column notika._job.job_id is 'The id of the job, which differs from that of the run.';
 
-comment on column notika._job.task_id is 'The number of its task. See notika._task.';
+comment on column notika._job.task_id is 'The number of the task of the job. See notika._task.';
 
 comment on column notika._job.workflow is
-  'The workflow. It is looked up for each job, and no index finds it: to filter or join many jobs '
-  'by it, join notika._task.';
+  'The workflow. It is looked up for each job, and no index covers it: to filter or join many '
+  'jobs by it, join notika._task.';
 
 comment on column notika._job.key is
-  'The id of the run, as text; null: the run goes on as another job, or was cancelled.';
+  'The id of the run, as text; null if the run continues as another job, or was cancelled.';
 
-comment on column notika._job.payload is 'The event that its task gets.';
+comment on column notika._job.payload is 'The event, in the form that the task receives.';
 
 comment on column notika._job.run_at is
-  'Its place in the queue, or when it starts; infinity: it waits to be woken.';
+  'The place in the queue, or when the run starts; infinity: it waits to be woken.';
 
-comment on column notika._job.attempts is 'How many attempts have begun.';
+comment on column notika._job.attempts is 'The number of attempts that have begun.';
 
-comment on column notika._job.max_attempts is 'How many attempts it has.';
+comment on column notika._job.max_attempts is 'The number of attempts that the run may have.';
 
-comment on column notika._job.priority is 'Lower numbers start first.';
+comment on column notika._job.priority is 'Runs with a lower number start first.';
 
-comment on column notika._job.flags is 'The marks of the job, each true, but for lost; null: none.';
+comment on column notika._job.flags is
+  'The marks of the job, each true, except lost, which is a number; null: none.';
 
-comment on column notika._job.is_available is 'Whether it is not locked and has an attempt left.';
+comment on column notika._job.is_available is
+  'Whether the job is not locked and has an attempt left.';
 
-comment on column notika._job.locked_at is 'Since when a runner has it; null: none has.';
+comment on column notika._job.locked_at is 'When a runner locked the job; null if none has.';
 
 comment on column notika._job.last_error is 'The message of the last error.';
 
-comment on column notika._job.updated_at is 'When it was last changed.';
+comment on column notika._job.updated_at is 'When the job was last changed.';
 
 create or replace function notika._task_id(workflow text)
   returns integer
@@ -86,14 +89,14 @@ begin
     exit when found;
     insert into notika_worker._private_tasks (identifier)
     values (_task_id.workflow)
-    on conflict do nothing; -- somebody else may just have done so
+    on conflict do nothing; -- another session may have just done so
   end loop;
   return v_task_id;
 end;
 $$;
 
 comment on function notika._task_id(text) is
-  'The number that graphile-worker knows the task of a workflow by.';
+  'The number of the task that executes the runs of a workflow; it is created if there is none.';
 
 create or replace function notika._announce_jobs(count bigint)
   returns void
@@ -130,8 +133,8 @@ end;
 $$;
 
 comment on function notika._add_jobs(notika._new_job[]) is
-  'What graphile-worker''s add_jobs does, for runs that are new: it need not look for jobs to '
-  'replace, nor return them.';
+  'Does what graphile-worker''s add_jobs does, for new runs: there are no jobs to replace, and '
+  'none to return.';
 
 create or replace function notika._replace_job(
   workflow text,
@@ -160,10 +163,11 @@ begin
 end;
 $$;
 
-comment on function
-  notika._replace_job(text, json, bigint, timestamptz, integer, integer, text[]) is
-  'Makes the job of a run and returns its id. A job that it has already is changed; if that is locked '
-  'it loses its key to a new one, and ends when its task returns.';
+comment on function notika._replace_job(
+  text, json, bigint, timestamptz, integer, integer, text[]
+) is
+  'Creates the job of a run and returns its id. An existing job of the run is changed. If that '
+  'one is locked, it loses its key to a new job, and ends when its task returns.';
 
 create or replace function notika._complete_jobs(job_ids bigint[])
   returns void
@@ -190,7 +194,7 @@ end;
 $$;
 
 comment on function notika._remove_jobs(bigint[]) is
-  'Deletes the jobs of runs. One that is locked loses its key and is not tried again.';
+  'Deletes the jobs of runs. A locked job loses its key and is not retried.';
 
 create or replace function notika._suspend_jobs(job_ids bigint[])
   returns void
@@ -231,8 +235,8 @@ end;
 $$;
 
 comment on function notika._lock_jobs(smallint, timestamptz, timestamptz, integer) is
-  'Locks the first jobs of a priority whose places in the queue lie between two times, at most so '
-  'many, without those that others have locked.';
+  'Locks the first jobs of a priority with a place in the queue between two times, at most the '
+  'given number. Skips jobs that other sessions have locked.';
 
 create or replace function notika._head(priority smallint, before timestamptz, now timestamptz)
   returns timestamptz
@@ -244,7 +248,8 @@ declare
   v_idle constant timestamptz := _head.now - interval '0.1 seconds';
   v_first timestamptz;
 begin
-  -- What no runner has a task for stays in front of the queue, and the queue goes on behind it.
+  -- Jobs for which no runner has a task stay at the front of the queue, and the queue continues
+  -- behind them.
   select j.run_at into v_first
     from (
       select n.run_at, n.task_id
@@ -268,15 +273,16 @@ begin
   ) then
     return v_idle;
   end if;
-  -- It never goes back, or the order of a workflow's events would: the last place of a workflow is
-  -- forgotten when the head has passed it.  If the clock was set back there is no other way.
+  -- It never goes back, or the events of a workflow would change their order: the last place of a
+  -- workflow is forgotten when the head has passed it. If the clock was set back there is no other
+  -- way.
   return least(greatest(_head.before, v_first), v_idle);
 end;
 $$;
 
 comment on function notika._head(smallint, timestamptz, timestamptz) is
-  'The place of the first run of a priority that may start, or what it was before if that is later; '
-  'a moment ago if there is none.';
+  'The place of the first run of a priority that may start, or the previous head if that is '
+  'later; a moment ago if there is none.';
 
 create or replace function notika._wake_runs(run_ids bigint[])
   returns bigint
@@ -287,8 +293,9 @@ as $$
 declare
   v_count bigint;
 begin
-  -- As reschedule_jobs does it, but each at its own time.  Who was in line takes the place that it
-  -- had: behind all that came meanwhile, a line would go on only once in each backlog.
+  -- As reschedule_jobs does, but each run at its own time. A run that was in a queue gets the
+  -- place that it had: behind everything that came meanwhile, a queue would advance only once in
+  -- each backlog.
   update notika_worker._private_jobs as j
      set run_at = least((
            select coalesce(l.run_at, s.run_at)
@@ -312,7 +319,7 @@ end;
 $$;
 
 comment on function notika._wake_runs(bigint[]) is
-  'Lets sleeping runs start, unless their workflow is held; says how many.';
+  'Lets sleeping runs start, unless their workflow is held; returns their number.';
 
 create or replace function notika._requeue(job_id bigint, run_at timestamptz)
   returns void
@@ -337,13 +344,13 @@ begin
   if v_job.last_error is not null then
     perform notika_worker.permanently_fail_jobs(array[v_new_id], v_job.last_error);
   end if;
-  -- What did not begin is no attempt.
+  -- A run that did not begin has made no attempt.
   perform notika_worker.reschedule_jobs(array[v_new_id], attempts => v_job.attempts - 1);
 end;
 $$;
 
 comment on function notika._requeue(bigint, timestamptz) is
-  'Puts a run whose job has just started back, as if it had not, until a later time.';
+  'Puts a run whose job has just started back until a later time, as if it had not started.';
 
 create or replace function notika._free_jobs()
   returns setof text
@@ -354,9 +361,10 @@ as $$
 declare
   v_silent text[];
 begin
-  -- Runners beat and look here every ten seconds: within a minute of its death its jobs are free.
-  -- Two looks, because all seem silent when the clock was set or the server was away, and whoever
-  -- is alive is heard before the second.
+  -- Runners send a heartbeat and call this every ten seconds: within a minute of a runner's death
+  -- its jobs are free. A runner has to be silent in two calls, because all of them seem silent
+  -- after the clock was set or the server was away, and live ones send a heartbeat before the
+  -- second call.
   update notika.runner as r
      set suspected_at = clock_timestamp()
    where r.seen_at < clock_timestamp() - interval '25 seconds' and r.suspected_at is null;
@@ -369,7 +377,7 @@ begin
     from (
       select g.runner_id from gone as g
       union
-      -- Died before its first sign of life.
+      -- The runner died before its first heartbeat.
       select j.locked_by
         from notika_worker._private_jobs as j
        where j.locked_at < clock_timestamp() - interval '45 seconds'
@@ -384,7 +392,8 @@ end;
 $$;
 
 comment on function notika._free_jobs() is
-  'Unlocks what runners hold that fell silent; graphile-worker would wait four hours.';
+  'Unlocks the jobs of runners that stopped sending heartbeats; graphile-worker would do so after '
+  'four hours.';
 
 create or replace function notika._hold_jobs()
   returns setof text
@@ -400,7 +409,7 @@ begin
     join notika_worker._private_tasks as t on t.id = j.task_id
     join notika.workflow as w on w.name = t.identifier
    where (w.paused_at is not null or w.broken_reason is not null)
-     -- Not those that sleep longer: they would forget until when.
+     -- Not those that sleep longer: the time at which they wake would be lost.
      and j.run_at < clock_timestamp() + interval '1 minute' and j.locked_at is null;
 
   if v_jobs is not null then
@@ -440,8 +449,9 @@ end;
 $$;
 
 comment on function notika._beat(text, text, integer, text[], interval) is
-  'A runner''s sign of life; without one for a minute its jobs are given to others. False: a task has '
-  'blocked its event loop for so long that this one does not count.';
+  'Records a heartbeat of a runner. After a minute without one its jobs are given to others. '
+  'False: a task has blocked the runner''s event loop for so long that this heartbeat does not '
+  'count.';
 
 create or replace function notika._leave(runner_id text)
   returns void
@@ -456,7 +466,8 @@ begin
 end;
 $$;
 
-comment on function notika._leave(text) is 'A runner stops: what it still holds is free at once.';
+comment on function notika._leave(text) is
+  'A runner stops: the jobs that it still holds are free immediately.';
 
 create or replace function notika._claim(
   runner_id text,
@@ -478,8 +489,8 @@ create or replace function notika._claim(
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
-  -- The next jobs are the front of an index.  Of a table that fills and empties within seconds a
-  -- planner knows nothing, and would rather sort the whole backlog for each few of them.
+  -- The next jobs are the front of an index. A planner has no statistics of a table that fills and
+  -- empties within seconds, and would sort the whole backlog for each few of them.
   set enable_seqscan = off
   set enable_bitmapscan = off
   set enable_sort = off
@@ -514,8 +525,9 @@ end;
 $$;
 
 comment on function notika._claim(text, integer[], integer, text) is
-  'Locks the next jobs of these tasks for a runner, at most this number, and begins an attempt of each. '
-  'version: that of the runner; NK013 if the database has another, so that an old runner takes no more.';
+  'Locks the next jobs of these tasks for a runner, at most the given number, and begins an '
+  'attempt of each. version is that of the runner. If the database has another version it raises '
+  'NK013, so that an old runner takes no more runs.';
 
 create or replace function notika._begin(jobs json)
   returns void
@@ -535,8 +547,9 @@ end;
 $$;
 
 comment on function notika._begin(json) is
-  'Notes for jobs, an array of ids, that the last attempt which their task allows begins now. A '
-  'claim alone does not say so: a runner may die with jobs that it had not begun.';
+  'Records for jobs, given as an array of ids, that the last attempt that their task allows '
+  'begins now. A claim alone does not mean that: a runner may die with jobs that it has not '
+  'begun.';
 
 create or replace function notika._is_own(job_id bigint, attempts integer)
   returns boolean
@@ -546,7 +559,7 @@ create or replace function notika._is_own(job_id bigint, attempts integer)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- A job that was freed and claimed again has one attempt more.
+  -- A job that was freed and claimed again has made one more attempt.
   return exists (
     select from notika_worker._private_jobs as j
      where j.id = _is_own.job_id and j.attempts = _is_own.attempts and j.locked_at is not null
@@ -555,7 +568,8 @@ end;
 $$;
 
 comment on function notika._is_own(bigint, integer) is
-  'Whether a job is still locked for this attempt. A runner that was away asks before it goes on.';
+  'Whether a job is still locked for this attempt. A runner that was away asks before it '
+  'continues.';
 
 create or replace function notika._give_back(job_id bigint, attempts integer, error text)
   returns boolean
@@ -573,9 +587,9 @@ begin
    where j.id = _give_back.job_id and j.attempts = _give_back.attempts and j.locked_at is not null
      for update;
   if not found then
-    return true; -- others have it
+    return true; -- another runner has it
   end if;
-  -- A run whose own statements end its connection must not go on for ever.
+  -- A run whose own statements end its connection must not be repeated without end.
   if v_lost >= 5 then
     return false;
   end if;
@@ -590,6 +604,6 @@ end;
 $$;
 
 comment on function notika._give_back(bigint, integer, text) is
-  'Puts a job back whose attempt failed because its runner lost the connection to the database: the '
-  'attempt does not count. False: that has happened five times since the run began or woke, so that '
-  'this one counts, and nothing was done.';
+  'Puts a job back whose attempt failed because its runner lost the connection to the database: '
+  'the attempt does not count. False: this has happened five times since the run began or woke; '
+  'this attempt counts, and nothing was changed.';

@@ -1,7 +1,8 @@
--- Lines: runs of one lane one after the other (order), and so many of a workflow at a time
--- (concurrency).  Who has to wait has a job that never starts by itself (run_at is infinity).
--- Whatever changes a line holds its lock, and wakes whoever is next.  A run that is woken without
--- being next finds out when its attempt starts, and is put back: so it never matters who woke it.
+-- Lines: runs of one lane run one after the other (order), and at most a number of runs of a
+-- workflow run at a time (concurrency). A run that has to wait has a job that never starts by
+-- itself (run_at is infinity). Every function that changes a line holds its lock, and wakes the
+-- run that is next. A run that is woken without being next notices that when its attempt starts,
+-- and is put back, so it does not matter what woke it.
 
 create or replace function notika._lock_line(workflow_id integer)
   returns void
@@ -13,7 +14,7 @@ begin
   loop
     perform from notika.line_lock as l where l.workflow_id = _lock_line.workflow_id for update;
     exit when found;
-    -- Usually when the options are set, before anybody else sees them.
+    -- Usually when the options are set, before any other session sees them.
     insert into notika.line_lock (workflow_id) values (_lock_line.workflow_id)
       on conflict do nothing;
   end loop;
@@ -21,8 +22,8 @@ end;
 $$;
 
 comment on function notika._lock_line(integer) is
-  'Takes the right to say which run of a workflow goes next, until commit. Of several workflows in '
-  'the order of their ids.';
+  'Takes the right to decide which run of a workflow is next, until commit. Locks of several '
+  'workflows are taken in the order of their ids.';
 
 create or replace function notika._lock_lines(workflow_ids integer[] default null)
   returns boolean
@@ -44,8 +45,8 @@ end;
 $$;
 
 comment on function notika._lock_lines(integer[]) is
-  'Takes the line locks of those of these workflows that have lines, or of all that have. False: '
-  'there was none.';
+  'Takes the line locks of those of these workflows that have lines, or of all workflows that '
+  'have. False: there was none.';
 
 create or replace function notika._is_behind(run_id bigint)
   returns boolean
@@ -115,7 +116,7 @@ end;
 $$;
 
 comment on function notika._line_up(notika._new_job[]) is
-  'The jobs with the runs in line that are not next kept from starting.';
+  'The jobs, of which those whose runs are not next in their line are kept from starting.';
 
 create or replace function notika._free_slots(workflow_id integer)
   returns bigint
@@ -123,7 +124,7 @@ create or replace function notika._free_slots(workflow_id integer)
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Where some wait already, nothing is free for others: it is theirs.
+  -- If runs wait already, no slot is free for others: the slots are for those that wait.
   select (w.options ->> 'concurrency')::integer - (
            select count(*)
              from (
@@ -137,7 +138,7 @@ as $$
 $$;
 
 comment on function notika._free_slots(integer) is
-  'How many runs of a workflow may start now besides those that are in line; null: any number.';
+  'The number of runs of a workflow that may start now besides those in line; null: any number.';
 
 create or replace function notika._grant_slots(workflow_id integer)
   returns bigint
@@ -149,7 +150,8 @@ declare
   v_free bigint;
   v_granted bigint[];
 begin
-  -- An older snapshot does not see who was let go meanwhile.  Here maintain() does it.
+  -- An older snapshot does not see which runs were woken meanwhile. In that case maintain() wakes
+  -- them.
   if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     return 0;
   end if;
@@ -168,7 +170,7 @@ begin
   with granted as (
     update notika.slot as s
        set taken_at = clock_timestamp()
-     -- An array, because a planner would rather join all who wait.
+     -- An array, because a planner would prefer to join all runs that wait.
      where s.run_id = any (array(
        select n.run_id
          from notika.slot as n
@@ -184,8 +186,8 @@ end;
 $$;
 
 comment on function notika._grant_slots(integer) is
-  'Gives the free slots of a workflow to those who wait longest, and says how many were woken. '
-  'Needs the line lock.';
+  'Gives the free slots of a workflow to the runs that have waited longest, and returns how many '
+  'were woken. Requires the line lock.';
 
 create or replace function notika._wake_heads(workflow_id integer, run_ids bigint[])
   returns bigint
@@ -212,8 +214,8 @@ end;
 $$;
 
 comment on function notika._wake_heads(integer, bigint[]) is
-  'Lets runs go on that have become the first of their lanes, or queues them for a slot. '
-  'Needs the line lock.';
+  'Wakes runs that have become the first of their lanes, or queues them for a slot. Requires the '
+  'line lock.';
 
 create or replace function notika._leave_lines(run_ids bigint[])
   returns bigint
@@ -267,7 +269,8 @@ end;
 $$;
 
 comment on function notika._leave_lines(bigint[]) is
-  'Takes runs that have ended out of all lines, lets the next go and says how many were woken.';
+  'Removes runs that have ended from all lines, and wakes the next ones. Returns how many were '
+  'woken.';
 
 create or replace function notika._free_slot(run_id bigint)
   returns bigint
@@ -289,7 +292,7 @@ end;
 $$;
 
 comment on function notika._free_slot(bigint) is
-  'Gives the slot of a run that sleeps or is tried again later to the next.';
+  'Gives the slot of a run that sleeps or is to be retried to the next run.';
 
 create or replace function notika._admit(job_id bigint, run_id bigint)
   returns boolean
@@ -354,7 +357,7 @@ end;
 $$;
 
 comment on function notika._admit(bigint, bigint) is
-  'Whether a run may go on now. If not, it is put back until it may.';
+  'Whether a run may continue now. If not, it is put back until it may.';
 
 create or replace function notika._advance(workflow_id integer)
   returns bigint
@@ -372,7 +375,7 @@ begin
     from notika.workflow as w
    where w.workflow_id = _advance.workflow_id;
 
-  -- Lines that are not kept any more.
+  -- Lines whose option is gone.
   if not v_options ? 'order' then
     with gone as (
       delete from notika.lane as l where l.workflow_id = _advance.workflow_id returning l.run_id
@@ -394,7 +397,7 @@ begin
     select array_agg(g.run_id) into v_free from gone as g;
   end if;
 
-  -- Only who waits for its turn: the others know when they go on.
+  -- Only runs that wait for their turn: the others have a time at which they continue.
   select array_agg(j.key::bigint) into v_heads
     from notika._job as j
    where j.key = any (array(select h::text from unnest(v_heads || v_free) as h))
@@ -405,8 +408,8 @@ end;
 $$;
 
 comment on function notika._advance(integer) is
-  'Lets all runs of a workflow go whom nothing keeps in line any more: after its options have '
-  'changed, when it is resumed, and in case somebody was forgotten.';
+  'Starts all runs of a workflow that no longer have to wait in line: after its options have '
+  'changed, when it is resumed, and in case a run was overlooked.';
 
 create or replace function notika._repair_lines()
   returns setof text
@@ -419,7 +422,8 @@ declare
   v_gone bigint[];
   v_idle bigint[];
 begin
-  -- Ended without leaving the line.  A run that was cancelled while it ran leaves when it stops.
+  -- They ended without leaving the line. A run that was cancelled while it ran leaves when it
+  -- stops.
   select array_agg(r.run_id) into v_gone
     from (
       select l.run_id from notika.lane as l
@@ -439,7 +443,7 @@ begin
     return next format('%s runs that have ended were taken out of line', cardinality(v_gone));
   end if;
 
-  -- Its attempt ended, but its runner died before it said so.
+  -- Its attempt ended, but its runner died before it recorded that.
   select array_agg(s.run_id) into v_idle
     from notika.slot as s
     join notika._job as j on j.key = s.run_id::text
@@ -447,7 +451,7 @@ begin
      and j.locked_at is null and j.run_at > clock_timestamp();
   perform notika._free_slot(r) from unnest(v_idle) as r;
 
-  -- Looked for without the line lock, which others need all the time.
+  -- Searched without the line lock, which other sessions need all the time.
   for v_workflow_id in
     select w.workflow_id
       from notika.workflow as w
@@ -481,4 +485,4 @@ end;
 $$;
 
 comment on function notika._repair_lines() is
-  'Sees to it that nobody waits behind a run that is gone.';
+  'Ensures that no run waits behind a run that is gone.';

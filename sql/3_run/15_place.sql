@@ -1,9 +1,10 @@
--- The places of runs in the queue.  graphile-worker takes jobs by priority and run_at, so the run_at
--- of a run that may start is its place.  Start-time fair queueing: a run comes one microsecond behind
--- the last one of its workflow, or at the head of the queue if its workflow has none there.  So the
--- runs of a burst take turns with those of others, and a single event of another workflow is next.
--- Places lie in the past and are handed out more slowly than time goes by: what falls due later has a
--- run_at behind all of them, until _place_due moves it to the head.
+-- The places of runs in the queue. graphile-worker takes jobs by priority and run_at, so the
+-- run_at of a run that may start is its place. This is start-time fair queueing: a run is placed
+-- one microsecond behind the last one of its workflow, or at the head of the queue if its workflow
+-- has none there. So the runs of a burst take turns with those of other workflows, and a single
+-- event of another workflow is next. Places lie in the past and advance more slowly than the
+-- clock: what becomes due later has a run_at behind all of them, until _place_due moves it to the
+-- head.
 
 create or replace function notika._find_heads(here notika.position, now timestamptz)
   returns notika.position
@@ -46,7 +47,8 @@ end;
 $$;
 
 comment on function notika._find_heads(notika.position, timestamptz) is
-  'A position with the places where the queue begins now, without those that it has passed.';
+  'A position with the places at which the queue begins now, without the places that the queue '
+  'has passed.';
 
 create or replace function notika._with_places(
   here notika.position,
@@ -108,7 +110,7 @@ begin
       select j.*
         from notika._lock_jobs(v_class.priority, v_class.last, _place_due.now, 1000) as j
     ), turn as materialized (
-      -- As if they were a workflow of their own, so that neither they nor what is new has to wait.
+      -- As if they were a workflow of their own, so that neither they nor new runs have to wait.
       select d.job_id, -w.workflow_id as flow_id,
              row_number() over (partition by w.workflow_id order by d.run_at) as turn
         from due as d
@@ -142,8 +144,8 @@ end;
 $$;
 
 comment on function notika._place_due(notika.position, timestamptz) is
-  'Moves what has fallen due behind a backlog, such as retries and sleepers, to the head of the '
-  'queue; the position after that, or null if there was nothing.';
+  'Moves runs that became due behind a backlog, such as retries and sleepers, to the head of the '
+  'queue. Returns the position after that, or null if there were none.';
 
 create or replace function notika._place_held(workflow text, waits boolean default true)
   returns void
@@ -166,7 +168,7 @@ begin
       join notika.workflow as w on w.name = t.workflow
      where t.workflow = _place_held.workflow
        and j.run_at = 'infinity' and j.locked_at is null
-       -- One that waits and is woken too early finds that out: it may have been held as well.
+       -- A run that waits and is woken too early notices that: it may have been held as well.
        and (_place_held.waits
             or not exists (select from notika.wait as v where v.run_id = j.key::bigint))
        and not notika._is_behind(j.key::bigint)
@@ -198,7 +200,7 @@ begin
   )
   select max(p.workflow_id), max(p.run_at) into v_workflow_id, v_last from placed as p;
 
-  -- Not as a position, which only the hand-over moves.
+  -- Not as a position, which only dispatch changes.
   update notika.workflow as w
      set placed_until = greatest(w.placed_until, v_last)
    where w.workflow_id = v_workflow_id;
@@ -206,8 +208,8 @@ end;
 $$;
 
 comment on function notika._place_held(text, boolean) is
-  'Gives places in the queue to the runs of a workflow that were held, in the order of their events; '
-  'without waits those that wait for something are left alone.';
+  'Gives places in the queue to the runs of a workflow that were held, in the order of their '
+  'events. Without waits, those that wait for something are left alone.';
 
 create or replace function notika._place_late()
   returns setof text
@@ -216,7 +218,8 @@ create or replace function notika._place_late()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Handed over in the moment when their workflow was resumed, for a hand-over that did not see that.
+  -- Runs that were dispatched while their workflow was being resumed, by a dispatch that did not
+  -- see that.
   perform notika._place_held(w.name, waits => false)
      from notika.workflow as w
     where w.resumed_at > clock_timestamp() - interval '1 minute'
@@ -225,4 +228,4 @@ end;
 $$;
 
 comment on function notika._place_late() is
-  'Lets runs go that were held by a pause that was over already; returns no rows.';
+  'Starts runs that are still held by a pause that is over; returns no rows.';

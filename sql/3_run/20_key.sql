@@ -19,11 +19,11 @@ begin
              j.key::bigint as run_id
         from unnest(_drop_doubles.jobs) as j
         join notika.workflow as w on w.name = j.workflow and w.options ? 'key'
-       -- Whoever replays events wants them to run again.
+       -- Replayed events are meant to run again.
        where substring(j.payload::text from '"operation" : "([a-z]+)"') <> 'replay'
-      offset 0 -- values are taken from an event once
+      offset 0 -- so that values are extracted from an event once
     ) as k
-   where not k.values @> '[null]'; -- as in a unique constraint, null is like nothing else
+   where not k.values @> '[null]'; -- as in a unique constraint, nulls are distinct
   if v_keys is null then
     return _drop_doubles.jobs;
   end if;
@@ -55,7 +55,8 @@ end;
 $$;
 
 comment on function notika._drop_doubles(notika._new_job[]) is
-  'The jobs without those whose workflow has had a run of the same key, which are logged.';
+  'The jobs, without those whose workflow has had a run of the same key; those are logged as '
+  'cancelled.';
 
 create or replace function notika._forget_keys()
   returns void
@@ -75,4 +76,4 @@ as $$
 $$;
 
 comment on function notika._forget_keys() is
-  'Forgets keys that are as old as runs that are forgotten.';
+  'Forgets keys that are as old as the runs that are forgotten.';

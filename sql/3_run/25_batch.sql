@@ -1,11 +1,12 @@
--- Batches: one run for many events of a workflow with debounce or digest.
--- The first event makes the run, asleep until the batch closes; later ones join it.  A batch closes
--- when its run starts, which is not before its time, or when it is full: then events open the next.
--- Both sides hold the workflow's line lock, so that an event is in one batch and its run sees it.
+-- Batches: one run for many events of a workflow with debounce or digest. The first event creates
+-- the run, which sleeps until the batch closes; later events join it. A batch closes when its run
+-- starts, which is not before its time, or when it is full: then later events open the next one.
+-- Both sides hold the workflow's line lock, so that an event is in exactly one batch and the run
+-- of that batch sees it.
 --
--- What hand-over does for workflows with options, between the chunk and its jobs, is _apply_options:
--- doubles
--- are dropped, events gathered, runs lined up.  The rest of a chunk does not come here at all.
+-- _apply_options is what dispatch does for workflows with options, between reading a chunk and
+-- creating its jobs: it drops doubles, collects events into batches, and puts runs into lines.
+-- Other events of a chunk do not get here.
 
 create or replace function notika._apply_options(jobs notika._new_job[])
   returns notika._new_job[]
@@ -26,7 +27,7 @@ end;
 $$;
 
 comment on function notika._apply_options(notika._new_job[]) is
-  'The jobs of a chunk for workflows with options, as these want them.';
+  'The jobs of a chunk for workflows with options, after these have been applied.';
 
 create or replace function notika._gather(jobs notika._new_job[])
   returns notika._new_job[]
@@ -63,7 +64,7 @@ begin
       join setting as s on s.name = j.workflow
   ), counted as (
     select i.*, s.most, b.run_id as open_id,
-           -- There is room in an open one, also if most was lowered meanwhile.
+           -- There is room in an open batch, even if most was lowered meanwhile.
            (least(coalesce(b.events, 0), s.most - 1)
             + row_number() over (partition by i.workflow_id, i.batch_key order by i.event_id) - 1
            ) / s.most as nth
@@ -103,7 +104,7 @@ begin
     return _gather.jobs;
   end if;
 
-  -- Full ones first: there is one open batch for each key.
+  -- Full batches first: there is one open batch for each key.
   with grown as (
     update notika.batch as b
        set events = n.events, closes_at = n.closes_at, closed_at = n.closed_at
@@ -135,7 +136,7 @@ end;
 $$;
 
 comment on function notika._gather(notika._new_job[]) is
-  'The jobs, with one instead of many for the events of a batch, which it stores.';
+  'The jobs, with one job for the events of each batch, which are stored.';
 
 create or replace function notika._forget_batches()
   returns void

@@ -1,4 +1,4 @@
--- Runs: events that wait, jobs that live, outcomes that are logged.
+-- Runs: events that wait for dispatch, jobs, and outcomes that are logged.
 
 create or replace function notika._fail_dead_jobs()
   returns setof text
@@ -10,8 +10,8 @@ declare
   v_jobs bigint[];
   v_runs bigint[];
 begin
-  -- A run that has parked goes on as another job; what is left of one whose runner died just then
-  -- is of no use.
+  -- A run that has parked continues as another job; the rest of one whose runner died at that
+  -- moment is not needed.
   select array_agg(j.job_id) into v_jobs
     from notika._job as j
    where j.attempts >= j.max_attempts and j.locked_at is null and j.key is null;
@@ -19,7 +19,7 @@ begin
     perform notika._complete_jobs(v_jobs);
   end if;
 
-  -- A job ends with its last attempt without a word only when the runner died in the middle.
+  -- A job ends with its last attempt and no outcome only if the runner died during that attempt.
   with dead as (
     select j.job_id, j.key::bigint as run_id, j.workflow, j.attempts, j.payload, j.last_error,
            j.updated_at
@@ -75,7 +75,8 @@ end;
 $$;
 
 comment on function notika._settled(bigint[]) is
-  'Runs have ended: removes what only an unfinished run has, and lets the next in line go.';
+  'Called when runs have ended: removes what only an unfinished run has, and wakes the next runs '
+  'in line.';
 
 create or replace function notika._cancelled(run_ids bigint[])
   returns void
@@ -97,8 +98,8 @@ end;
 $$;
 
 comment on function notika._cancelled(bigint[]) is
-  'Runs were cancelled, and still have their jobs: as _settled, but whose attempt is running keeps '
-  'its place in line until that ends.';
+  'Called when runs were cancelled and still have their jobs: like _settled, but a run whose '
+  'attempt is running keeps its place in line until the attempt ends.';
 
 create or replace function notika._forget_waits(run_ids bigint[])
   returns void
@@ -113,7 +114,7 @@ end;
 $$;
 
 comment on function notika._forget_waits(bigint[]) is
-  'Removes what runs wait for, and what they listen to.';
+  'Removes the waits and the listeners of runs.';
 
 create or replace view notika.runs as
 select l.run_id,
@@ -157,7 +158,7 @@ select j.key::bigint,
   from notika._job as j
   join notika._task as t on t.task_id = j.task_id
   left join notika.workflow as w on w.name = t.workflow
- where j.key ~ '^[0-8]?[0-9]{1,18}$' -- a runner may have added what is no bigint
+ where j.key ~ '^[0-8]?[0-9]{1,18}$' -- a runner may have added a key that is not a bigint
    -- Between the outcome and the end of its job a run is in both places.
    and not exists (
      select from notika.run_log as l where l.run_id = j.key::bigint and l.retried_at is null
@@ -179,51 +180,53 @@ select e.event_id,
    select q as p from notika.position as q order by q.position_id desc limit 1
  ) as newest
  where e.event_id > notika._bound(p)
-   -- What a source captures starts no run.  Not by _workflow_of, which is estimated at next to none.
+   -- Events of a source start no run. Not by _workflow_of, for which the planner estimates almost
+   -- no rows.
    and w.name not like '%:%'
    and not notika._dispatched(e.event_id, e.xid, e.workflow_id, p)
    and not exists (
      select from notika.run_log as l where l.run_id = e.event_id and l.retried_at is null
    );
 
-comment on view notika.runs is 'Every run that waits, lives, or has ended and is remembered.';
+comment on view notika.runs is 'Every run that waits, runs, or has ended and is remembered.';
 
-comment on column notika.runs.run_id is 'Its id, which is that of its event.';
+comment on column notika.runs.run_id is 'The id of the run, which is that of its event.';
 
-comment on column notika.runs.workflow is 'Its workflow.';
+comment on column notika.runs.workflow is 'The workflow that the run is for.';
 
 comment on column notika.runs.state is
   'ready, running, waiting, retrying, held, done, failed, cancelled or expired.';
 
-comment on column notika.runs.attempts is 'How often it was tried.';
+comment on column notika.runs.attempts is 'The number of attempts that have begun.';
 
 comment on column notika.runs.event is
-  'What its task gets; of a run that is done only while the ring remembers it.';
+  'The event, in the form that the task receives; for a run that is done, only as long as the '
+  'ring remembers it.';
 
 comment on column notika.runs.error is 'The message of the last error.';
 
-comment on column notika.runs.created_at is 'When its event was captured.';
+comment on column notika.runs.created_at is 'When the event was captured.';
 
 comment on column notika.runs.wake_at is
-  'When it goes on; infinity: when it is its turn, or its workflow is resumed.';
+  'When the run continues; infinity: when it is its turn, or its workflow is resumed.';
 
-comment on column notika.runs.started_at is 'When its last attempt began.';
+comment on column notika.runs.started_at is 'When the last attempt began.';
 
-comment on column notika.runs.finished_at is 'When it ended.';
+comment on column notika.runs.finished_at is 'When the run ended.';
 
 create or replace view notika.run_counts as
 select r.workflow, r.state, count(*) as runs
   from notika.runs as r
  group by r.workflow, r.state;
 
-comment on view notika.run_counts is 'How many runs of each workflow are in which state.';
+comment on view notika.run_counts is 'The number of runs of each workflow in each state.';
 
-comment on column notika.run_counts.workflow is 'The workflow.';
+comment on column notika.run_counts.workflow is 'The workflow that the runs are for.';
 
 comment on column notika.run_counts.state is
   'ready, running, waiting, retrying, held, done, failed, cancelled or expired.';
 
-comment on column notika.run_counts.runs is 'How many runs are in it and remembered.';
+comment on column notika.run_counts.runs is 'The number of runs in this state that are remembered.';
 
 create or replace function notika._alive(run_id bigint)
   returns void
@@ -246,7 +249,8 @@ begin
 end;
 $$;
 
-comment on function notika._alive(bigint) is 'Says why a run cannot be retried, as an error.';
+comment on function notika._alive(bigint) is
+  'Raises an error that says why a run cannot be retried.';
 
 create or replace function notika._finish(outcomes json)
   returns void
@@ -259,7 +263,7 @@ begin
   insert into notika.run_log
     (run_id, workflow, state, attempts, event, error, stack, created_at, started_at)
   select o.run_id, o.workflow, o.state, o.attempts,
-         -- The ring forgets it; the job still has it.
+         -- The ring forgets the event; the job still has it.
          case when o.state <> 'done' then (
            select j.payload from notika._job as j where j.key = o.run_id::text
          ) end,
@@ -276,7 +280,7 @@ end;
 $$;
 
 comment on function notika._finish(json) is
-  'Appends the outcomes of runs, an array of objects with the columns of run_log.';
+  'Appends the outcomes of runs, given as an array of objects with the columns of run_log.';
 
 create or replace function notika._next_due(tasks text[])
   returns timestamptz
@@ -297,7 +301,7 @@ as $$
       where w.name = any (_next_due.tasks)
         and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
         and s.next_at < 'infinity'),
-    -- Not from notika.lag, which takes longer to plan than all the rest.
+    -- Not from notika.lag, which takes longer to plan than everything else here.
     (select min(e.captured_at)
        from (
          select q as p from notika.position as q order by q.position_id desc limit 1
@@ -308,7 +312,7 @@ as $$
 $$;
 
 comment on function notika._next_due(text[]) is
-  'When there is next something to do for who has these tasks; null: nothing, unless a row changes.';
+  'When the next job for these tasks is due; null if none is, unless a row changes.';
 
 create or replace function notika.event(run_id bigint, event_id bigint default null)
   returns json
@@ -337,5 +341,5 @@ end;
 $$;
 
 comment on function notika.event(bigint, bigint) is
-  'The event of a run, or another one of those that a debounced or digested run is for, with every '
-  'number as it was written; JavaScript rounds what a task gets. Null: it is not remembered.';
+  'The event of a run, or another event of a debounced or digested run, with every number as it '
+  'was written; JavaScript rounds the numbers that a task receives. Null if it is not remembered.';

@@ -1,9 +1,9 @@
--- Changes that runs wait for.  A source is published like a workflow, under the name
--- workflow:source; its events become signals, not jobs.  workflow:cancel ends the runs it matches.
--- A signal counts for a run unless the transaction that started the run could see it already: so
--- nothing is missed that was committed later, in whatever order the ids were drawn, and nothing
--- counts that was there before.  Who hands signals over and who begins a wait exclude each other by
--- a lock, so that a wait either finds a signal or is found by it.
+-- Changes that runs wait for. A source is published like a workflow, under the name
+-- workflow:source; its events become signals, not jobs. workflow:cancel ends the runs that it
+-- matches. A signal counts for a run unless the transaction that started the run could already see
+-- it: no change that was committed later is missed, in whatever order the ids were assigned, and
+-- no earlier change counts. Dispatching signals and beginning a wait exclude each other by a lock,
+-- so that a wait either finds a signal or is found by it.
 
 create or replace function notika._lock_signals(for_hand_over boolean)
   returns void
@@ -14,8 +14,8 @@ as $$
 declare
   v_count bigint;
 begin
-  -- Not a shared lock on one row: new sessions join it ahead of a hand-over that waits for it.
-  -- By process id, so that a session that begins many waits locks one row.
+  -- Not a shared lock on one row: new sessions would join it ahead of a dispatch that waits for
+  -- it. By process id, so that a session that begins many waits locks one row.
   loop
     if _lock_signals.for_hand_over then
       perform from notika.signal_lock as s order by s.place for update;
@@ -25,13 +25,14 @@ begin
     get diagnostics v_count = row_count;
     exit when v_count = case when _lock_signals.for_hand_over then 32 else 1 end;
     insert into notika.signal_lock select generate_series(0, 31)
-      on conflict do nothing; -- a copy of the schema alone has none
+      on conflict do nothing; -- a copy of the schema alone has no rows
   end loop;
 end;
 $$;
 
 comment on function notika._lock_signals(boolean) is
-  'Until commit either signals are handed over, by one, or waits begin, by any number.';
+  'Until commit, either signals are dispatched by one session, or waits begin in any number of '
+  'sessions.';
 
 create or replace function notika._match_values(event json, keys text[])
   returns text
@@ -47,8 +48,8 @@ end;
 $$;
 
 comment on function notika._match_values(json, text[]) is
-  'The values under these keys of an event''s row, as one text; null if one is null, which equals '
-  'nothing.';
+  'The values of these keys of an event''s row, as one text; null if one of them is null, because '
+  'null equals nothing.';
 
 create or replace function notika._register_listeners(run_ids bigint[])
   returns void
@@ -63,7 +64,8 @@ end;
 $$;
 
 comment on function notika._register_listeners(bigint[]) is
-  'New runs have been handed over that changes count for, also some that were handed over before.';
+  'Called for new runs for which changes may count, including changes that were dispatched before '
+  'them.';
 
 create or replace function notika._listen(run_ids bigint[])
   returns void
@@ -88,7 +90,7 @@ as $$
 $$;
 
 comment on function notika._listen(bigint[]) is
-  'Notes that these runs are unfinished and what cancels them.';
+  'Records that these runs are unfinished, and which changes cancel them.';
 
 create or replace function notika._store_signals(event_ids bigint[])
   returns void
@@ -124,7 +126,7 @@ create or replace function notika._cancel_matched(
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
-  set enable_sort = on -- which dispatch, that sorts nothing else, is better off without
+  set enable_sort = on -- dispatch switches it off, because it sorts nothing else
 as $$
 declare
   v_cancelled bigint[];
@@ -155,7 +157,7 @@ begin
          where l.run_id = any (_cancel_matched.run_ids)
       ) as m
      where notika._is_later(m.event_id, m.xid, m.run_id, m.run_xid, m.snapshot)
-       and m.cause_id is distinct from m.run_id -- what a run does itself does not end it
+       and m.cause_id is distinct from m.run_id -- a run's own changes do not end it
      order by m.run_id, m.event_id
   ), logged as (
     insert into notika.run_log
@@ -167,7 +169,7 @@ begin
       join notika.workflow as w on w.workflow_id = d.source_id
       join notika._job as j on j.key = d.run_id::text
       join notika._task as t on t.task_id = j.task_id
-     order by d.run_id -- as everybody does, so that nobody waits in a circle
+     order by d.run_id -- as all sessions do, to avoid deadlocks
     on conflict do nothing
     returning run_id
   )
@@ -193,7 +195,7 @@ declare
   v_runs bigint[];
   v_held bigint[];
 begin
-  -- A run that is at it finds out when it parks, one that has failed is tried again in its time.
+  -- A running run notices the signal when it parks; one that has failed is retried at its time.
   select array_agg(j.key::bigint),
          array_agg(j.job_id) filter (where w.paused_at is not null or w.broken_reason is not null)
     into v_runs, v_held
@@ -208,7 +210,7 @@ end;
 $$;
 
 comment on function notika._end_sleep(bigint[]) is
-  'Lets runs that wait go on now, or when their workflow is resumed.';
+  'Lets runs that wait continue now, or when their workflow is resumed.';
 
 create or replace function notika._forget_signals()
   returns setof text
@@ -221,7 +223,7 @@ declare
   v_new text[];
   v_count bigint;
 begin
-  -- Runs that were handed over while the publication of a source was not committed.
+  -- Runs that were dispatched before the publication of a source was committed.
   select array_agg(distinct notika._workflow_of(s.name)) into v_new
     from notika.workflow as s
    where notika._workflow_of(s.name) is not null
@@ -236,7 +238,7 @@ begin
     ));
   end if;
 
-  -- A run whose job somebody has deleted would keep them for ever.
+  -- A run whose job was deleted by hand would keep them forever.
   delete from notika.listener as l
    where l.run_id in (
      select o.run_id
@@ -246,7 +248,8 @@ begin
       )
    );
 
-  -- What began in a window that is not handed over completely may be a run that wants them.
+  -- A change from a window that is not completely dispatched may have started a run that needs
+  -- them.
   with source as materialized (
     select s.workflow_id, s.name like '%:cancel' as cancels,
            (select min(l.run_id) from notika.listener as l
@@ -281,4 +284,4 @@ end;
 $$;
 
 comment on function notika._forget_signals() is
-  'Removes signals that count for no unfinished run. Needs the right of _lock_dispatch.';
+  'Removes signals that count for no unfinished run. Requires the lock of _lock_dispatch.';

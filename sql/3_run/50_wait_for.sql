@@ -1,5 +1,6 @@
--- Waits for changes, from the side of a run: what ends one is a signal that is there already, one
--- that comes, or its time.  Whoever deletes the wait decides; the step that it becomes stands.
+-- Waits for changes, from the side of a run. A wait is ended by a signal that is there already, by
+-- a later one, or by its timeout. The transaction that deletes the wait decides; the step that it
+-- writes stands.
 
 create or replace function notika._deliver_signals(event_ids bigint[])
   returns void
@@ -17,8 +18,8 @@ end;
 $$;
 
 comment on function notika._deliver_signals(bigint[]) is
-  'Hands over events of sources to the runs that wait for them, and to those that they end. Before '
-  'any lock that the end of a run takes.';
+  'Delivers events of sources to the runs that wait for them, and to those that they end. Called '
+  'before any lock that the end of a run takes.';
 
 create or replace function notika._wake_matched(event_ids bigint[])
   returns void
@@ -37,7 +38,7 @@ begin
        select a.*
          from notika.wait as a
         where a.source_id = s.source_id and a.match_values = s.match_values
-       offset 0 -- looked up for each, whatever a planner thinks of so many waits
+       offset 0 -- looked up for each, whatever the planner estimates
      ) as w
      where s.event_id = any (_wake_matched.event_ids)
        and not notika._has_got(w.run_id, w.created_at, s.event_id)
@@ -46,7 +47,8 @@ begin
     select w.run_id, w.name, w.created_at, m.event_id, m.event
       from matched as m
       join notika.wait as w on w.run_id = m.run_id and w.name = m.name
-       -- Who holds one ends it: by its time, where it looks for a signal itself, or with the run.
+       -- A session that holds the lock on a wait ends it: by its timeout, after which it looks for
+       -- a signal itself, or with the run.
        for update of w skip locked
   )
   select array_agg(o.run_id) into v_runs
@@ -60,7 +62,7 @@ end;
 $$;
 
 comment on function notika._wake_matched(bigint[]) is
-  'Ends the waits for these signals, each with the first that it matches.';
+  'Ends the waits for these signals, each with the first signal that it matches.';
 
 create or replace function notika._rematch_signals(source_id integer)
   returns void
@@ -92,7 +94,7 @@ begin
       join notika._task as t on t.task_id = j.task_id
      where t.workflow = v_workflow and j.key is not null
   ));
-  -- A wait has no more than its values: its run begins it anew.
+  -- A wait holds only its values: its run begins it again.
   perform notika._end_sleep(array(
     select w.run_id from notika.wait as w where w.source_id = v_source.workflow_id
   ));
@@ -100,7 +102,7 @@ end;
 $$;
 
 comment on function notika._rematch_signals(integer) is
-  'A source was published, or compares other columns now: the unfinished runs follow.';
+  'Called when a source was published, or compares other columns: updates the unfinished runs.';
 
 create or replace function notika._has_got(run_id bigint, begun_at timestamptz, event_id bigint)
   returns boolean
@@ -116,8 +118,8 @@ begin atomic
 end;
 
 comment on function notika._has_got(bigint, timestamptz, bigint) is
-  'Whether the run got this event from a wait that was over when another one began: the next wait '
-  'gets the next event.';
+  'Whether the run received this event from a wait that was over when another one began: the next '
+  'wait gets the next event.';
 
 create or replace function notika._end_wait(
   run_id bigint,
@@ -140,13 +142,13 @@ begin
   on conflict on constraint step_pkey do update
     set state = excluded.state, result = excluded.result, event_id = excluded.event_id,
         error = null, step_id = nextval('notika.step_id_seq'), finished_at = clock_timestamp()
-    where s.state = 'retrying'; -- it was no wait in the code of then
+    where s.state = 'retrying'; -- in the code of that time it was not a wait
   delete from notika.wait as w where w.run_id = _end_wait.run_id and w.name = _end_wait.name;
 end;
 $$;
 
 comment on function notika._end_wait(bigint, text, timestamptz, bigint, json) is
-  'Turns a wait into a step that gives the event, or null.';
+  'Turns a wait into a step whose result is the event, or null.';
 
 create or replace function notika._first_signal(wait notika.wait)
   returns table (event_id bigint, event json)
@@ -166,7 +168,7 @@ as $$
 $$;
 
 comment on function notika._first_signal(notika.wait) is
-  'The first signal that ends a wait, of those that were handed over.';
+  'The first signal that ends a wait, of those that were dispatched.';
 
 create or replace function notika._first_on_its_way(wait notika.wait)
   returns table (event_id bigint, event json)
@@ -177,7 +179,7 @@ as $$
 declare
   v_here notika.position := notika._position();
 begin
-  -- As in dispatch: nothing new, and nobody who was running has finished.
+  -- As in dispatch: there is nothing new, and no transaction that was running has ended.
   if notika._last_event_id() = v_here.low and v_here.burst_ids = '{}' and not exists (
     select from unnest(v_here.pending_xids) as p (xid)
      where pg_visible_in_snapshot(p.xid, pg_current_snapshot())
@@ -205,7 +207,7 @@ end;
 $$;
 
 comment on function notika._first_on_its_way(notika.wait) is
-  'The first event that would end a wait, of those that are committed and not handed over yet.';
+  'The first event that would end a wait, of those that are committed and not dispatched yet.';
 
 create or replace function notika._match_past_signals(run_id bigint)
   returns void
@@ -223,7 +225,7 @@ end;
 $$;
 
 comment on function notika._match_past_signals(bigint) is
-  'Ends the waits of a run whose signals are there already. Needs _lock_signals.';
+  'Ends the waits of a run whose signals are there already. Requires the lock of _lock_signals.';
 
 create or replace function notika._time_out(run_id bigint)
   returns void
@@ -243,8 +245,8 @@ begin
      order by w.wake_at, w.name
        for update
   loop
-    -- Nobody else can end it now.  The change it is about may have been in time and the hand-over
-    -- late, when no runner was there.
+    -- No other session can end it now. The change may have been in time and its dispatch late, if
+    -- no runner was there.
     select f.event_id, f.event into v_event_id, v_event
       from (
         select * from notika._first_signal(v_wait)
@@ -259,7 +261,8 @@ end;
 $$;
 
 comment on function notika._time_out(bigint) is
-  'Ends the waits of a run whose time is over, with the event if there is one, or else with null.';
+  'Ends the waits of a run that have timed out, with the event if there is one, otherwise with '
+  'null.';
 
 create or replace function notika._find_source(workflow text, wait json)
   returns table (source_id integer, match_values text)
@@ -315,8 +318,8 @@ end;
 $$;
 
 comment on function notika._find_source(text, json) is
-  'The source that a run waits for, {source: {name, table, match, ...}, match: {key: value}}, or an '
-  'error with the call that publishes it.';
+  'The source that a run waits for, {source: {name, table, match, ...}, match: {key: value}}, or '
+  'an error with the call that publishes it.';
 
 create or replace function notika._listen_again(run_id bigint)
   returns void
@@ -337,8 +340,8 @@ begin
   end if;
 
   perform notika._lock_signals(for_hand_over => false);
-  -- While it was over, signals may have been forgotten that the ring still has; what an older run
-  -- may want was not.
+  -- While the run was over, signals may have been forgotten that the ring still has; those that an
+  -- older run may need were not.
   if not exists (
     select from notika.listener as l
      where l.workflow_id = v_workflow.workflow_id and l.run_id < _listen_again.run_id
@@ -359,4 +362,5 @@ end;
 $$;
 
 comment on function notika._listen_again(bigint) is
-  'A run that had ended goes on: what has happened since may count for it, but not to cancel it.';
+  'Called when a run that had ended continues: what has happened since may count for it, but does '
+  'not cancel it.';

@@ -1,7 +1,7 @@
--- What a run remembers: its steps, and what it waits for.
--- The first outcome of a step stands, whoever writes it: a runner that lost its job cannot change
--- history.  A run that waits is a job in the future, no more; one that is woken too early finds that
--- out and waits again, so nothing breaks when somebody wakes it.
+-- What a run remembers: its steps, and its waits. The first outcome of a step stands, whichever
+-- session writes it: a runner that lost its job cannot change history. A run that waits is a job
+-- in the future; one that is woken too early notices that and waits again, so waking a run does no
+-- harm.
 
 create or replace function notika._enter(job_id bigint, run_id bigint)
   returns json
@@ -54,7 +54,7 @@ end;
 $$;
 
 comment on function notika._enter(bigint, bigint) is
-  'What a run has to know that has been here before, or whose turn it may not be: whether it has '
+  'What a run has to know if it has run before, or may have to wait for its turn: whether it has '
   'ended, whether it is admitted (if not, it is put back), the events of its batch, and its steps '
   'in the order in which they ended.';
 
@@ -75,7 +75,8 @@ end;
 $$;
 
 comment on function notika._exit(bigint) is
-  'The attempt of a run that had to be admitted is over, without an outcome: others may go on.';
+  'The attempt of a run that had to be admitted has ended without an outcome: other runs may '
+  'continue.';
 
 create or replace function notika._remember(steps json)
   returns table (run_id text, name text, ended boolean, state text, result json, error text)
@@ -110,11 +111,11 @@ begin
     from given as g
    where (g.run_id, g.name) not in (select k.run_id, k.name from kept as k);
 
-  -- What _begin_step has left of a run that was ended meanwhile.
+  -- Rows that _begin_step has left of a run that was ended meanwhile.
   delete from notika.step as s
    using json_to_recordset(v_lost) as l (run_id bigint, name text)
    where s.run_id = l.run_id and s.name = l.name and s.attempts = 0;
-  -- A statement of its own: it sees what somebody else has committed during the first.
+  -- A statement of its own: it sees what other sessions have committed during the first one.
   return query
   select l.run_id::text, l.name, notika._has_ended(l.run_id), s.state, s.result, s.error
     from json_to_recordset(v_lost) as l (run_id bigint, name text)
@@ -123,8 +124,9 @@ end;
 $$;
 
 comment on function notika._remember(json) is
-  'Keeps steps, an array of objects {run_id, name, state, result, error, ms}. Returns those that '
-  'were not kept: the run has ended, or somebody else was first, and this is what stands.';
+  'Keeps steps, given as an array of objects {run_id, name, state, result, error, ms}. Returns '
+  'those that were not kept, because the run has ended or another session was first, with the '
+  'outcome that stands.';
 
 create or replace function notika._begin_step(run_id bigint, depth integer, name text)
   returns table (ended boolean, state text, result json, error text)
@@ -137,7 +139,7 @@ declare
   v_ended boolean;
 begin
   perform set_config('notika.run', format('%s/%s', _begin_step.run_id, _begin_step.depth), true);
-  -- Two runners that take the same step, one of them by mistake, take it one after the other: its
+  -- Two runners that run the same step, one of them by mistake, run it one after the other: its
   -- row exists from the start, or was left by an earlier attempt.
   insert into notika.step (run_id, name, state, attempts, started_at)
   values (_begin_step.run_id, _begin_step.name, 'retrying', 0, clock_timestamp())
@@ -162,8 +164,8 @@ end;
 $$;
 
 comment on function notika._begin_step(bigint, integer, text) is
-  'Begins a step that is remembered in the transaction that takes it: until then nobody else can '
-  'take it. Says what stands already.';
+  'Begins a step that is remembered in the transaction that runs it: until it commits no other '
+  'session can run the step. Returns the outcome that stands already, if there is one.';
 
 create or replace function notika._wake_at(wait json)
   returns timestamptz
@@ -193,12 +195,12 @@ begin
       end if;
       return v_wake_at;
     when _wake_at.wait ->> 'at' is not null then
-      -- With an offset it says itself where it is; without one it is local time in the zone.  Of
-      -- anything else Postgres would overlook a zone that stands in it.
+      -- A time with an offset is complete; without one it is local time in the zone. In any other
+      -- form Postgres would ignore a zone in the text.
       if _wake_at.wait ->> 'at' !~* '^\d{4}-\d\d-\d\d([t ]\d\d?:\d\d(:\d\d(\.\d+)?)? ?(z|[+-]\d\d(:?\d\d)?)?)?$' then
         raise exception 'not a time as ISO 8601 writes it: "%"', _wake_at.wait ->> 'at'
           using errcode = 'invalid_datetime_format',
-                hint = 'For instance: "2027-07-01 12:00" with { timeZone: "America/New_York" }, or '
+                hint = 'For example: "2027-07-01 12:00" with { timeZone: "America/New_York" }, or '
                        '"2027-07-01T12:00:00Z".';
       end if;
       if _wake_at.wait ->> 'at' ~ '([Zz]|[+-]\d\d(:?\d\d)?)$' and _wake_at.wait ->> 'at' ~ ':' then
@@ -213,14 +215,14 @@ exception when data_exception then
   raise exception 'step "%": %', _wake_at.wait ->> 'name', sqlerrm
     using errcode = 'invalid_parameter_value',
           hint = coalesce(nullif(v_hint, ''),
-                          'For instance: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
+                          'For example: step.sleep(name, "3 days"), step.sleepUntil(name, "09:00", '
                           '{ timeZone: "Europe/Vienna" }).');
 end;
 $$;
 
 comment on function notika._wake_at(json) is
-  'When a wait is over: {for: interval}, {at: timestamp, time_zone}, {time: time of day, time_zone}, '
-  'by the database''s clock.';
+  'When a wait is over: {for: interval}, {at: timestamp, time_zone}, {time: time of day, '
+  'time_zone}, by the clock of the database.';
 
 create or replace function notika._park(job_id bigint, waits json, wake json default null)
   returns boolean
@@ -249,7 +251,7 @@ begin
     from json_array_elements(_park.waits) as g (wait)
     left join lateral notika._find_source(v_job.workflow, g.wait) as s on true
   on conflict on constraint wait_pkey do update
-    -- Of the time that counts which it began with.
+    -- Of the time with which the wait began.
     set source_id = excluded.source_id, match_values = excluded.match_values
     where (w.source_id, w.match_values)
           is distinct from (excluded.source_id, excluded.match_values);
@@ -258,7 +260,7 @@ begin
   select least(v_wake_at, min(w.wake_at)) into v_wake_at
     from notika.wait as w
    where w.run_id = v_run_id;
-  -- One may have ended while the run was on its way here.
+  -- A wait may have ended while the run was about to park.
   if exists (
     select from json_array_elements(_park.waits) as g (wait)
       join notika.step as s on s.run_id = v_run_id and s.name = g.wait ->> 'name'
@@ -267,11 +269,11 @@ begin
     v_wake_at := clock_timestamp();
   end if;
 
-  -- Many may sleep until the same time, and are to have places one behind the other then.
+  -- Many runs may sleep until the same time, and then get places one behind the other.
   if v_wake_at > clock_timestamp() and v_wake_at < 'infinity' then
     v_wake_at := v_wake_at + (v_run_id % 100000) * interval '1 microsecond';
   end if;
-  -- The job that runs loses its key to this one, and ends as if all had been done.
+  -- The running job loses its key to this one, and ends as if its run were done.
   perform notika._replace_job(
     v_job.workflow, v_job.payload, run_id => v_run_id, run_at => v_wake_at,
     max_attempts => v_job.max_attempts, priority => v_job.priority,
@@ -287,5 +289,5 @@ end;
 $$;
 
 comment on function notika._park(bigint, json, json) is
-  'Lets the run of a job that is running wait, until the first of its waits is over or until wake, '
-  'and then go on as a new job. False: it is not the run''s job any more.';
+  'Lets the run of a running job wait, until the first of its waits is over or until wake, and '
+  'then continue as a new job. False: the job no longer belongs to the run.';

@@ -1,4 +1,4 @@
--- What people do to runs and workflows: emit, pause, resume, cancel, retry.
+-- What users do to runs and workflows: emit, pause, resume, cancel, retry.
 
 create or replace function notika._short_size(document text)
   returns bigint
@@ -11,14 +11,14 @@ declare
   v_rest text := regexp_replace(_short_size.document, $re$"(?:[^"\\]|\\.)*"$re$, '', 'g');
 begin
   return octet_length(_short_size.document) - octet_length(v_rest) -- the strings
-    -- 1e100 is written with a hundred zeros in it, and 1e-100 with as many before it.
+    -- 1e100 is written with a hundred zeros, and 1e-100 with as many after the point.
     + octet_length(regexp_replace(replace(v_rest, ' ', ''), $re$0\.0+|0{3,}$re$, 'e9', 'g'));
 end;
 $body$;
 
 comment on function notika._short_size(text) is
-  'How many bytes the text of a jsonb can have been at the least, before jsonb put spaces into it and '
-  'wrote its numbers out.';
+  'The smallest number of bytes that the text of a jsonb can have had, before jsonb added spaces '
+  'and wrote its numbers out.';
 
 create or replace function notika.emit(workflow text, payload jsonb default '{}')
   returns bigint
@@ -33,12 +33,13 @@ declare
   v_size bigint;
   v_text text;
 begin
-  -- As it is kept inside, which is known without reading it, a number takes up to six times its text.
+  -- In its stored form, whose size is known without reading it, a number takes up to six times its
+  -- text.
   v_size := pg_column_size(emit.payload);
   if v_size <= 6 * v_limit::bigint then
     v_text := emit.payload::text;
     v_size := octet_length(v_text);
-    -- What was given may have been shorter.
+    -- The given text may have been shorter.
     if v_size > v_limit and v_size <= 32 * v_limit::bigint then
       v_size := notika._short_size(v_text);
     end if;
@@ -47,17 +48,17 @@ begin
     raise exception 'the payload for workflow "%" is too big: % bytes, and at most % are allowed',
         emit.workflow, v_size, v_limit
       using errcode = 'program_limit_exceeded',
-            hint = 'Emit a key, and let the task read the rest.';
+            hint = 'Emit a key, and read the other values in the task.';
   end if;
   return notika._append(v_workflow_id, 'emit', emit.payload::json);
 end;
 $$;
 
 comment on function notika.emit(text, jsonb) is
-  'Adds an event by hand, in the current transaction, with payload as its new, and returns its id. The '
-  'payload may have as many bytes as payload_bytes in notika.setting says, when it is written without '
-  'spaces between its parts and its numbers are written as shortly as can be, and 32 times as '
-  'many with its numbers written out.';
+  'Adds an event by hand, in the current transaction, with payload as its new, and returns its '
+  'id. The payload may have payload_bytes (see notika.setting) bytes when it is written without '
+  'spaces and with its numbers as short as possible, and 32 times that with its numbers written '
+  'out.';
 
 create or replace function notika.pause(workflow text)
   returns void
@@ -72,7 +73,7 @@ end;
 $$;
 
 comment on function notika.pause(text) is
-  'Holds the runs of a workflow. Its changes are captured all the same; resume lets them run.';
+  'Holds the runs of a workflow until resume. Changes are still captured.';
 
 create or replace function notika._do_pause(caller name, workflow text)
   returns void
@@ -113,7 +114,7 @@ begin
 end;
 $$;
 
-comment on function notika.resume(text) is 'Lets the runs go on that pause held, all at once.';
+comment on function notika.resume(text) is 'Starts the runs that pause has held.';
 
 create or replace function notika._do_resume(caller name, workflow text)
   returns void
@@ -149,7 +150,7 @@ begin
 end;
 $$;
 
-comment on function notika._resume(text) is 'Lets the runs of a workflow go on that were held.';
+comment on function notika._resume(text) is 'Starts the runs of a workflow that were held.';
 
 create or replace function notika.retry(run_id bigint, from_start boolean default false)
   returns void
@@ -165,8 +166,8 @@ end;
 $$;
 
 comment on function notika.retry(bigint, boolean) is
-  'Makes a run that has ended run again: it goes on from the step that failed, or from_start, '
-  'where it forgets its steps.';
+  'Runs a run that has ended again. It continues from the step that failed; with from_start it '
+  'forgets its steps.';
 
 create or replace function notika.retry(
   workflow text,
@@ -186,8 +187,8 @@ end;
 $$;
 
 comment on function notika.retry(text, timestamptz, boolean) is
-  'Makes the runs of a workflow that have failed since then run again, as retry does with one; says '
-  'how many.';
+  'Retries the runs of a workflow that have failed since the given time, and returns their '
+  'number.';
 
 create or replace function notika._do_retry(caller name, run_id bigint, from_start boolean)
   returns void
@@ -198,7 +199,7 @@ as $$
 declare
   v_run notika.run_log;
 begin
-  -- The lock keeps two people from retrying the same run twice.
+  -- The lock keeps two users from retrying the same run twice.
   select l.* into v_run
     from notika.run_log as l
    where l.run_id = _do_retry.run_id and l.retried_at is null
@@ -218,7 +219,7 @@ begin
   if v_run.event is null then
     raise exception 'the event of run % is gone', _do_retry.run_id
       using errcode = 'no_data_found',
-            detail = 'The run was done, and the ring has forgotten its event since.',
+            detail = 'The run is done, and the ring no longer has its event.',
             hint = format('Start a new run: select notika.emit(%L, ''{...}'');', v_run.workflow);
   end if;
 
@@ -267,7 +268,7 @@ end;
 $$;
 
 comment on function notika._do_retry(name, text, timestamptz, boolean) is
-  'Carries out retry of what has failed for a caller.';
+  'Carries out retry of failed runs for a caller.';
 
 create or replace function notika._revive(ended notika.run_log, from_start boolean)
   returns void
@@ -283,7 +284,7 @@ begin
    where s.run_id = ended.run_id and (s.state <> 'done' or _revive.from_start);
   perform notika._replace_job(
     ended.workflow, ended.event, run_id => ended.run_id,
-    run_at => clock_timestamp(), -- of many no two have the same place
+    run_at => clock_timestamp(), -- so that no two of them have the same place
     priority => coalesce((
       select (w.options ->> 'priority')::integer
         from notika.workflow as w
@@ -297,7 +298,7 @@ end;
 $$;
 
 comment on function notika._revive(notika.run_log, boolean) is
-  'Makes a run that has ended, and whose event is known, a job again.';
+  'Makes a job again of a run that has ended, and whose event is known.';
 
 create or replace function notika.cancel(run_id bigint)
   returns boolean
@@ -312,7 +313,8 @@ end;
 $$;
 
 comment on function notika.cancel(bigint) is
-  'Ends a run that has not ended: true; one that has is left alone: false.';
+  'Ends a run that has not ended, and returns true. False: it has ended already, and nothing was '
+  'changed.';
 
 create or replace function notika._do_cancel(caller name, run_id bigint)
   returns boolean
@@ -327,7 +329,8 @@ begin
   if not exists (
     select from notika._job as j where j.key = _do_cancel.run_id::text
   ) then
-    -- Its event may be on the way: wait until it has become a job, or keep it from that.
+    -- Its event may not be dispatched yet: waits until it has become a job, or keeps it from
+    -- becoming one.
     perform notika._lock_dispatch(waits => true);
   end if;
   select r.* into v_run from notika.runs as r where r.run_id = _do_cancel.run_id;
@@ -349,9 +352,9 @@ begin
     (v_run.run_id, v_run.workflow, 'cancelled', v_run.attempts, v_run.event, v_run.error,
      v_run.created_at, v_run.started_at)
   on conflict do nothing;
-  v_cancelled := found; -- or it has ended in this very moment
+  v_cancelled := found; -- or it has ended at this moment
   perform notika._cancelled(array[_do_cancel.run_id]);
-  -- A running job is not stopped, but neither is it tried again, nor does its outcome count.
+  -- A running job is not stopped, but it is not retried either, and its outcome does not count.
   perform notika._remove_jobs(array[_do_cancel.run_id]);
   return v_cancelled;
 end;

@@ -1,5 +1,4 @@
--- What became of runs: looked up by what one knows of them, one told from its beginning to its end,
--- and forgotten when they are old.
+-- The history of runs: searching for runs, the timeline of one run, and forgetting old ones.
 
 create or replace function notika._mentions(event json, key jsonb)
   returns boolean
@@ -38,8 +37,8 @@ create or replace function notika.history(
   stable
   security definer
   set search_path = pg_catalog, pg_temp
-  -- Few runs are wanted: a join must not read the whole log to find that they are not in it, nor a
-  -- scan the whole ring for what is not handed over.
+  -- Few runs are wanted: a join must not read the whole log to find that they are not in it, and a
+  -- scan must not read the whole ring for events that are not dispatched.
   set enable_hashjoin = off
   set enable_mergejoin = off
   set enable_seqscan = off
@@ -53,12 +52,12 @@ begin
   if history.max_runs is null or history.max_runs < 0 then
     raise exception 'max_runs is not a number of runs: %', coalesce(history.max_runs::text, 'null')
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: select * from notika.history(max_runs => 100);';
+            hint = 'For example: select * from notika.history(max_runs => 100);';
   end if;
   if jsonb_typeof(history.key) <> 'object' then
     raise exception 'key is not an object: %', history.key
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: select * from notika.history(key => ''{"id": 7}'');';
+            hint = 'For example: select * from notika.history(key => ''{"id": 7}'');';
   end if;
   if history.table_name is not null then
     v_workflows := array(
@@ -69,7 +68,7 @@ begin
     );
   end if;
   if history.key is not null then
-    -- Most events are told apart without taking them to pieces.
+    -- Most events are excluded without extracting their values.
     select btrim(to_json(v.value)::text, '"') into v_needle
       from jsonb_each_text(history.key) as v
      order by length(v.value) desc
@@ -97,8 +96,8 @@ begin
     );
   end if;
 
-  -- Those that have ended and those that have not are each found by their own indexes, and a filter
-  -- that was not given is not there at all.
+  -- Runs that have ended and those that have not are each found by their own indexes, and a filter
+  -- that was not given is left out of the query.
   return query execute format(
     $history$
     with ended as (
@@ -136,7 +135,7 @@ begin
     case when history.state is not null then 'and l.state = $2' end,
     case when history.since is not null then 'and l.finished_at >= $3' end,
     case when v_runs is not null then 'and l.run_id = any ($4)' end,
-    -- Only what tells them apart: the rest is dear.
+    -- Only the columns that are compared: the others are expensive.
     case
       when history.only_ended or history.state in ('done', 'failed', 'cancelled', 'expired')
         then 'select null::bigint as run_id'
@@ -158,11 +157,13 @@ begin
 end;
 $$;
 
-comment on function
-  notika.history(text, text, timestamptz, text, jsonb, integer, boolean) is
-  'The latest runs, newest first: of a workflow, in a state, ended since or not ended at all, of a '
-  'table, about a row with these values ({"id": 7}) as far as its event is remembered: of a run that '
-  'is done only by the ring.';
+comment on function notika.history(
+  text, text, timestamptz, text, jsonb, integer, boolean
+) is
+  'The latest runs, newest first: of a workflow, in a state, ended since a time or not ended at '
+  'all, of a table, about a row with these values ({"id": 7}). A run is found by the values of '
+  'its event as long as the event is remembered; that of a run that is done is remembered by the '
+  'ring only.';
 
 create or replace function notika.timeline(run_id bigint)
   returns table (
@@ -240,14 +241,14 @@ begin
     )
     select t.at, t.entry, t.name, t.state, t.attempts, t.took, nullif(t.detail, '')
       from told as t
-     -- What comes next comes last; infinity: nobody knows when.
+     -- What comes next comes last; infinity: the time is not known.
      order by t.place = 8, t.at nulls first, t.place;
 end;
 $$;
 
 comment on function notika.timeline(bigint) is
-  'What has happened to a run: its event, its last attempt, its steps and waits and how long they '
-  'took, errors, earlier outcomes, how it ended or what comes next, and when.';
+  'The history of a run: its event, its last attempt, its steps and waits with their durations, '
+  'errors, earlier outcomes, how it ended or what comes next, and when.';
 
 create or replace function notika._remembered()
   returns table (workflow text, step text, runs bigint, run_id bigint)
@@ -269,7 +270,8 @@ as $$
 $$;
 
 comment on function notika._remembered() is
-  'The steps that unfinished runs remember or wait in, of how many runs, and the first of those.';
+  'The steps that unfinished runs remember or wait in, the number of these runs, and the first of '
+  'them.';
 
 create or replace function notika._forget_runs(max_runs integer default 10000)
   returns setof text
@@ -297,7 +299,7 @@ begin
     return;
   end if;
 
-  -- Of a run that was retried something may still be needed, or remembered.
+  -- Something of a run that was retried may still be needed, or remembered.
   v_runs := array(
     select r.run_id
       from unnest(v_runs) as r (run_id)
@@ -313,4 +315,5 @@ end;
 $$;
 
 comment on function notika._forget_runs(integer) is
-  'Forgets some of the runs that ended longer ago than notika.setting keeps them, oldest first.';
+  'Forgets the oldest of the runs that ended longer ago than notika.setting keeps them, at most '
+  'the given number.';

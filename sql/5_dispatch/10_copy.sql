@@ -1,6 +1,6 @@
--- Copies: what pg_restore, a promoted standby or a subscriber has of Notika's own tables, how far it
--- can be trusted, and how it is put right.  A copy in another cluster has a foreign cursor, which the
--- first dispatch rebases; here is what it takes besides.
+-- Copies: what pg_restore, a promoted standby or a subscriber has of Notika's own tables, how far
+-- that can be trusted, and how it is corrected. A copy in another cluster has a foreign cursor,
+-- which the first dispatch rebases; everything else that a copy needs is here.
 
 create or replace function notika._allow_updates(segment regclass)
   returns void
@@ -9,8 +9,8 @@ create or replace function notika._allow_updates(segment regclass)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- A publication FOR ALL TABLES refuses updates of what has no key.  The lock is not waited for:
-  -- writers would wait behind.
+  -- A publication FOR ALL TABLES refuses updates of a table without a key. The lock is not waited
+  -- for, because writers would wait behind it.
   if exists (
     select from pg_publication_tables as t
       join pg_class as c on c.oid = _allow_updates.segment and c.relreplident <> 'f'
@@ -23,7 +23,7 @@ end;
 $$;
 
 comment on function notika._allow_updates(regclass) is
-  'Makes a segment one that can be updated, which it is only in a copy.';
+  'Makes updates of a segment possible, which happen only in a copy.';
 
 create or replace function notika._begin_copy()
   returns void
@@ -41,7 +41,7 @@ $$;
 
 comment on function notika._begin_copy() is
   'Makes a copy, or a new database, an installation of its own: with the objects of this database '
-  'and a name that no other has.';
+  'and a unique name.';
 
 create or replace function notika._is_this_database()
   returns boolean
@@ -55,7 +55,7 @@ as $$
 $$;
 
 comment on function notika._is_this_database() is
-  'Whether the installation is that of this database; false in a copy within the cluster.';
+  'Whether the installation belongs to this database; false in a copy within the cluster.';
 
 create or replace function notika._installation()
   returns uuid
@@ -63,7 +63,7 @@ create or replace function notika._installation()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
-  set lock_timeout = '10s' -- a hand-over is shorter
+  set lock_timeout = '10s' -- a dispatch is shorter
 as $$
 begin
   if not notika._is_this_database() or notika._is_foreign(notika._position()) then
@@ -79,8 +79,8 @@ end;
 $$;
 
 comment on function notika._installation() is
-  'The name of this installation, for idempotency keys; a copy gets its own first. A runner asks '
-  'before it runs anything.';
+  'The name of this installation, which is part of idempotency keys. A copy is given its own name '
+  'first. A runner calls this before it runs anything.';
 
 create or replace function notika._rebase(here notika.position)
   returns void
@@ -97,9 +97,9 @@ begin
      from unnest('{notika.event_log_0,notika.event_log_1,notika.event_log_2}'::text[]) as s;
   perform notika._forget_load();
   perform notika._advance_sequences();
-  -- The xids of the copied events mean nothing here.  What was handed over gets one that the new
-  -- snapshot sees; what was not gets this transaction's, and so does what was committed here since,
-  -- which is not handed over either.
+  -- The xids of the copied events have no meaning here. A dispatched event gets an xid that the
+  -- new snapshot sees; an event that was not dispatched gets that of this transaction, and so do
+  -- events that were committed here since, which are not dispatched either.
   for v_segment in 0..2 loop
     execute format(
       'update notika.event_log_%s as e
@@ -117,30 +117,31 @@ begin
   v_next.system_identifier := notika._cluster();
   v_next.snapshot := '4:4:'; -- no transaction of this cluster
   v_next.high := greatest(here.high, here.window_high);
-  -- Below the bound are those that were captured here before the sequence was advanced.
+  -- Below the bound are events that were captured here before the sequence was advanced.
   v_next.low := least(notika._bound(here), v_low);
   v_next.pending_xids := '{}';
   v_next.pending_lows := '{}';
   v_next.horizon := v_next.low;
-  -- The jobs have come along with their places.
+  -- The jobs were copied with their places.
   v_next.flow_ids := here.flow_ids;
   v_next.flow_priorities := here.flow_priorities;
   v_next.flow_places := here.flow_places;
   perform notika._move(v_next);
   perform notika._begin_copy();
-  -- What has changed since their start can no longer be told.
+  -- The changes since their start can no longer be determined.
   perform notika._end_backfill(b.backfill_id, 'cancelled')
      from notika.backfill as b
     where b.finished_at is null;
 
   raise warning 'notika: this database was restored from another cluster; the cursor was rebased'
-    using detail = format('%s events were not handed over yet and will be now.', v_waiting),
-          hint = 'Where the original goes on running too, its runs happen twice: see notika.runs.';
+    using detail = format('%s events were not dispatched yet and will be now.', v_waiting),
+          hint = 'If the original keeps running too, its runs happen twice: see notika.runs.';
 end;
 $$;
 
 comment on function notika._rebase(notika.position) is
-  'Starts a new cursor in a restored copy, at what was not handed over when it was copied.';
+  'Starts a new cursor in a restored copy, at the events that had not been dispatched when it was '
+  'copied.';
 
 create or replace function notika._rebind_copy()
   returns void
@@ -160,7 +161,8 @@ begin
      set publisher_id = (select r.oid from pg_roles as r where r.rolname = w.published_by),
          condition_uses = notika._uses_by_name(w.condition_uses);
 
-  -- Workflows found their tables by name.  Where a rename had not been noticed, the trigger tells.
+  -- Workflows found their tables by name. If a rename had not been noticed, the trigger identifies
+  -- the table.
   update notika.workflow as w
      set table_name = notika._quoted(t.relation)
     from notika.workflow as o
@@ -194,8 +196,7 @@ begin
 end;
 $$;
 
-comment on function notika._rebind_copy() is
-  'Binds contracts to the tables of a restored copy.';
+comment on function notika._rebind_copy() is 'Binds contracts to the tables of a restored copy.';
 
 create or replace function notika._late_sequences()
   returns table (sequence regclass, reached bigint, needed bigint)
@@ -217,7 +218,7 @@ begin
        and s.relnamespace = any (notika._own_schemas())
      order by 1
   loop
-    -- Asked before the sequence, which only grows.
+    -- Read before the sequence, which only grows.
     execute format('select max(t.%I) from %s as t', v_column.name, v_column.relation) into needed;
     sequence := v_column.sequence;
     reached := coalesce(pg_sequence_last_value(sequence), 0);
@@ -240,8 +241,8 @@ end;
 $$;
 
 comment on function notika._late_sequences() is
-  'Sequences that would give numbers that are taken already, as in a copy that was made by '
-  'replication, or of tables without their sequences.';
+  'Sequences that would yield numbers that are in use, as in a copy that was made by replication, '
+  'or of tables without their sequences.';
 
 create or replace function notika._advance_sequences()
   returns integer
@@ -257,7 +258,8 @@ end;
 $$;
 
 comment on function notika._advance_sequences() is
-  'Brings sequences beyond the numbers that are taken, and says how many that were.';
+  'Advances sequences beyond the numbers that are in use, and returns how many sequences that '
+  'were.';
 
 create or replace function notika._is_own_row(row_xmin xid, written_by xid8)
   returns boolean
@@ -291,8 +293,8 @@ begin
     return;
   end if;
 
-  -- Several jobs of pg_restore may fill a partition when the triggers of its table are there.  They
-  -- make event triggers, and before these grant rights, when everything is filled.
+  -- Several jobs of pg_restore may fill a partition when the triggers of its table exist already.
+  -- They create event triggers, and before these grant rights, after all tables are filled.
   select greatest(v_now - min(age(o.xmin)), 3)::text::xid8 into v_loaded_until
     from (
       select e.xmin from pg_event_trigger as e where e.evtname ~ '^notika_guard_'
@@ -317,7 +319,8 @@ end;
 $$;
 
 comment on function notika._forget_load() is
-  'Deletes what was captured in a copy while it was being loaded: those rows did not change.';
+  'Deletes the events that were captured while a copy was being loaded: those rows did not '
+  'change.';
 
 create or replace function notika._copy_health()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
@@ -331,7 +334,7 @@ declare
 begin
   if not exists (select from notika.setting) or v_here.position_id is null then
     return query select 'copy', 'error', null::text,
-      'this is a copy without its data: what is captured is never handed over', 'npx notika install';
+      'this is a copy without its data: captured events are never dispatched', 'npx notika install';
     return;
   end if;
   if notika._cluster() = 0 then
@@ -399,7 +402,7 @@ end;
 $$;
 
 comment on function notika._copy_health() is
-  'What notika.health says of copies: restored ones, and those that replication makes.';
+  'The findings of notika.health about copies: restored ones, and those that replication makes.';
 
 create or replace function notika._rebind_grantees()
   returns void
@@ -418,4 +421,4 @@ end;
 $$;
 
 comment on function notika._rebind_grantees() is
-  'Finds the roles of a restored copy by their names, and forgets those that are not there.';
+  'Finds the roles of a restored copy by their names, and forgets those that do not exist.';

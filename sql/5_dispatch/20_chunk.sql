@@ -1,5 +1,5 @@
--- The next events, in chunks: read, gathered, lined up, and made jobs of.
--- What each dispatch calls is plpgsql: before version 18 a function in SQL is planned at each call.
+-- Chunks of events: read, collected into batches, put into queues, and made into jobs. What each
+-- dispatch calls is plpgsql: before version 18, a function in SQL is planned at each call.
 
 create or replace function notika._take_chunk(
   here notika.position,
@@ -19,20 +19,20 @@ create or replace function notika._take_chunk(
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
-  set plan_cache_mode = force_generic_plan -- a better one is not worth planning for each chunk
-  set enable_nestloop = off -- the planner thinks of two events and two workflows
+  set plan_cache_mode = force_generic_plan -- a better plan is not worth its planning time
+  set enable_nestloop = off -- the planner expects two events and two workflows
 as $$
 declare
   -- No chunk has more events than this has microseconds.
   v_latest timestamptz := clock_timestamp() - interval '0.1 seconds';
   v_setting notika.setting;
-  v_jobs notika._new_job[]; -- sql:check takes a parameter of a type it cannot see for a record
+  v_jobs notika._new_job[]; -- the linter takes a parameter of a type it cannot see for a record
 begin
   select s.* into v_setting from notika.setting as s;
 
   with chunk as materialized (
     select row_number() over (partition by c.flow order by c.event_id) as turn, c.*
-      -- The limit is inside: row_number would look for the event after the last one.
+      -- The limit is in the subquery: row_number would look for the event after the last one.
       from (
         select v.*,
                case when v.operation in ('backfill', 'replay') then -v.workflow_id
@@ -47,14 +47,15 @@ begin
          limit _take_chunk.max_events
       ) as c
   ), event as not materialized (
-    -- Put together where it is read: to keep the columns costs less than to keep them as one.
+    -- Assembled where it is read: keeping the columns costs less than keeping the event as one
+    -- value.
     select c.turn, c.event_id, c.flow,
            row(c.event_id, c.xid, c.captured_at, c.cause_id, c.workflow_id, c.depth, c.truncated,
                c.operation, c.new, c.old, c.snapshot)::notika._event as event
       from chunk as c
   ), target as materialized (
     select t.*,
-           -- Where its runs come in the queue: see _head.
+           -- The place of its runs in the queue: see _head.
            case when t.held_until is null and not t.is_source then
              least(greatest(t.placed_until, l.place, coalesce(h.place, v_latest)), v_latest)
            end as place
@@ -68,7 +69,7 @@ begin
                notika._workflow_of(w.name) is not null as is_source,
                notika._has_sources(w.name) as has_sources,
                (coalesce((w.options ->> 'priority')::integer, 0)
-                -- Behind what is new.
+                -- Behind new events.
                 + case when k.flow < 0 then 10 else 0 end)::smallint as priority,
                case when notika._workflow_of(w.name) is null then notika._task_id(w.name)
                end as task_id
@@ -84,7 +85,7 @@ begin
                 as h (id, priority, place)
         on h.id = 0 and h.priority = t.priority
   ), placed as materialized (
-    -- The new place of a workflow is behind the one that it had.
+    -- The new place of a workflow is behind its previous one.
     select p.id, p.priority, max(p.place) as place
       from (
         select t.workflow_id as id, t.priority, t.place + t.events * interval '1 microsecond' as place
@@ -109,14 +110,15 @@ begin
   ), run as not materialized (
     select t.task_id, t.name, t.is_straight, c.event_id::text as key,
            notika._payload(c.event, t.name, t.table_name) as payload,
-           -- Ties in run_at have no order, so it counts the events in microseconds.
+           -- Equal values of run_at have no order, so events are numbered in microseconds.
            coalesce(t.held_until, t.place + c.turn * interval '1 microsecond') as run_at,
            t.priority
       from event as c
       join target as t on t.flow = c.flow
      where (c.event).depth <= v_setting.max_depth
        and not t.is_source
-       -- All that were cancelled are looked up at once: event by event costs as much as to read it.
+       -- All cancelled runs are looked up at once: a look-up for each event would cost as much as
+       -- reading it.
        and c.event_id not in (
          select l.run_id
            from notika.run_log as l
@@ -148,9 +150,10 @@ end;
 $$;
 
 comment on function notika._take_chunk(notika.position, integer, boolean, boolean) is
-  'The next events of the open window: makes jobs of those that no option has a say in, where it is '
-  'to go straight, and gives what shall be jobs of the others, and which are signals or listened to. '
-  'Only those of the workflows that were set aside, or only those of the others.';
+  'The next events of the open window. Makes jobs of the events that no option affects, if '
+  'is_straight allows it, and returns the jobs to make of the others, and which of the events are '
+  'signals or listened to. Reads either only the workflows that were set aside, or only the '
+  'others.';
 
 create or replace function notika._lock_for_chunk(
   here notika.position,
@@ -200,8 +203,8 @@ end;
 $$;
 
 comment on function notika._lock_for_chunk(notika.position, integer, boolean) is
-  'Takes the locks that the next events of the open window need, before any row is written: a lock '
-  'that is not free would leave all of them dead.';
+  'Takes the locks that the next events of the open window need, before any row is written: if a '
+  'lock is not free, all rows written before it would be dead.';
 
 create or replace function notika._hand_over(
   here notika.position,
@@ -225,8 +228,8 @@ begin
              here, _hand_over.max_events, straight => true, aside => _hand_over.aside) as c;
   exception
     when unique_violation then
-      -- The id of a run is a job's already, as in a copy whose sequences were left behind.  Such a
-      -- job stays; to look each time whether there is one would make all jobs dearer by a third.
+      -- The id of a run is already that of a job, as in a copy without its sequences. That job
+      -- stays. Looking for it each time would make all jobs a third more expensive.
       select c.* into v_chunk
         from notika._take_chunk(
                here, _hand_over.max_events, straight => false, aside => _hand_over.aside) as c;
@@ -258,8 +261,9 @@ end;
 $$;
 
 comment on function notika._hand_over(notika.position, integer, boolean) is
-  'Makes jobs of the next events of the open window, or signals of those of sources: of the workflows '
-  'that were set aside, or of the others. Says how many events it saw, and where it stands then.';
+  'Makes jobs of the next events of the open window, or signals of events of sources: of the '
+  'workflows that were set aside, or of the others. Returns the number of events that it has '
+  'read, and the position after them.';
 
 create or replace function notika._hand_over_burst(
   here notika.position,
@@ -297,10 +301,10 @@ begin
 exception when lock_not_available then
   handed_over := 0;
   moved := false;
-  reached := here; -- what the other cursor has done stays
+  reached := here; -- the progress of the other cursor stays
 end;
 $$;
 
 comment on function notika._hand_over_burst(notika.position, integer) is
-  'Hands over up to so many events of the workflows that were set aside, and says how many it saw, '
-  'and where both cursors stand then.';
+  'Dispatches events of the workflows that were set aside, at most the given number. Returns the '
+  'number of events that it has read, and the position of both cursors after them.';

@@ -1,4 +1,4 @@
--- dispatch: the hand-over of events to graphile-worker, one transaction at a time.
+-- dispatch: makes jobs of graphile-worker from events, in one transaction at a time.
 
 create or replace function notika._start_scheduled(is_idle boolean)
   returns integer
@@ -13,8 +13,8 @@ end;
 $$;
 
 comment on function notika._start_scheduled(boolean) is
-  'Starts what no change of a row starts, and says how many events that were; is_idle: all that was '
-  'captured is handed over. Needs the right of _lock_dispatch.';
+  'Starts the runs that no row change starts, and returns the number of their events. is_idle: '
+  'all captured events have been dispatched. Requires the lock of _lock_dispatch.';
 
 create or replace function notika.dispatch(max_events integer default 1000)
   returns integer
@@ -22,12 +22,12 @@ create or replace function notika.dispatch(max_events integer default 1000)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
-  -- A chunk is the front of an index.  Segments have no statistics, and without them a planner
-  -- may prefer to read and sort the whole ring.
+  -- A chunk is the front of an index. Segments have no statistics, and without them a planner may
+  -- prefer to read and sort the whole ring.
   set enable_seqscan = off
   set enable_bitmapscan = off
   set enable_sort = off
-  set jit = off -- which would compile such plans for longer than they run
+  set jit = off -- compilation would take longer than the plans run
   set lock_timeout = '2s' -- then others may turn the ring, and a later call tries again
 as $$
 declare
@@ -47,7 +47,7 @@ begin
   if dispatch.max_events is null or dispatch.max_events not between 1 and 100000 then
     raise exception 'max_events must be between 1 and 100000'
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: select notika.dispatch(1000);';
+            hint = 'For example: select notika.dispatch(1000);';
   end if;
 
   -- In a transaction that has an xid already this comes too late, and the older horizon stays.
@@ -72,7 +72,7 @@ begin
     perform notika._begin_copy();
   end if;
 
-  -- What is set aside gets what the rest leaves, but at least half.
+  -- The workflows that were set aside get what the others leave, but at least half.
   v_share := case when v_here.burst_ids = '{}' then dispatch.max_events
                   else (dispatch.max_events + 1) / 2 end;
   loop
@@ -81,7 +81,8 @@ begin
       v_snapshot := notika._snapshot();
       v_last_id := notika._last_event_id(); -- after the snapshot, so that it is no lower
 
-      -- Nothing new, and nobody who was running has finished: an idle poll writes nothing.
+      -- There is nothing new, and no transaction that was running has ended: an idle poll writes
+      -- nothing.
       exit when v_last_id = v_here.low and not exists (
         select from unnest(v_here.pending_xids) as p (xid)
          where pg_visible_in_snapshot(p.xid, v_snapshot)
@@ -91,7 +92,8 @@ begin
 
     v_now := clock_timestamp();
     v_here := notika._find_heads(v_here, v_now);
-    -- Positions are not written in here: a copy is known by their xmin, which a block changes.
+    -- Positions are not written in this block: a copy is recognised by their xmin, which a block
+    -- changes.
     begin
       v_done := notika._hand_over(v_here, v_share, aside => false);
       v_handed_over := v_done.handed_over;
@@ -121,13 +123,13 @@ begin
     v_here := v_done.reached;
   end if;
 
-  -- Last, because who holds jobs must not wait for a lock on signals or lines.
+  -- Last, because a session that holds jobs must not wait for a lock on signals or queues.
   if cardinality(v_here.flow_ids) > 1 then
     if v_now is null then
       v_now := clock_timestamp();
       v_here := notika._find_heads(v_here, v_now);
     end if;
-    -- Only where what is new waits for more than a second: else it is its turn soon.
+    -- Only if new events have waited for more than a second; otherwise their turn comes soon.
     if (select min(p) from unnest(v_here.flow_places) as p) < v_now - interval '1 second' then
       v_placed := notika._place_due(v_here, v_now);
       if v_placed.snapshot is not null then
@@ -150,10 +152,10 @@ end;
 $$;
 
 comment on function notika.dispatch(integer) is
-  'Hands over up to max_events captured events to graphile-worker, in the order of their ids, '
-  'starts what is due by time, and returns how many events that were. 0: there was nothing; '
-  'null: another session is at it, or a lock was not free within two seconds and nothing was done. '
-  'READ COMMITTED only.';
+  'Dispatches up to max_events captured events to graphile-worker, in the order of their ids, '
+  'starts what is due by time, and returns the number of events. 0: there was nothing to do; '
+  'null: another session is dispatching, or a lock was not free within two seconds and nothing '
+  'was done. Requires READ COMMITTED.';
 
 create or replace function notika._doze()
   returns boolean
@@ -164,12 +166,12 @@ create or replace function notika._doze()
 as $$
 begin
   if not notika._lock_dispatch() then
-    return false; -- somebody is dispatching, so not everybody sleeps
+    return false; -- another runner is dispatching, so not all of them sleep
   end if;
   perform notika._set_asleep(true);
 
-  -- Whoever has read the bit before, and so will not notify, keeps a lock on its sequence until
-  -- his transaction ends.  Nobody notifies where transactions may be prepared.
+  -- A writer that has read the bit before it was set, and so will not notify, keeps a lock on the
+  -- sequence until its transaction ends. Where transactions may be prepared there is no NOTIFY.
   return current_setting('max_prepared_transactions') = '0' and not exists (
     select from pg_locks as k
      where k.locktype = 'relation' and k.granted and k.mode = 'RowExclusiveLock'
@@ -185,4 +187,5 @@ $$;
 
 comment on function notika._doze() is
   'Asks the next writer for a NOTIFY. True: every event that the next dispatch does not find will '
-  'be notified; false: ask again soon, a transaction that has written already may not notify.';
+  'be notified. False: ask again soon, because a transaction that has already written may not '
+  'notify.';

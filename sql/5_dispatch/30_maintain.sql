@@ -1,5 +1,5 @@
--- What has to happen from time to time: the ring turns, the cursor's old positions go, jobs of
--- runners that died are freed.  The runner calls it every ten seconds; pg_cron may as well.
+-- Periodic work: turning the ring, removing old positions of the cursor, freeing the jobs of dead
+-- runners. The runner calls it every ten seconds; pg_cron may call it too.
 
 create or replace function notika.maintain()
   returns setof text
@@ -21,15 +21,15 @@ begin
     return query select * from notika._attempt('_turn');
     return query select * from notika._attempt('_forget_signals');
     return query select * from notika._attempt('_forget_runs');
-    -- Not as an attempt: a copy is known by the xmin of its position, which a block changes.
+    -- Not by _attempt: a copy is recognised by the xmin of its position, which a block changes.
     return query select * from notika._forget_positions();
   end if;
 end;
 $$;
 
 comment on function notika.maintain() is
-  'Turns the ring when it is due, frees the jobs of runners that died, forgets old runs, and says '
-  'what it did.';
+  'Turns the ring if it is due, frees the jobs of runners that died, forgets old runs, and '
+  'returns what it did.';
 
 create or replace function notika._attempt(task text)
   returns setof text
@@ -45,7 +45,7 @@ end;
 $$;
 
 comment on function notika._attempt(text) is
-  'Does a part of maintain, or says that a lock has stopped it, which then does not stop the rest.';
+  'Does one part of maintain. If a lock stops it, says so, and lets the other parts continue.';
 
 create or replace function notika._turn_due_at()
   returns timestamptz
@@ -62,14 +62,15 @@ begin
   execute format('select e.captured_at from %s as e order by e.event_id limit 1', v_current)
     into v_oldest;
   return case
-    -- When it reached its size is not known.
+    -- When the segment reached its size is not known.
     when pg_table_size(v_current) >= v_setting.segment_bytes then v_oldest
     when v_oldest <= clock_timestamp() - v_setting.segment_age then v_oldest + v_setting.segment_age
   end;
 end;
 $$;
 
-comment on function notika._turn_due_at() is 'Since when the ring is due to turn; null: it is not.';
+comment on function notika._turn_due_at() is
+  'When the ring became due to turn; null if it is not due.';
 
 create or replace function notika._turn()
   returns setof text
@@ -87,7 +88,8 @@ begin
     return;
   end if;
 
-  -- Whoever reads the oldest segment, a pg_dump say, keeps it a little longer; writers never wait.
+  -- A session that reads the oldest segment, such as pg_dump, keeps it a little longer; writers
+  -- never wait.
   begin
     execute format('lock table %s in access exclusive mode nowait', v_next);
   exception when lock_not_available then
@@ -95,8 +97,8 @@ begin
     return;
   end;
 
-  -- Under the lock nobody has written to it and not committed, so what can be seen is all there is.
-  -- Each event is asked, because an idle transaction holds the bound back for as long as it likes.
+  -- Under the lock no transaction has uncommitted writes in it, so all of its events can be seen.
+  -- Each event is checked, because an idle transaction may hold the bound back for any time.
   execute format(
     'select exists (
        select from %s as e
@@ -110,7 +112,8 @@ begin
   end if;
 
   execute format('truncate %s', v_next);
-  -- Not undone by a rollback, which is harmless: writers then append to a segment that was read.
+  -- Not undone by a rollback, which is harmless: writers then append to a segment that has been
+  -- read.
   v_control := pg_sequence_last_value('notika.control_seq');
   perform setval('notika.control_seq', v_control + 2);
   return next format('the ring turned to %s', v_next);
@@ -118,8 +121,8 @@ end;
 $$;
 
 comment on function notika._turn() is
-  'Makes the oldest segment the current one, if it is time and all its events are handed over. '
-  'Needs the right of _lock_dispatch.';
+  'Makes the oldest segment the current one, if the ring is due to turn and all events of the '
+  'segment have been dispatched. Requires the lock of _lock_dispatch.';
 
 create or replace function notika._forget_positions()
   returns setof text
@@ -146,4 +149,4 @@ end;
 $$;
 
 comment on function notika._forget_positions() is
-  'Keeps only the newest position, by truncate, so that a held snapshot leaves nothing dead.';
+  'Keeps only the newest position, by TRUNCATE, so that a held snapshot leaves no dead rows.';

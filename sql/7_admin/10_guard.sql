@@ -1,7 +1,7 @@
--- What takes an administrator: the event triggers, and the role that their functions belong to.
--- Runs as the administrator.  An event trigger runs in everybody's DDL, so its function has the
--- rights of notika_guard, a role that may do nothing but call the guard, which runs as the owner;
--- an error in there is a warning, and only a verdict refuses a command.
+-- What requires an administrator: the event triggers, and the role that owns their functions. Runs
+-- as the administrator. An event trigger runs in everybody's DDL, so its function has the rights
+-- of notika_guard, a role that may only call the guard, which runs as the owner. An error in it is
+-- a warning; only a verdict refuses a command.
 
 create or replace function notika._guard_entries()
   returns table (name text, event text, tags text[], definition text)
@@ -21,13 +21,13 @@ exception
     raise;
   when others then
     raise warning 'notika could not check %%: %% (%%)', tg_tag, sqlerrm, sqlstate
-      using hint = 'The command goes on. See what it left: select * from notika.check();';
+      using hint = 'The command continues. Check the result: select * from notika.check();';
 end;
 $body$, e.body))
     from (
       values
-        -- No search_path of its own: the names in the command are found on the caller's.  So every
-        -- name in it is written in full.
+        -- No search_path of its own, because the names in the command are found on that of the
+        -- caller. So every name in this function is qualified.
         ('_guard_start', 'ddl_command_start',
          '{ALTER TABLE,ALTER TYPE,DROP OWNED,DROP SCHEMA,DROP TABLE}',
          '
@@ -40,7 +40,7 @@ begin
          '
 begin
   perform notika._note_dropped(tg_tag);', E'\n  set search_path = pg_catalog, pg_temp'),
-        -- GRANT: of the right that was missing to capture a new table.
+        -- GRANT, because a right may have been missing to capture a new table.
         ('_guard_end', 'ddl_command_end',
          '{ALTER DOMAIN,ALTER FUNCTION,ALTER SCHEMA,ALTER TABLE,ALTER TRIGGER,ALTER TYPE,'
          'CREATE FOREIGN TABLE,CREATE FUNCTION,CREATE RULE,CREATE TABLE,CREATE TABLE AS,'
@@ -48,7 +48,7 @@ begin
          'DROP OWNED,DROP ROUTINE,DROP SCHEMA,DROP TABLE,DROP TRIGGER,DROP TYPE,GRANT,SELECT INTO}',
          '
 begin
-  -- What lets this function call the next is a GRANT, too.
+  -- The right of this function to call the next one is a GRANT too.
   if tg_tag <> ''GRANT''
      or has_function_privilege(to_regprocedure(''notika._note_commands(text)''), ''execute'')
   then
@@ -58,7 +58,8 @@ begin
 $function$;
 
 comment on function notika._guard_entries() is
-  'The event triggers, the commands they are for, and the statements that make their functions.';
+  'The event triggers, the commands that they are for, and the statements that create their '
+  'functions.';
 
 create or replace function notika._guard_flaws()
   returns text
@@ -101,7 +102,8 @@ as $$
 $$;
 
 comment on function notika._guard_flaws() is
-  'Why role notika_guard is not the powerless one that it has to be; null: it is, or is not there.';
+  'Why role notika_guard has more rights than it should have; null if it has not, or does not '
+  'exist.';
 
 create or replace function notika._is_guarded()
   returns boolean
@@ -128,7 +130,7 @@ as $$
 $$;
 
 comment on function notika._is_guarded() is
-  'Whether the event triggers are there, are enabled, and call the functions of notika_guard.';
+  'Whether the event triggers exist, are enabled, and call the functions of notika_guard.';
 
 create or replace function notika._administer()
   returns table (step text, outcome text, detail text)
@@ -157,15 +159,15 @@ begin
         create role notika_guard nologin;
         comment on role notika_guard is 'Owns the functions of Notika''s event triggers. Made by notika install.';
       exception when duplicate_object or unique_violation then
-        null; -- somebody was faster
+        null; -- another session was faster
       end;
     end if;
     v_flaws := notika._guard_flaws();
     if v_flaws is not null then
       raise exception 'role "notika_guard" cannot own the functions of the event triggers: %', v_flaws
         using errcode = 'invalid_grant_operation',
-              detail = 'It has to be a role that nobody is, and that may do nothing.',
-              hint = 'Drop the role, or take that from it, and install again.';
+              detail = 'It must be a role without members, without login and without other rights.',
+              hint = 'Drop the role, or revoke that, and install again.';
     end if;
 
     for v_entry in select g.* from notika._guard_entries() as g loop
@@ -226,4 +228,4 @@ end;
 $$;
 
 comment on function notika._administer() is
-  'Makes role notika_guard and the event triggers, or says why the caller may not.';
+  'Creates role notika_guard and the event triggers, or says why the caller may not.';

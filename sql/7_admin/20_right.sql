@@ -1,7 +1,7 @@
--- Who may do what: publishers, runners, readers and monitors beside the owner.  None includes another,
--- and a role may be several.  notika._rights() is the whole list; what it does not give to anybody is
--- the owner's alone.  What was granted is kept, so that install() can put it back after an upgrade
--- that replaced functions, and take away what came by default privileges or by hand.
+-- The rights of publishers, runners, readers and monitors. No part includes another, and a role
+-- may have several. notika._rights() is the whole list; everything else belongs to the owner
+-- alone. Granted parts are recorded, so that install() can restore them after an upgrade that
+-- replaced functions, and revoke what was granted by default privileges or by hand.
 
 create or replace function notika._rights()
   returns table (kind text, name text, parts text[])
@@ -20,13 +20,13 @@ as $$
         ('function', '_health', '{publisher,runner,reader}'), -- a view's functions run as its reader
         ('function', '_health_without_texts', '{monitor}'),
 
-        -- The verbs that decide by their caller pass a request.
+        -- The verbs that depend on their caller pass a request.
         ('function', '_submit_request', '{publisher,runner}'),
         ('function', '_submit_request_quietly', '{publisher}'),
         ('function', '_raise_without_context', '{publisher,runner}'),
         ('request', '_request', '{publisher,runner}'),
 
-        -- Publish, and migrate what is published.
+        -- Publishing, and migrations of published tables.
         ('function', 'publish', '{publisher}'),
         ('function', 'plan', '{publisher}'),
         ('function', '_plan', '{publisher}'),
@@ -48,7 +48,8 @@ as $$
         ('function', 'begin_maintenance', '{publisher}'),
         ('function', 'end_maintenance', '{publisher}'),
 
-        -- What a verb calls with the rights of its caller: it reads the catalog, or makes what is his.
+        -- Functions that a verb calls with the rights of its caller: they read the catalog, or
+        -- create objects that belong to the caller.
         ('function', '_as_called', '{publisher}'),
         ('function', '_request_of', '{publisher}'),
         ('function', '_publish_call', '{publisher,runner}'),
@@ -72,7 +73,7 @@ as $$
         ('function', '_refuse_locked', '{publisher}'),
         ('function', '_lock_timeout', '{publisher}'),
 
-        -- Run, and what an operator does about runs.
+        -- Running, and what an operator does to runs.
         ('function', 'emit', '{publisher,runner}'),
         ('function', 'backfill', '{runner}'),
         ('function', 'cancel_backfill', '{runner}'),
@@ -100,7 +101,7 @@ as $$
         ('function', '_leave', '{runner}'),
         ('function', '_next_due', '{runner}'),
 
-        -- Look, payloads included.
+        -- Reading, payloads included.
         ('view', 'runs', '{reader}'),
         ('function', 'history', '{reader}'),
         ('function', 'timeline', '{reader}'),
@@ -123,7 +124,7 @@ as $$
         ('table', 'maintenance', '{reader}'),
         ('table', 'setting', '{reader}'),
 
-        -- How it is, without what is in it.
+        -- The state of Notika, without names and payloads.
         ('view', 'lag', '{reader,monitor}'),
         ('view', 'run_counts', '{reader,monitor}'),
         ('function', '_bound', '{reader,monitor}'),
@@ -137,7 +138,7 @@ as $$
         ('function', '_note_dropped', '{guard}'),
         ('function', '_note_commands', '{guard}'),
 
-        -- The owner's.
+        -- For members of the owner.
         ('function', 'install', '{}'),
         ('function', 'refresh', '{runner}'),
         ('function', '_captured', '{runner}'),
@@ -158,8 +159,8 @@ as $$
 $$;
 
 comment on function notika._rights() is
-  'What publishers, runners, readers, monitors and the guard may execute and read in schema notika, '
-  'and nothing else.';
+  'What publishers, runners, readers, monitors and the guard may execute and read in schema '
+  'notika; they may do nothing else.';
 
 create or replace function notika._granted()
   returns table (role oid, privilege text, object text)
@@ -191,12 +192,12 @@ as $$
     ) as o
    cross join aclexplode(o.acl) as a
    where a.grantee <> o.owner
-     -- The functions of the event triggers are looked after by an administrator.
+     -- An administrator takes care of the functions of the event triggers.
      and o.owner = (select n.nspowner from pg_namespace as n where n.nspname = 'notika');
 $$;
 
 comment on function notika._granted() is
-  'Every right that somebody besides the owner has in Notika''s schemas; role 0: everybody.';
+  'Every right in Notika''s schemas that a role other than the owner has; role 0 is PUBLIC.';
 
 create or replace function notika._rights_due(parts text[])
   returns table (privilege text, object text)
@@ -223,7 +224,7 @@ as $$
    cross join unnest('{insert (verb),insert (args),select (result)}'::text[]) as k (privilege)
    where r.kind = 'request' and r.parts && _rights_due.parts
   union
-  -- graphile-worker works on its tables as whoever runs it.
+  -- graphile-worker uses its tables with the rights of the role that runs it.
   select 'usage', 'schema notika_worker' where 'runner' = any (_rights_due.parts)
   union
   select k.privilege, format('table %s', c.oid::regclass)
@@ -238,8 +239,7 @@ as $$
    where p.pronamespace = 'notika_worker'::regnamespace and 'runner' = any (_rights_due.parts);
 $$;
 
-comment on function notika._rights_due(text[]) is
-  'What a role is to be granted that plays these parts.';
+comment on function notika._rights_due(text[]) is 'The rights of a role that has these parts.';
 
 create or replace function notika._all_rights_due()
   returns table (role oid, privilege text, object text)
@@ -260,14 +260,15 @@ as $$
    cross join lateral notika._capture_rights(w.workflow_id, w.relation) as c
    where w.unpublished_at is null
   union
-  -- Evaluated as the writer.
+  -- Evaluated with the rights of the writer.
   select 0, 'execute', format('routine %s', p.oid::regprocedure)
     from pg_proc as p
    where p.pronamespace = 'notika'::regnamespace and p.proname ~ '^_passes_[0-9]+$';
 $$;
 
 comment on function notika._all_rights_due() is
-  'Every right that somebody besides the owner is to have in Notika''s schemas; role 0: everybody.';
+  'Every right in Notika''s schemas that a role other than the owner should have; role 0 is '
+  'PUBLIC.';
 
 create or replace function notika._role_name(role oid)
   returns text
@@ -278,7 +279,7 @@ as $$
   select case _role_name.role when 0 then 'public' else quote_ident(pg_get_userbyid(_role_name.role)) end;
 $$;
 
-comment on function notika._role_name(oid) is 'A role as GRANT names it; 0: everybody.';
+comment on function notika._role_name(oid) is 'A role as GRANT names it; 0 is PUBLIC.';
 
 create or replace function notika._settle_rights()
   returns table (role oid, changes bigint)
@@ -294,7 +295,7 @@ begin
   for v_change in
     with due as materialized (select * from notika._all_rights_due()),
          granted as materialized (select * from notika._granted())
-    -- Cascade: with the option to grant, it may have been passed on.
+    -- Cascade: with a grant option, the right may have been passed on.
     (select x.role, format('revoke %s on %s from %s cascade', x.privilege, x.object,
                            notika._role_name(x.role)) as statement
        from (table granted except table due) as x)
@@ -307,8 +308,8 @@ begin
       execute v_change.statement;
       v_roles := v_roles || v_change.role;
     exception when insufficient_privilege then
-      -- The owner has lost USAGE on the schema of a published table, and cannot name a function that
-      -- takes its rows: install() and health say so.
+      -- The owner has lost USAGE on the schema of a published table, and cannot name a function
+      -- whose argument is a row of it; install() and health report that.
       null;
     end;
   end loop;
@@ -318,8 +319,8 @@ end;
 $$;
 
 comment on function notika._settle_rights() is
-  'Grants what is due and not granted, revokes what is granted and not due, and says for which roles '
-  'that took how many changes.';
+  'Grants rights that are due and missing, revokes those that are granted and not due, and '
+  'returns the number of changes for each role.';
 
 create or replace function notika._settle_policies()
   returns integer
@@ -334,7 +335,8 @@ declare
   v_statement text;
   v_count integer := 0;
 begin
-  -- graphile-worker's tables have row security without a policy: what is granted gives no row.
+  -- graphile-worker's tables have row security without a policy: a role with a grant alone sees no
+  -- rows.
   for v_statement in
     select case
              when p.oid is null then format('create policy notika_runner on %s to %s using (true)',
@@ -360,7 +362,7 @@ end;
 $$;
 
 comment on function notika._settle_policies() is
-  'Opens the rows of graphile-worker''s tables to the runners, and to nobody else.';
+  'Opens the rows of graphile-worker''s tables to the runners only.';
 
 create or replace function notika._install_rights()
   returns table (step text, outcome text, detail text)
@@ -373,7 +375,7 @@ declare
   v_left text;
   v_grantee record;
 begin
-  -- `drop owned` takes a role's rights away, and then the role can be dropped.
+  -- `drop owned` revokes the rights of a role; then the role can be dropped.
   delete from notika.grantee as g
    where not exists (select from pg_roles as r where r.oid = g.role_id);
   update notika.grantee as g
@@ -416,7 +418,7 @@ end;
 $$;
 
 comment on function notika._install_rights() is
-  'Gives everybody exactly the rights of their parts, and takes whatever else they have.';
+  'Gives each role exactly the rights of its parts, and revokes all others.';
 
 create or replace function notika._missing_rights()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
@@ -431,7 +433,7 @@ as $$
       join pg_class as c on c.oid = w.relation
      where w.unpublished_at is null
   )
-  -- A condition is evaluated with the rights of whoever writes.
+  -- A condition is evaluated with the rights of the role that writes.
   select distinct 'execute_missing', 'error', w.name,
          format('role "%s" writes to %s and may not execute function %s, which its condition calls: '
                 'these writes fail', r.rolname, notika._quoted(w.relation), e.name),
@@ -443,7 +445,7 @@ as $$
   union all
   select 'usage_missing', 'warning', w.name,
          format('role "%s" may not use schema %I any more: changes are captured, but the workflow '
-                'cannot be published anew', current_user, n.nspname),
+                'cannot be published again', current_user, n.nspname),
          format('grant usage on schema %I to %I;', n.nspname, current_user)
     from published as w
     join pg_namespace as n on n.oid = w.relnamespace
@@ -451,7 +453,7 @@ as $$
   union all
   select 'trigger_missing', 'warning', w.name,
          format('role "%s" may not create triggers on %s: changes are captured, but the workflow '
-                'cannot be published anew', current_user, notika._quoted(d.relation)),
+                'cannot be published again', current_user, notika._quoted(d.relation)),
          format('grant trigger on %s to %I;', notika._quoted(d.relation), current_user)
     from published as w
     join notika.contract_table as d on d.workflow_id = w.workflow_id
@@ -460,7 +462,7 @@ as $$
 $$;
 
 comment on function notika._missing_rights() is
-  'The rights that published workflows need and have not any more, with the GRANT.';
+  'The rights that published workflows need and that are missing, with the GRANT.';
 
 create or replace function notika._surplus_rights()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
@@ -468,7 +470,7 @@ create or replace function notika._surplus_rights()
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- By hand, or by default privileges that an administrator has set for all that is made.
+  -- Granted by hand, or by default privileges that an administrator has set for all new objects.
   select 'surplus_rights', 'warning', null::text,
          format('role %s has %s right%s in Notika''s schemas that nobody granted it by a part: %s%s',
                 s.role, s.count, case when s.count > 1 then 's' end, s.first,
@@ -478,13 +480,13 @@ as $$
       select notika._role_name(x.role) as role, count(*) as count,
              min(format('%s on %s', x.privilege, x.object)) as first
         from (select * from notika._granted() except select * from notika._all_rights_due()) as x
-       -- A copy without its data does not know any more who has which part.
+       -- A copy without its data does not have the list of parts.
        where exists (select from notika.setting)
        group by x.role
     ) as s
   union all
   select 'superuser_owner', 'error', null, format(
-           'Notika is owned by superuser "%s": whatever it does for others is done with the rights of a '
+           'Notika is owned by superuser "%s": what it does for other roles is done with the rights of a '
            'superuser, so requests are refused', r.rolname),
          'As an administrator: npx notika install, or psql with what npx notika sql prints'
     from pg_roles as r
@@ -502,9 +504,9 @@ as $$
   union all
   select 'guard_role', 'error', null,
          format('role "notika_guard", which owns the functions of the event triggers: %s', notika._guard_flaws()),
-         'Take that from it, then as an administrator: npx notika install'
+         'Revoke that, then as an administrator: npx notika install'
    where notika._guard_flaws() is not null;
 $$;
 
 comment on function notika._surplus_rights() is
-  'Rights that are more than anybody was given, and owners that have more than they need.';
+  'Rights that were granted by nobody''s part, and owners with more rights than they need.';

@@ -1,4 +1,4 @@
--- The verbs that give a role its part and take it back.
+-- The verbs that give a role a part and take it back.
 
 create or replace function notika._do_grant(caller name, verb text, part text, role oid)
   returns void
@@ -11,7 +11,7 @@ begin
   if _do_grant.role is null then
     raise exception 'no role was named'
       using errcode = 'null_value_not_allowed',
-            hint = format('For instance: select notika.%s_%s(''<role>'');', _do_grant.verb, _do_grant.part);
+            hint = format('For example: select notika.%s_%s(''<role>'');', _do_grant.verb, _do_grant.part);
   end if;
   perform notika._rebind_copy();
 
@@ -26,7 +26,7 @@ begin
   if _do_grant.role = (select r.oid from pg_roles as r where r.rolname = current_user) then
     raise exception 'role % owns notika and cannot be made a %', _do_grant.role::regrole, _do_grant.part
       using errcode = 'invalid_grant_operation',
-            detail = 'The owner may do everything already.',
+            detail = 'The owner has all of these rights.',
             hint = format('Name another role: select notika.grant_%s(''<role>'');', _do_grant.part);
   end if;
   insert into notika.grantee (role_id, role_name, part, granted_by)
@@ -37,7 +37,7 @@ end;
 $$;
 
 comment on function notika._do_grant(name, text, text, oid) is
-  'Gives a role a part and the rights of it, or takes it back, for a member of the owner.';
+  'Gives a role a part and its rights, or takes it back, for a member of the owner.';
 
 create or replace function notika.grant_publisher(role regrole)
   returns void
@@ -52,7 +52,7 @@ end;
 $$;
 
 comment on function notika.grant_publisher(regrole) is
-  'Lets a role publish on tables that it may read and put triggers on, check migrations, and emit. '
+  'Lets a role publish tables that it may read and put triggers on, check migrations, and emit. '
   'It sees no payload and no run.';
 
 create or replace function notika.revoke_publisher(role regrole)
@@ -67,7 +67,7 @@ begin
 end;
 $$;
 
-comment on function notika.revoke_publisher(regrole) is 'Takes back what grant_publisher gave.';
+comment on function notika.revoke_publisher(regrole) is 'Takes the publisher''s part back.';
 
 create or replace function notika.grant_runner(role regrole)
   returns void
@@ -82,8 +82,8 @@ end;
 $$;
 
 comment on function notika.grant_runner(regrole) is
-  'Lets a role run workflows: hand over, work off the jobs, retry, cancel, pause. It publishes nothing, '
-  'and reads of the log only what is in its jobs.';
+  'Lets a role run workflows: dispatch, run, retry, cancel, pause, backfill, replay. It publishes '
+  'nothing, and reads only the part of the log that is in its jobs.';
 
 create or replace function notika.revoke_runner(role regrole)
   returns void
@@ -97,7 +97,7 @@ begin
 end;
 $$;
 
-comment on function notika.revoke_runner(regrole) is 'Takes back what grant_runner gave.';
+comment on function notika.revoke_runner(regrole) is 'Takes the runner''s part back.';
 
 create or replace function notika.grant_reader(role regrole)
   returns void
@@ -112,7 +112,7 @@ end;
 $$;
 
 comment on function notika.grant_reader(regrole) is
-  'Lets a role look at everything, payloads included, and change nothing.';
+  'Lets a role see events, runs and errors, payloads included, and change nothing.';
 
 create or replace function notika.revoke_reader(role regrole)
   returns void
@@ -126,7 +126,7 @@ begin
 end;
 $$;
 
-comment on function notika.revoke_reader(regrole) is 'Takes back what grant_reader gave.';
+comment on function notika.revoke_reader(regrole) is 'Takes the reader''s part back.';
 
 create or replace function notika.grant_monitor(role regrole)
   returns void
@@ -141,8 +141,8 @@ end;
 $$;
 
 comment on function notika.grant_monitor(regrole) is
-  'Lets a role see how Notika is: notika.lag, notika.run_counts, and notika.health without its texts. '
-  'It sees no payload. Members of pg_monitor may from the start.';
+  'Lets a role see notika.lag, notika.run_counts, and notika.health without its texts. It sees no '
+  'payload. Members of pg_monitor have this part from the start.';
 
 create or replace function notika.revoke_monitor(role regrole)
   returns void
@@ -156,4 +156,4 @@ begin
 end;
 $$;
 
-comment on function notika.revoke_monitor(regrole) is 'Takes back what grant_monitor gave.';
+comment on function notika.revoke_monitor(regrole) is 'Takes the monitor''s part back.';

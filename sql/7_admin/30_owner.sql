@@ -1,6 +1,6 @@
--- What the role that owns Notika needs from others, and how to take it back: statements for an
--- administrator.  This file stands alone: `notika grant` also loads it where Notika is not installed,
--- as temporary functions, so it calls nothing of notika but what is defined in it.
+-- What the owner of Notika needs from other roles, and how to take it back: statements for an
+-- administrator. This file stands alone: `notika grant` also loads it into databases without
+-- Notika, as temporary functions, so it calls no functions of notika but those that it defines.
 
 create or replace function notika._chosen_tables(schemas text[], tables text[])
   returns setof regclass
@@ -53,7 +53,7 @@ begin
     v_chosen := v_chosen || v_relation;
   end loop;
 
-  -- A trigger on a table with partitions or children is made on each of them.
+  -- A trigger on a table with partitions or children is created on each of them.
   return query
     with recursive family (oid) as (
       select c.oid
@@ -76,7 +76,7 @@ end;
 $$;
 
 comment on function notika._chosen_tables(text[], text[]) is
-  'These tables, or all of these schemas, with their partitions and children.';
+  'These tables, or all tables of these schemas, with their partitions and children.';
 
 create or replace function notika._owner_grants(owner name, schemas text[], tables text[])
   returns table (statement text, reason text)
@@ -88,7 +88,7 @@ create or replace function notika._owner_grants(owner name, schemas text[], tabl
 as $$
 declare
   v_owner pg_roles;
-  v_who name; -- whose rights a role has that does not exist yet: everybody's
+  v_who name; -- a role that does not exist yet has the rights of PUBLIC
   v_must_join boolean;
   v_chosen regclass[] := array(select c from notika._chosen_tables(schemas, tables) as c);
   v_other text;
@@ -96,7 +96,7 @@ begin
   select r.* into v_owner from pg_roles as r where r.rolname = _owner_grants.owner;
   v_who := coalesce(v_owner.rolname, 'public');
 
-  -- A schema that is empty can be handed over; one that is in use has an owner already.
+  -- An empty schema can change its owner; one that is in use has an owner already.
   select n.nspowner::regrole::text into v_other
     from pg_namespace as n
    where n.nspname in ('notika', 'notika_worker') and n.nspowner is distinct from v_owner.oid
@@ -105,7 +105,7 @@ begin
   if found then
     raise exception 'notika is installed already, for role %', v_other
       using errcode = 'object_not_in_prerequisite_state',
-            detail = 'The owner of its schemas is who needs the rights.',
+            detail = 'The rights are for the owner of its schemas.',
             hint = format('Name %s. For %2$s as a further login that runs workflows: '
                           'select notika.grant_runner(%3$L);', v_other, owner, quote_ident(owner));
   end if;
@@ -118,8 +118,8 @@ begin
              (format('comment on role %I is %L', owner,
                      format('The owner of Notika in database %s.', current_database())),
               null);
-  -- Once it owns an installed Notika it is settled who connects: one that an administrator made
-  -- cannot log in, and runners do as roles of their own.
+  -- For the owner of an installed Notika it is decided which roles connect: an owner that an
+  -- administrator created cannot log in, and runners log in as roles of their own.
   elsif not v_owner.rolcanlogin and not exists (
     select from pg_class as c
       join pg_namespace as n on n.oid = c.relnamespace
@@ -133,7 +133,7 @@ begin
       select format('grant connect on database %I to %I', current_database(), owner), null::text;
   end if;
 
-  -- To give somebody a schema one has to be able to become that role.
+  -- To give a schema to a role, the current role must be able to SET ROLE to it.
   v_must_join := not (select r.rolsuper from pg_roles as r where r.rolname = current_user)
                  and owner <> current_user
                  and not case
@@ -151,7 +151,7 @@ begin
                  );
   if v_must_join then
     return query select format('grant %I to %I', owner, current_user),
-                        'For a moment: who gives away a schema must be able to be who gets it.'::text;
+                        'For a moment: to give a schema to a role requires SET ROLE to it.'::text;
   end if;
   return query
     select case when n.oid is null then format('create schema %s authorization %I', s.name, owner)
@@ -193,7 +193,7 @@ begin
      where not has_table_privilege(v_who, c.relation, k.privilege)
      group by c.relation, c.name, c.place
      order by c.place;
-  -- Everybody has it unless it was revoked.
+  -- PUBLIC has it unless it was revoked.
   return query
     select format('grant usage on type %s to %I', format_type(t.oid, null), owner), null::text
       from pg_class as c
@@ -248,8 +248,8 @@ end;
 $$;
 
 comment on function notika._owner_grants(name, text[], text[]) is
-  'What is missing for a role to own Notika and to publish these tables, or those of these schemas: '
-  'the statements, and why. No rows: nothing is missing.';
+  'What a role lacks to own Notika and to publish these tables, or those of these schemas: the '
+  'statements, and why. No rows if nothing is missing.';
 
 create or replace function notika._owner_revokes(owner name, schemas text[], tables text[])
   returns table (statement text, reason text)
@@ -337,7 +337,8 @@ begin
      where d.datname = current_database() and a.grantee = v_owner.oid and d.datdba <> v_owner.oid
        and a.privilege_type = 'CONNECT';
 
-  -- Only the role that `notika grant` has made; Postgres refuses while it has anything else.
+  -- Only the role that `notika grant` has created; Postgres refuses to drop it while it owns
+  -- anything else.
   return query
     select format('drop role %I', owner), null::text
      where shobj_description(v_owner.oid, 'pg_authid')
@@ -346,4 +347,4 @@ end;
 $$;
 
 comment on function notika._owner_revokes(name, text[], text[]) is
-  'The statements that take back what _owner_grants gives, for these tables or, of null, for all.';
+  'The statements that revoke what _owner_grants grants, for these tables or, if null, for all.';

@@ -1,4 +1,4 @@
--- health and check: what is wrong, and the call that puts it right.
+-- health and check: what is wrong, and the call that repairs it.
 
 create or replace function notika.check()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
@@ -30,8 +30,8 @@ end;
 $$;
 
 comment on function notika.check() is
-  'Compares every contract with the catalog, marks what is broken and what is whole again, and '
-  'gives what is not ok of notika.health. Does no DDL.';
+  'Compares every contract with the catalog, marks workflows that are broken and unmarks those '
+  'that are no longer, and returns the findings of notika.health that are not ok. Does no DDL.';
 
 create or replace function notika._health()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
@@ -44,7 +44,7 @@ as $$
 begin
   if not notika._judges_always() then
     return query select 'guard', 'warning', null::text,
-      'what judges at commit sleeps under session_replication_role = replica, as pg_restore '
+      'the verdict at commit is off under session_replication_role = replica, as pg_restore '
       '--disable-triggers leaves it', 'select * from notika.install();';
   elsif notika._has_event_triggers() then
     return query
@@ -58,7 +58,7 @@ begin
              ), ''), null::text;
   else
     return query select 'guard', 'warning', null::text,
-      'only pins protect: DROP ... CASCADE is not refused, and pinned columns need a release first',
+      'there are no event triggers: DROP ... CASCADE is not refused, and columns in use need notika.release first',
       'As an administrator, who may create roles and event triggers: npx notika install; or '
       'select * from notika.install();';
   end if;
@@ -84,7 +84,7 @@ begin
      cross join lateral notika._try_findings(w) as f
      where f.kind <> 'not_judged'
     union
-    -- The guard failed at it, now or when it was last changed.
+    -- The guard failed to check it, now or when it was last changed.
     select 'not_judged', 'warning', w.name, format('the guard could not check it: %s', k.reason),
            'select * from notika.check();'
       from notika._suspects() as s (workflow_id)
@@ -97,7 +97,7 @@ begin
      where k.reason is not null;
   return query
     select 'outdated', 'warning', c.name,
-           'its triggers are those of the version before the last upgrade, and capture as that did',
+           'its triggers are those of an earlier version, and capture as that version did',
            'call notika.refresh();'
       from notika._captured(true) as c;
   if notika._has_event_triggers() and not notika._is_guarded() then
@@ -154,7 +154,7 @@ begin
 end;
 $$;
 
-comment on function notika._health() is 'What notika.health shows.';
+comment on function notika._health() is 'The findings of notika.health.';
 
 create or replace function notika._health_without_texts()
   returns table (finding text, severity text, workflow text)
@@ -169,7 +169,8 @@ end;
 $$;
 
 comment on function notika._health_without_texts() is
-  'What notika.health shows to a monitor: details name tables and columns, and remedies conditions.';
+  'The findings of notika.health for a monitor: details name tables and columns, and remedies '
+  'contain conditions.';
 
 create or replace function notika._visible_health()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
@@ -188,19 +189,22 @@ end;
 $$;
 
 comment on function notika._visible_health() is
-  'What notika.health shows to its reader: to a monitor no details and no remedies.';
+  'The findings of notika.health for its reader; without details and remedies for a monitor.';
 
 create or replace view notika.health as
 select h.finding, h.severity, h.workflow, h.detail, h.remedy from notika._visible_health() as h;
 
-comment on view notika.health is 'What is well and what is not, with the call that mends it.';
+comment on view notika.health is 'What is well and what is not, with the call that repairs it.';
 
-comment on column notika.health.finding is 'What was looked at or found.';
+comment on column notika.health.finding is
+  'The kind of the finding, such as column_dropped, or what was checked.';
 
 comment on column notika.health.severity is 'ok, warning or error.';
 
-comment on column notika.health.workflow is 'The workflow; null: all of them.';
+comment on column notika.health.workflow is 'The workflow that it concerns; null: all of them.';
 
-comment on column notika.health.detail is 'What it is about.';
+comment on column notika.health.detail is
+  'The object that it concerns, with what was expected and what was found.';
 
-comment on column notika.health.remedy is 'What mends it.';
+comment on column notika.health.remedy is
+  'The call, or the statement of an administrator, that repairs it.';

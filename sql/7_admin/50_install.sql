@@ -1,4 +1,5 @@
--- install(): puts right whatever is derived, and says what it did; as often as one likes.
+-- install(): restores everything that is derived, and returns what it did. It may be called
+-- repeatedly.
 
 create or replace function notika.install()
   returns table (step text, outcome text, detail text)
@@ -18,10 +19,11 @@ end;
 $$;
 
 comment on function notika.install() is
-  'Creates what is missing and puts right what is not as it should be; says what it did and what it '
-  'could not. For members of the owner. What takes an administrator, such as the event triggers, it '
-  'does if its caller is one. It locks the published tables whose triggers it replaces until the '
-  'transaction ends; notika.refresh() locks one at a time. Idempotent.';
+  'Creates what is missing, corrects what differs from the installed version, and returns what it '
+  'did and what it could not do. For members of the owner. What requires an administrator, such '
+  'as the event triggers, is done if the caller is one. It locks the published tables whose '
+  'triggers it replaces until the transaction ends; notika.refresh() locks one table at a time. '
+  'Idempotent.';
 
 create or replace function notika._install_schema()
   returns table (step text, outcome text, detail text)
@@ -40,7 +42,7 @@ end;
 $$;
 
 comment on function notika._install_schema() is
-  'All of install but the workflows: it locks no table of others.';
+  'The part of install that locks no users'' tables: everything but the workflows.';
 
 create or replace function notika._do_install(caller name)
   returns json
@@ -70,7 +72,8 @@ declare
   v_statement text;
   v_count bigint;
 begin
-  -- It may lock several tables: below deadlock_timeout, so that no writer is the victim.
+  -- It may lock several tables: the timeout is below deadlock_timeout, so that no writer becomes
+  -- the victim of a deadlock.
   perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   return query select 'version', 'ok', format('notika %s on PostgreSQL %s', notika.version(),
                                                current_setting('server_version'));
@@ -78,9 +81,10 @@ begin
   if not exists (select from notika.setting) then
     raise exception 'this is a copy of Notika without its data'
       using errcode = 'object_not_in_prerequisite_state',
-            hint = 'Install it anew: npx notika install, or psql with what npx notika sql prints.';
+            hint = 'Install it again: npx notika install, or psql with what npx notika sql prints.';
   end if;
-  -- Of tables without their sequences: those show their first value as their last.
+  -- Sequences of tables that were copied without them: those show their first value as their last
+  -- one.
   if pg_sequence_last_value('notika.event_id_seq') is null then
     perform setval('notika.event_id_seq', 0);
   end if;
@@ -149,7 +153,7 @@ end;
 $$;
 
 comment on function notika._install() is
-  'The owner''s part of install but for the workflows: the cursor, sequences and rights.';
+  'The owner''s part of install, except the workflows: the cursor, sequences and rights.';
 
 create or replace procedure notika.refresh()
   language plpgsql
@@ -159,7 +163,7 @@ declare
   v_outcome pg_catalog.text;
   v_detail pg_catalog.text;
 begin
-  -- A procedure that pins its search_path cannot commit: every name in here is written in full.
+  -- A procedure that pins its search_path cannot commit: every name in this one is qualified.
   for v_workflow in select w.name from notika._captured(true) as w loop
     for v_try in 1 .. 20 loop
       select r.outcome, r.detail into v_outcome, v_detail from notika._refresh(v_workflow) as r;
@@ -176,10 +180,11 @@ end;
 $$;
 
 comment on procedure notika.refresh() is
-  'Makes the functions and triggers of published workflows as the installed version makes them: after '
-  'an upgrade, each in a transaction of its own that waits a quarter of a second at most for the '
-  'table, twenty times. What could not be done is a warning, a finding of notika.health, and done '
-  'later by a runner. Cannot be called in a transaction. For members of the owner and runners.';
+  'Brings the functions and triggers of published workflows to the installed version, after an '
+  'upgrade, each in a transaction of its own that waits for its table at most a quarter of a '
+  'second, twenty times. What could not be done is a warning and a finding of notika.health, and '
+  'a runner does it later. Cannot be called in a transaction. For members of the owner and '
+  'runners.';
 
 create or replace function notika._refresh(workflow text)
   returns table (outcome text, detail text)
@@ -197,8 +202,8 @@ end;
 $$;
 
 comment on function notika._refresh(text) is
-  'Makes the functions and triggers of a workflow as the installed version makes them. The outcome is '
-  'ok, repaired, locked or failed.';
+  'Brings the functions and triggers of a workflow to the installed version. The outcome is ok, '
+  'repaired, locked or failed.';
 
 create or replace function notika._do_refresh(workflow text)
   returns json

@@ -1,5 +1,6 @@
--- uninstall(): takes Notika away and leaves nothing, or says what is in the way.  The owner need not own
--- a published table: whoever owns a trigger's function may drop it, and the trigger goes along.
+-- uninstall(): removes Notika completely, or says what prevents it. The owner need not own a
+-- published table: the owner of a trigger's function may drop it, and the trigger is dropped with
+-- it.
 
 create or replace function notika._outside_dependents()
   returns setof text
@@ -21,7 +22,7 @@ as $$
       from ours as o
       join pg_depend as d on d.refclassid = o.classid and d.refobjid = o.objid and d.deptype = 'n'
   ), holder (classid, objid, namespace) as (
-    -- A view depends by its rule, a default by its column's table.
+    -- A view depends through its rule, a default through the table of its column.
     select 'pg_class'::regclass::oid, c.oid, c.relnamespace
       from dependent as d
       left join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
@@ -51,7 +52,8 @@ as $$
 $$;
 
 comment on function notika._outside_dependents() is
-  'What somebody has built on Notika''s tables, views and functions, and would go along with them.';
+  'Objects of others that depend on Notika''s tables, views and functions, and would be dropped '
+  'with them.';
 
 create or replace function notika._obstacles()
   returns table (obstacle text, detail text)
@@ -69,18 +71,20 @@ as $$
     from notika._outside_dependents() as o;
 $$;
 
-comment on function notika._obstacles() is 'What keeps uninstall from going ahead unless it is forced.';
+comment on function notika._obstacles() is
+  'What keeps uninstall from proceeding unless it is forced.';
 
 create or replace function notika._drop_notika()
   returns void
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
-  set client_min_messages = warning -- what is dropped along is what was meant
+  set client_min_messages = warning -- the drops that cascade are intended
 as $$
 begin
   perform notika._suspend_guard(true);
-  -- The owner of a schema may drop the function of an event trigger in it, and the trigger goes along.
+  -- The owner of a schema may drop the function of an event trigger in it, and the event trigger
+  -- is dropped with it.
   drop function if exists notika._guard_start() cascade;
   drop function if exists notika._guard_end() cascade;
   drop function if exists notika._guard_drop() cascade;
@@ -90,23 +94,23 @@ end;
 $$;
 
 comment on function notika._drop_notika() is
-  'Drops everything of Notika''s, itself included, with the rights of its owner.';
+  'Drops all of Notika, itself included, with the rights of its owner.';
 
 create or replace function notika.uninstall(dry_run boolean default false, force boolean default false)
   returns table (step text, outcome text, detail text)
   language plpgsql
   volatile
-  security invoker -- as a member of the owner; no request: the view of requests is dropped, too
+  security invoker -- as a member of the owner; no request: the view of requests is dropped too
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
-  set client_min_messages = warning -- what is dropped along is what was meant
+  set client_min_messages = warning -- the drops that cascade are intended
 as $$
 declare
   v_before constant text := current_setting('lock_timeout');
   v_owner constant name := notika._owner();
   v_role constant text := current_setting('role');
   v_is_other constant boolean := current_user <> v_owner;
-  -- A role that was there before may have its rights for other reasons, and stays.
+  -- A role that existed before may have its rights for other reasons, and stays.
   v_is_ours constant boolean := coalesce((
     select shobj_description(r.oid, 'pg_authid') = 'Owns Notika. Made by notika install.'
       from pg_roles as r where r.rolname = v_owner), false);
@@ -120,8 +124,8 @@ declare
   v_statement text;
   v_place text := 'notika';
 begin
-  -- Shorter than the second after which Postgres looks for deadlocks: should a writer and this wait
-  -- for each other's tables, it is this that gives up.
+  -- Shorter than the second after which Postgres looks for deadlocks: if a writer and this wait
+  -- for each other's tables, this gives up.
   perform set_config('lock_timeout', notika._lock_timeout('500ms'), true);
   if not pg_has_role(current_user, v_owner, 'member') then
     perform notika._expect_member(current_user, 'uninstall notika');
@@ -131,8 +135,8 @@ begin
   if v_obstacles is not null and not force and not dry_run then
     raise exception 'cannot uninstall notika: %', v_obstacles
       using errcode = 'object_in_use',
-            detail = 'A runner that has stopped is forgotten at once, one that died within a minute.',
-            hint = 'Stop the runners and drop what depends on Notika, or take both along: '
+            detail = 'A runner that has stopped is forgotten immediately, one that died after a minute.',
+            hint = 'Stop the runners and drop what depends on Notika, or remove both: '
                    'select * from notika.uninstall(force => true);';
   end if;
   return query
@@ -148,7 +152,7 @@ begin
   select count(*) into v_count from notika.run_log;
   return query select 'history', v_done, format('the outcomes of %s runs', v_count);
 
-  -- All is read before anything goes: a table that is being read cannot be dropped.
+  -- Everything is read before anything is dropped: a table that is being read cannot be dropped.
   v_workflows := array(
     select w from notika.workflow as w where w.unpublished_at is null order by w.name
   );
@@ -157,7 +161,7 @@ begin
      where not (select o.rolsuper from pg_roles as o where o.rolname = v_owner)
   );
   if not dry_run then
-    set constraints all immediate; -- what waits for the commit would keep its tables
+    set constraints all immediate; -- pending events of a trigger would keep its table
   end if;
 
   foreach v_workflow in array v_workflows loop
@@ -168,8 +172,8 @@ begin
                distinct notika._quoted(t.relation), ', '), 'nothing'))
         from notika._triggers(v_workflow.workflow_id) as t;
     if not dry_run then
-      -- One by one, so that an error says which table is locked.  With the owner's rights, which a
-      -- superuser gives up for it.
+      -- One by one, so that an error says which table is locked. With the owner's rights, to which
+      -- a superuser changes for this.
       if v_is_other then
         perform set_config('role', v_owner, true);
       end if;
@@ -202,9 +206,9 @@ begin
     end if;
   end if;
 
-  -- From here on this function is gone itself, and only Postgres' own are called.  What was made or
-  -- granted for Notika alone the caller takes back, as far as it may; the roles go when no other
-  -- database needs them.
+  -- From here on this function itself is gone, and only Postgres' own functions are called. The
+  -- caller revokes what was created or granted for Notika alone, as far as it may; the roles are
+  -- dropped if no other database needs them.
   foreach v_statement in array v_left loop
     step := 'left to an administrator';
     outcome := 'not removed';
@@ -255,7 +259,7 @@ exception when lock_not_available then
     using errcode = 'lock_not_available',
           detail = format('Gave up after %s; waiting longer would block the application. Nothing was '
                           'removed.', notika._lock_timeout('500ms')),
-          hint = format('Try again. Who holds it: select pid, mode, relation::regclass from pg_locks '
+          hint = format('Try again. Sessions that hold it: select pid, mode, relation::regclass from pg_locks '
                         'where granted and %s;', case v_place
                           when 'notika' then 'relation::regclass::text like ''notika%'''
                           else format('relation = %L::regclass', v_place) end);
@@ -263,7 +267,7 @@ end;
 $$;
 
 comment on function notika.uninstall(boolean, boolean) is
-  'Takes Notika away: triggers, functions, event triggers, jobs, both schemas, and the roles that '
-  'install made when no other database needs them. For members of the owner. Refuses while a runner '
-  'is alive or something else depends on it, unless forced. dry_run: says what it would do, and does '
-  'nothing. What the caller may not take back is given as SQL.';
+  'Removes Notika: triggers, functions, event triggers, jobs, both schemas, and the roles that '
+  'install created if no other database needs them. For members of the owner. Refuses while a '
+  'runner is alive or other objects depend on it, unless forced. With dry_run, returns what it '
+  'would do and changes nothing. What the caller may not revoke is returned as SQL.';

@@ -1,4 +1,4 @@
--- What carries requests out: the list of verbs, and the trigger that runs as the owner.
+-- Carries requests out: the list of verbs, and the trigger that runs as the owner.
 
 create or replace function notika._verbs()
   returns table (verb text, function regprocedure)
@@ -22,7 +22,7 @@ as $$
 $$;
 
 comment on function notika._verbs() is
-  'The verbs that pass a request, and the functions whose EXECUTE it takes.';
+  'The verbs that pass a request, and the functions whose EXECUTE they require.';
 
 create or replace function notika._execute_request()
   returns trigger
@@ -48,7 +48,7 @@ begin
   if (select r.rolsuper from pg_roles as r where r.rolname = current_user) then
     raise exception 'notika is owned by superuser "%"', current_user
       using errcode = 'object_not_in_prerequisite_state',
-            detail = 'Whatever it does for others would be done with the rights of a superuser. '
+            detail = 'What it does for other roles would be done with the rights of a superuser. '
                      'Restoring a dump with --no-owner leaves it like this.',
             hint = 'Let an administrator run: npx notika install, or psql with what npx notika sql '
                    'prints. It gives Notika an owner without rights of its own.';
@@ -102,7 +102,7 @@ create or replace trigger execute_request
   for each row
   execute function notika._execute_request();
 
--- A trigger, rule or default that somebody has attached would run as each caller.
+-- A trigger, rule or default that another role has attached would run as each caller.
 do $$
 declare
   v_statement text;
@@ -125,5 +125,5 @@ begin
 end;
 $$;
 
--- pgls-ignore lint/safety/lockTimeoutWarning: nobody waits for this view
+-- pgls-ignore lint/safety/lockTimeoutWarning: no session waits for this view
 alter view notika._request alter column caller set default current_user;

@@ -1,6 +1,6 @@
--- Runs last.  Nobody but the owner may do anything until somebody is granted it: without this,
--- Postgres gives EXECUTE on every new function to everybody, and `alter default privileges` in a
--- schema cannot take that away.  install() settles the rest.
+-- Runs last. Only the owner has rights until they are granted: without this, Postgres grants
+-- EXECUTE on every new function to PUBLIC, and `alter default privileges` in a schema cannot
+-- revoke that. install() does the rest.
 
 do $$
 declare
@@ -14,13 +14,13 @@ begin
      where p.pronamespace = any (notika._own_schemas())
        and a.grantee = 0
        and p.proowner = (select r.oid from pg_catalog.pg_roles as r where r.rolname = current_user)
-       -- But for conditions: a trigger evaluates them as the role that writes.
+       -- Except for conditions: a trigger evaluates them as the role that writes.
        and p.proname !~ '^_passes_[0-9]+$'
   loop
     begin
       execute pg_catalog.format('revoke execute on routine %s from public', v_function);
     exception when insufficient_privilege then
-      null; -- the schema of an argument cannot be named any more, which install() reports
+      null; -- the schema of an argument can no longer be named, which install() reports
     end;
   end loop;
 end;
