@@ -82,7 +82,7 @@ describe.skipIf(!pgbouncer).each(versions)("doctor, behind PgBouncer, PostgreSQL
     ];
 
     expect(good).toMatchObject([
-      { finding: "pooler", severity: "ok", detail: expect.stringContaining("NOTIKA_DIRECT_URL leads past it") },
+      { finding: "pooler", severity: "ok", detail: expect.stringContaining("NOTIKA_DIRECT_URL bypasses it") },
       { finding: "direct", severity: "ok", detail: expect.stringMatching(/\/app\?sslmode=prefer leads there$/) },
     ]);
     expect(another).toMatchObject([

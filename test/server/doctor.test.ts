@@ -88,7 +88,9 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
     ]);
 
     expect(text).toMatchObject({ code: 0, stderr: "" });
-    expect(text.stdout).toMatch(/^postgresql:.*\n\nok +address +127.0.0.1:\d+ \(IPv4\) takes connections\nok +login /);
+    expect(text.stdout).toMatch(
+      /^postgresql:.*\n\nok +address +127.0.0.1:\d+ \(IPv4\) accepts connections\nok +login /,
+    );
     expect(text.stdout).toMatch(/\nwarning +notika +it is not installed in this database\n +→ npx notika install\n$/);
     expect({ ...json, stdout: "" }).toEqual({ code: 0, stdout: "", stderr: "" });
     expect(JSON.parse(json.stdout)).toEqual({ url: expect.any(String), findings: expect.any(Array) });
@@ -136,7 +138,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
 
     expect(await finding("tls", url.replace("127.0.0.1", `${ip}`))).toMatchObject({
       severity: "warning",
-      detail: "none: what is sent, and what comes back, can be read and changed on the way",
+      detail: "none: others on the network can read and change what is sent and received",
       remedy: expect.stringContaining("sslmode=require"),
     });
   });
@@ -272,7 +274,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
       expect(runner.filter(({ severity }) => severity === "error")).toEqual([]);
       expect(await finding("parts", as("ada"))).toMatchObject({
         severity: "ok",
-        detail: "the role may publish workflows, run workflows, read events and runs, see how it is",
+        detail: "the role may publish workflows, run workflows, read events and runs, read the health of Notika",
         remedy: null,
       });
     });
@@ -345,7 +347,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
       severity: "warning",
       workflow: null,
       detail: expect.stringMatching(/^the server's clock is (89|90)\.\d s ahead of this one, so times .* differ/),
-      remedy: "Let both machines take the time from the network: timedatectl set-ntp true",
+      remedy: "Synchronize the clocks of both machines: timedatectl set-ntp true",
     });
   });
 });
