@@ -19,7 +19,7 @@ export function writeTogether<Item, Answer>(
 
   async function writeAll() {
     while (waiting.length > 0) {
-      // By then Node has reported which promises that nobody awaits have failed.
+      // By then Node has reported unhandled rejections.
       await setImmediate();
       const all = waiting;
       waiting = [];

@@ -164,14 +164,14 @@ describe("what is wrong with tasks is said", () => {
     };
 
     expect(await hint('import x from "@scope/missing/part";\nexport default x;')).toBe(
-      "Install what is imported: npm install @scope/missing",
+      "Install the missing package: npm install @scope/missing",
     );
     expect(await hint('import x from "./nowhere.ts";\nexport default x;')).toBeUndefined();
     expect(await hint("export default () => {")).toBeUndefined();
     expect(await hint("export const run = 1;")).toMatch(/^A task module exports by default/);
     await write("package.json", "{}"); // of CommonJS
     expect(await hint('import x from "missing";\nexport default x;')).toBe(
-      "Install what is imported: npm install missing",
+      "Install the missing package: npm install missing",
     );
   });
 

@@ -211,7 +211,7 @@ describe("step.waitFor", () => {
     [
       "a value that no event has",
       { table: "app.payments", operations: ["delete"], match: { user_id: new Date() } },
-      'step.waitFor("w"): match: user_id has to be a value as it stands in events, a string say',
+      'step.waitFor("w"): match: user_id must be a value as it appears in events, such as a string',
     ],
   ] as const)("with %s fails at once", async ([, change, error]) => {
     await deploy(({ step }) => step.waitFor("w", change as never));
@@ -328,16 +328,16 @@ describe("cancelOn", () => {
 
 describe("a task module", () => {
   test.for([
-    ["waitsFor is not an object of sources", { waitsFor: "app.payments" }],
+    ["waitsFor must be an object of sources", { waitsFor: "app.payments" }],
     [
-      'waitsFor: "a b" is no name for a source: letters, digits, _ and -, a letter first',
+      'waitsFor: "a b" is not a valid name for a source: letters, digits, _ and -, starting with a letter',
       { waitsFor: { "a b": { table: "a.b" } } },
     ],
     [
-      'waitsFor: "_a" is no name for a source: letters, digits, _ and -, a letter first',
+      'waitsFor: "_a" is not a valid name for a source: letters, digits, _ and -, starting with a letter',
       { waitsFor: { _a: { table: "a.b" } } },
     ],
-    ["waitsFor: cancel is the name of what cancelOn declares", { waitsFor: { cancel: { table: "a.b" } } }],
+    ["waitsFor: the name cancel is reserved for cancelOn", { waitsFor: { cancel: { table: "a.b" } } }],
     ["waitsFor: paid has no table", { waitsFor: { paid: {} } }],
     [
       'waitsFor: the match of paid is a list of columns, such as ["user_id"]',
