@@ -58,7 +58,7 @@ describe.concurrent("the command line", () => {
     ["Unknown option '--tasks'", ["status", "--tasks", "x"]],
     ["Unexpected argument 'lunch'", ["status", "lunch"]],
     ["Option '--url <value>' argument missing", ["status", "--url"]],
-    ["no database was named", ["status"]],
+    ["no database is specified", ["status"]],
     ["no run was named", ["retry", "--url", "postgres://x/y"]],
     ["lunch is not the id of a run", ["cancel", "lunch", "--url", "postgres://x/y"]],
     ["no workflow was named", ["unpublish", "--url", "postgres://x/y"]],

@@ -44,7 +44,7 @@ describe("a connection string", () => {
     [`postgres://ada:${secret}/x@h/app`, /a \/ or \? stands before the @/],
     [`postgres://ada:${secret}@x@h/app`, /more than one @/],
     [`postgres://ada:${secret}%@h/app`, /a % is not followed by two hexadecimal digits/],
-    [`postgres://ada:${secret}%00@h/app`, /%00 stands for no character/],
+    [`postgres://ada:${secret}%00@h/app`, /%00 is not a character/],
     [`postgres://ada:${secret}%ff@h/app`, /is not UTF-8/],
     [`postgres://ada:${secret}@::1/app`, /an IPv6 address is written in \[ \]/],
     [`postgres://ada:${secret}@h:many/app`, /the port is not a number from 1 to 65535/],

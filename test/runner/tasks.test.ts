@@ -139,8 +139,8 @@ describe("what is wrong with tasks is said", () => {
     expect(error).toMatchObject({ code: "NOTIKA_TASKS", hint: expect.stringContaining("files that begin with _") });
     const at = `${path.relative("", folder)}/`;
     expect(error.message.replaceAll(at, "").replaceAll(folder, "…").split("\n")).toEqual([
-      "2nd task.ts: 2nd task is no name for a workflow: up to 63 letters, digits, _ and -, a letter first",
-      "o_twice.ts: o_twice.js is the task o_twice already",
+      "2nd task.ts: 2nd task is not a valid name for a workflow: up to 63 letters, digits, _ and -, starting with a letter",
+      "o_twice.ts: o_twice.js is already the task o_twice",
       '_broken.ts:3: Unexpected "="',
       'c_syntax.ts:2: Unexpected ";"',
       "d_syntax.js:3: Unexpected token ';'",

@@ -196,12 +196,12 @@ describe("step.waitFor", () => {
     [
       "several sources",
       { table: "app.payments", match: { user_id: 1 } },
-      'step.waitFor("w"): payment, refund fit: tell them apart by operations and condition',
+      'step.waitFor("w"): the sources payment, refund fit: name one by its operations and condition',
     ],
     [
       "no value for what is compared",
       { table: "app.payments", operations: ["delete"], match: { user_id: null } },
-      'step.waitFor("w"): source "refund" compares user_id: say match: { user_id: … }, with a value',
+      'step.waitFor("w"): source "refund" compares user_id: give match: { user_id: … } with a value',
     ],
     [
       "a value for what is not compared",
@@ -340,7 +340,7 @@ describe("a task module", () => {
     ["waitsFor: the name cancel is reserved for cancelOn", { waitsFor: { cancel: { table: "a.b" } } }],
     ["waitsFor: paid has no table", { waitsFor: { paid: {} } }],
     [
-      'waitsFor: the match of paid is a list of columns, such as ["user_id"]',
+      'waitsFor: the match of paid must be a list of columns, such as ["user_id"]',
       { waitsFor: { paid: { table: "a.b", match: { user_id: "id" } } } },
     ],
     ["cancelOn has no table", { cancelOn: {} }],

@@ -178,7 +178,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
     expect(
       found.filter(({ severity }) => severity !== "ok").map(({ finding, severity }) => `${severity} ${finding}`),
     ).toEqual(["warning event triggers", "warning guard"]);
-    expect(found).toContainEqual(expect.objectContaining({ finding: "role", detail: "ada, no superuser" }));
+    expect(found).toContainEqual(expect.objectContaining({ finding: "role", detail: "ada, not a superuser" }));
     expect(found).toContainEqual(
       expect.objectContaining({ finding: "install", detail: "the role may install and upgrade" }),
     );
@@ -318,7 +318,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
     await Promise.all(sessions.map((session) => session.close()));
     expect(found).toMatchObject({
       severity: "warning",
-      detail: expect.stringMatching(/^[1-9] are left of 30, of which 3 are reserved; a runner takes up to 14$/),
+      detail: expect.stringMatching(/^[1-9] of 30 are free; 3 are reserved; a runner uses up to 14$/),
       remedy: expect.stringContaining("--concurrency"),
     });
   });

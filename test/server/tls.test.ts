@@ -180,7 +180,7 @@ describe.skipIf(missing).each(versions)("a connection to PostgreSQL %i", (major)
       [
         "its own",
         { sslmode: "require", sslcert: nowhere, sslcertmode: "require" },
-        /sslcertmode=require, and there is no file/,
+        /sslcertmode=require, but there is no file/,
         /sslcert=/,
       ],
     ];

@@ -144,19 +144,19 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "a port that is silent",
       () => `ada:PW@${at("silent")}/app`,
-      /it takes connections, but says nothing within 2 s/,
+      /it accepts connections, but does not answer within 2 s/,
       /port of Postgres/,
     ],
     [
       "a port that is silent, without TLS",
       () => `ada:PW@${at("silent")}/app?sslmode=disable`,
-      /it takes connections, but says nothing within 2 s/,
+      /it accepts connections, but does not answer within 2 s/,
       /port of Postgres/,
     ],
     [
       "a server that has no TLS and goes silent",
       () => `ada:PW@${at("silent after a while")}/app`,
-      /it takes connections, but says nothing within 2 s/,
+      /it accepts connections, but does not answer within 2 s/,
       /port of Postgres/,
     ],
     [
@@ -168,7 +168,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "a handshake that nobody completes",
       () => `ada:PW@${at("promises TLS")}/app?sslmode=require`,
-      /it does not answer in the TLS handshake within 2 s/,
+      /no answer in the TLS handshake within 2 s/,
       /./,
     ],
     ["a web server", () => `ada:PW@${at("web")}/app`, /it speaks HTTP, not the protocol of Postgres/, /usually 5432/],

@@ -7,7 +7,7 @@ import { interval, milliseconds } from "../../workflow/duration.ts";
 export function databaseUrl(given: unknown): string {
   const text = namedDatabase(typeof given === "string" ? given : undefined);
   if (text === undefined) {
-    throw new UsageError("no database was named", {
+    throw new UsageError("no database is specified", {
       hint: "Set DATABASE_URL, or give --url postgres://user@host/database. Without a server: notika dev",
     });
   }
