@@ -45,7 +45,7 @@ const settings: Record<string, Setting> = {
       "migrations/0042.sql": "alter table app.users add column name text;",
       "trusted/tasks/welcome_email.mjs": `export default { on: { table: "app.users", columns: ["id", "email"] }, run() {} };`,
     },
-    said: "no workflow would notice\n",
+    said: "no workflow is affected\n",
   },
 };
 

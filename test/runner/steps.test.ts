@@ -57,7 +57,7 @@ describe("step.run", () => {
 
     expect(await start()).toMatchObject({
       state: "retrying",
-      error: 'step "second": step "second" fails because the test says so',
+      error: 'step "second": step "second" fails because the test called failNext',
     });
     await t.advance("1 hour");
 

@@ -168,7 +168,7 @@ describe("what is wrong with tasks is said", () => {
     );
     expect(await hint('import x from "./nowhere.ts";\nexport default x;')).toBeUndefined();
     expect(await hint("export default () => {")).toBeUndefined();
-    expect(await hint("export const run = 1;")).toMatch(/^A task module exports by default/);
+    expect(await hint("export const run = 1;")).toMatch(/^The default export of a task module/);
     await write("package.json", "{}"); // of CommonJS
     expect(await hint('import x from "missing";\nexport default x;')).toBe(
       "Install the missing package: npm install missing",

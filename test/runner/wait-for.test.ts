@@ -345,7 +345,7 @@ describe("a task module", () => {
     ],
     ["cancelOn has no table", { cancelOn: {} }],
     [
-      'cancelOn: match names columns and those of the run\'s own row, such as { user_id: "id" }',
+      'cancelOn: match must map columns to those of the run\'s own row, such as { user_id: "id" }',
       { cancelOn: { table: "a.b", match: ["user_id"] } },
     ],
   ] as const)("is told that %s", ([message, sources]) => {

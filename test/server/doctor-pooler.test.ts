@@ -66,7 +66,7 @@ describe.skipIf(!pgbouncer).each(versions)("doctor, behind PgBouncer, PostgreSQL
     expect(findings.at(-1)).toMatchObject({
       finding: "pooler",
       severity: "error",
-      detail: expect.stringContaining("(statement mode): Notika needs transactions"),
+      detail: expect.stringContaining("but Notika needs transactions"),
       remedy: expect.stringContaining("pool_mode = transaction"),
     });
   });

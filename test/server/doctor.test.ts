@@ -192,7 +192,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
 
     expect({ severity, detail }).toEqual({
       severity: "error",
-      detail: "the schemas notika and notika_worker are another role's, so Notika cannot be installed",
+      detail: "another role owns the schemas notika and notika_worker, so Notika cannot be installed",
     });
     expect(await finding("install", as("ada"))).toMatchObject({ severity: "ok" });
   });

@@ -50,7 +50,7 @@ test("README: a role of its own, the four parts, and leaving, as they are writte
 
   const said = await run(leave);
   expect(said).toContain("would be removed");
-  expect(said).toContain("-- Left to an administrator, as far as it was granted for Notika:\n");
+  expect(said).toContain("-- For an administrator to run, if it was granted for Notika:\n");
   expect(await listObjects(url)).toEqual(before);
 });
 

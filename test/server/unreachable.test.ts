@@ -74,7 +74,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
       /password authentication failed for user "ada"/,
       /PGPASSWORD/,
     ],
-    ["no password", () => `ada@${place()}/postgres`, /asks for the password of "ada", and there is none/, /\.pgpass/],
+    ["no password", () => `ada@${place()}/postgres`, /requires a password for "ada", but none is given/, /\.pgpass/],
     [
       "a database nobody has made",
       () => `postgres:PW@${place()}/nowhere`,
@@ -120,7 +120,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "a server without TLS",
       () => `ada:PW@${place()}/postgres?sslmode=require`,
-      /the server has no TLS, and sslmode=require asks for it/,
+      /the server does not support TLS, but sslmode=require requires it/,
       /ssl = on/,
     ],
     [
@@ -132,7 +132,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "the wrong kind of server",
       () => `ada:PW@${place()}/postgres?target_session_attrs=standby`,
-      /a primary that takes writes, and target_session_attrs=standby/,
+      /a primary that accepts writes, but target_session_attrs=standby/,
       /target_session_attrs=any/,
     ],
     [
@@ -162,7 +162,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "a login that nobody completes",
       () => `ada:PW@${at("never ready")}/app?sslmode=disable`,
-      /it does not complete the login within 2 s/,
+      /it did not complete the login within 2 s/,
       /pooler/,
     ],
     [
@@ -194,7 +194,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "a port that closes at once",
       () => `ada:PW@${at("closes")}/app`,
-      /ended the connection at once|ended the connection without a word/,
+      /closed the connection immediately|closed the connection without an answer/,
       /port of Postgres/,
     ],
     [
