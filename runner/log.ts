@@ -32,7 +32,9 @@ export const jsonLog: Log = makeLog(jsonLine);
 /** Discards all messages. */
 export const silentLog: Log = { info() {}, warn() {}, error() {} };
 
-/** Makes a log that formats each message with `line` and writes it, by default to stderr.  `line` must return printable text. */
+/**
+ * Makes a log that formats each message with `line` and writes it, by default to stderr.  `line` must return printable text.
+ */
 export function makeLog(line: Line, write: (text: string) => unknown = (text) => process.stderr.write(text)): Log {
   const at =
     (level: Level): Log[Level] =>

@@ -9,7 +9,9 @@ export function printable(text: string): string {
   return text.replace(unseen, escaped);
 }
 
-/** Escapes text that may have several lines: those after the first are indented, so that none looks like a line of Notika's. */
+/**
+ * Escapes text that may have several lines: those after the first are indented, so that none looks like a line of Notika's.
+ */
 export function indented(text: string, indent = "  "): string {
   const [first = "", ...others] = text.split(/\r?\n/).map(printable);
   return [first, ...others.map((line) => line && indent + line)].join("\n");

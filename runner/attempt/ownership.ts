@@ -28,7 +28,10 @@ export function openOwnership({ store, liveness, job, stop }: Setting) {
     /** Whether this runner still owns the run; asks the database only if this runner was unreachable. */
     isOwn,
 
-    /** Does `work`; throws NotOwned if another runner owns the run.  Retries while the connection is lost, until `stop` aborts. */
+    /**
+     * Does `work`; throws NotOwned if another runner owns the run.  Retries while the connection is lost, until `stop`
+     * aborts.
+     */
     async whileOwned<T>(work: () => Promise<T>): Promise<T> {
       for (let delay = 100; ; delay = Math.min(delay * 2, 5000)) {
         try {

@@ -202,5 +202,5 @@ export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, 
   };
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are refused
 const isName = /^(?!\s*$)(?!.*#\d+$)[^\x00-\x1f]+$/;

@@ -55,7 +55,10 @@ interface Entry {
 
 export type Store = ReturnType<typeof openStore>;
 
-/** Reads and writes the state of runs.  Writes of several attempts at one moment are one statement; the first result of a step stands. */
+/**
+ * Reads and writes the state of runs.  Writes of several attempts at one moment are one statement; the first result of a step
+ * stands.
+ */
 export function openStore(database: Database) {
   const { execute } = database.within(10_000);
   const writeStep = writeTogether((steps: NewStep[]) => writeSteps(execute, steps));

@@ -2,7 +2,7 @@ import { setImmediate, setTimeout } from "node:timers/promises";
 
 const longest = 20; // milliseconds
 
-/** An error of what was written, which would fail again: SQLSTATE classes 22 and 23, and limits. */
+/** Whether the data caused the error, so that a retry would fail, too: SQLSTATE classes 22 and 23, and limits (54). */
 const isRefusal = (error: { code?: string }) => /^(22|23|54)/.test(error.code ?? "");
 
 /**

@@ -13,7 +13,10 @@ export interface Connector {
   password(): string;
 }
 
-/** A connector for a connection string; an empty one means libpq's environment variables.  Throws NOTIKA_URL if it is invalid. */
+/**
+ * A connector for a connection string; an empty one means libpq's environment variables.  Throws NOTIKA_URL if it is
+ * invalid.
+ */
 export function openConnector(text: string): Connector {
   const settings = readSettings(text);
   // A server that may change between primary and standby must be tested each time.

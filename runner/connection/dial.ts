@@ -20,7 +20,10 @@ export async function addresses(place: Place, { timeout }: Settings): Promise<Ad
   return found.map((ip) => ({ place, ip }));
 }
 
-/** Opens a connection, encrypted if `wants` asks for it: `if-offered` encrypts if the server supports TLS.  Throws a HostError. */
+/**
+ * Opens a connection, encrypted if `wants` asks for it: `if-offered` encrypts if the server supports TLS.  Throws a
+ * HostError.
+ */
 export async function dial(
   { place, ip }: Address,
   { tls, timeout, isKeptAlive }: Settings,

@@ -1,7 +1,7 @@
 import { NotikaError } from "../errors.ts";
 import { type Place, type Settings, socketFile } from "./settings.ts";
 
-/** What kind of error prevented a connection. */
+/** The kind of error that prevented a connection. */
 export type HostErrorKind =
   | "name" // the name of the host has no address
   | "network" // the connection is refused, or nothing answers
@@ -49,7 +49,7 @@ export class ConnectError extends NotikaError {
 /** One error for all failed attempts to connect. */
 export function connectError(failures: Failure[], settings: Settings): ConnectError {
   const reasons = [...new Set(failures.map((failure) => `${placeName(failure)}: ${failure.error.message}`))];
-  // The last failure counts; but if its place was tried again less securely, the first one does.
+  // The last failure counts; but if its place was retried less securely, the first one does.
   const last = failures.findLast(({ place }) => place === failures.at(-1)?.place) as Failure;
   const first = failures.find(({ place, ip }) => place === last.place && ip === last.ip) as Failure;
   const { error } = first.error.kind === "tls" || first.error.kind === "login" ? first : last;

@@ -54,7 +54,10 @@ export interface TlsSettings {
 /** The values of sslmode, from no TLS to TLS with a verified server name. */
 export const tlsModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const;
 
-/** Reads the settings from a connection string, which may be empty, and from the files and variables of psql.  Throws NOTIKA_URL. */
+/**
+ * Reads the settings from a connection string, which may be empty, and from the files and variables of psql.  Throws
+ * NOTIKA_URL.
+ */
 export function readSettings(text: string, environment: NodeJS.ProcessEnv = process.env): Settings {
   const given = withDefaults(readConnectionString(text), environment);
   const user = given.user || userName();

@@ -83,7 +83,10 @@ function read(file: string): Buffer {
   }
 }
 
-/** The error of a certificate that is not for this host, by the rules of libpq, which differ from a browser's; undefined: it is. */
+/**
+ * The error of a certificate that is not for this host, by the rules of libpq, which differ from a browser's; undefined: it
+ * is.
+ */
 function nameProblem(host: string, { subject, subjectaltname = "" }: PeerCertificate): Error | undefined {
   const names = [...subjectaltname.matchAll(/(?:^|, )(DNS|IP Address):("(?:[^"\\]|\\.)*"|[^,]*)/g)].map(
     ([, kind, name = ""]) => ({ kind, name: name.startsWith('"') ? (JSON.parse(name) as string) : name }),

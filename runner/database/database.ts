@@ -93,7 +93,7 @@ function toProcess(connect: () => Duplex): Access {
   return { stream: connect, user: "postgres", database: "postgres", password: "", application_name: "notika" };
 }
 
-/** The stream negotiates TLS itself, so the driver must not, whatever the environment says. */
+/** The stream negotiates TLS itself, so the driver must not, whatever the environment sets. */
 const unencrypted = { ssl: false, ...({ sslnegotiation: "postgres" } as object) };
 
 function openPool(access: Access, connections: number, onNotice: DatabaseOptions["onNotice"]): Pool {

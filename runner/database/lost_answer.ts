@@ -57,6 +57,9 @@ const ask = ({ pid, began }: TransactionId) => sql`
     from pg_stat_activity as a
    where a.pid = ${pid}::int and extract(epoch from a.xact_start)::text = ${began}::text`;
 
-/** The same, and ends the session: it would keep its locks until the server notices that the connection is dead, which takes hours. */
+/**
+ * The same, and ends the session: it would keep its locks until the server notices that the connection is dead, which takes
+ * hours.
+ */
 const terminate = (transaction: TransactionId) => sql`
   select b.idle and pg_terminate_backend(${transaction.pid}::int) as idle from (${ask(transaction)}) as b`;

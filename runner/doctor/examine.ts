@@ -11,7 +11,7 @@ import { rights } from "./rights.ts";
 import { server } from "./server.ts";
 
 export interface Examination {
-  /** What was examined, without the password. */
+  /** The URL that was examined, without the password. */
   url: string;
   findings: Finding[];
 }

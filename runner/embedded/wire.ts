@@ -23,8 +23,8 @@ export interface PgliteWireOptions {
  * Lets many unmodified clients share the one backend of a PGlite: each gets a stream with the protocol of Postgres.
  *
  * A session owns the backend from its first message until the backend is idle, so no other session runs during a transaction.
- * The state of a Postgres session is shared nevertheless: SET, temporary tables, session-level advisory locks.  Statements that
- * are passed to the PGlite directly run in whatever transaction is open.
+ * The state of a Postgres session is shared nevertheless: SET, temporary tables, session-level advisory locks.  Statements
+ * that are passed to the PGlite directly run in whatever transaction is open.
  */
 export class PgliteWire {
   readonly #db: PGlite;
@@ -158,7 +158,10 @@ export class PgliteWire {
     if (statements.length) await this.#execute(simpleQuery(statements.join(";")));
   }
 
-  /** Rolls back an idle transaction like idle_in_transaction_session_timeout, but only while another session waits, which would wait forever. */
+  /**
+   * Rolls back an idle transaction like idle_in_transaction_session_timeout, but only while another session waits, which would
+   * otherwise wait forever.
+   */
   async #breakStall() {
     const owner = this.#owner;
     this.#impatience = undefined;

@@ -127,7 +127,10 @@ $$;
 `;
 }
 
-/** SQL that determines the owner, refuses a database that cannot be upgraded, and stores its state in the setting `notika.state`. */
+/**
+ * SQL that determines the owner, refuses a database that cannot be upgraded, and stores its state in the setting
+ * `notika.state`.
+ */
 async function beforeUpgrade(release: Release): Promise<string> {
   return `${await settleOwner()}
 ${await examination(release)}`;

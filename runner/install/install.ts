@@ -31,7 +31,8 @@ interface InstallOptions {
 
 /**
  * Installs a release, or upgrades to it, in one transaction.  Then it replaces the triggers of each published table, in a
- * transaction of its own; a runner does later what cannot be done now.  Throws NOTIKA_NEWER_INSTALLED, NOTIKA_MIGRATION_CHANGED.
+ * transaction of its own; a runner does later what cannot be done now.  Throws NOTIKA_NEWER_INSTALLED,
+ * NOTIKA_MIGRATION_CHANGED.
  */
 export async function install(database: Database, options: InstallOptions = {}): Promise<InstallReport> {
   const release = options.release ?? (await thisRelease());

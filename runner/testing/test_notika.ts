@@ -107,7 +107,9 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
     await takeOver(faults.crashed());
   }
 
-  /** Takes over the runs of a dead runner, as other runners do: graphile-worker considers them failed, and would delay them. */
+  /**
+   * Takes over the runs of a dead runner, as other runners do: graphile-worker considers them failed, and would delay them.
+   */
   async function takeOver(crashed: string[]) {
     if (crashed.length === 0) return;
     await releaseJobs(database, crashed);

@@ -34,7 +34,8 @@ const pause = {
 }; // milliseconds
 
 /**
- * Dispatches events: without a pause while there are more, then at increasing intervals, unless a writer notifies.  Any number of dispatchers may run; the database admits one at a time.
+ * Dispatches events: without a pause while there are more, then at increasing intervals, unless a writer notifies.  Any
+ * number of dispatchers may run; the database admits one at a time.
  */
 export function startDispatcher({ database, log, hears, onDispatch }: Setting): Dispatcher {
   const bell = openBell();

@@ -166,7 +166,7 @@ function preset(workers: number) {
       pollInterval: 1000,
       // A pooler in transaction mode may send each statement to another server connection.
       preparedStatements: false,
-      // Without batches it does not await the answer, and a lost connection would end the process.
+      // With -1, the default, it does not await the answer, and a lost connection would end the process.
       completeJobBatchDelay: 0,
       failJobBatchDelay: 0,
     },

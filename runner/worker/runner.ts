@@ -23,7 +23,10 @@ import { startWatchdog } from "./watchdog.ts";
 export interface Runner {
   /** Resolves when all runs have ended after a stop, or after an upgrade of the database. */
   readonly ended: Promise<void>;
-  /** Stops: runs may finish within `deadline` milliseconds (default 10,000), then they are aborted and given to other runners. */
+  /**
+   * Stops: runs may finish within `deadline` milliseconds (default 10,000), then they are aborted and given to other
+   * runners.
+   */
   stop(deadline?: number): Promise<void>;
 }
 

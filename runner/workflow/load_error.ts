@@ -2,7 +2,9 @@ import { spawnSync } from "node:child_process";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** Tells where and why a module could not be loaded: `tasks/a.ts:3: Unexpected ";"`, the path relative to the current folder. */
+/**
+ * Tells where and why a module could not be loaded: `tasks/a.ts:3: Unexpected ";"`, the path relative to the current folder.
+ */
 export function describeLoadError(error: unknown, file: string): string {
   const { message, stack = "" } = error instanceof Error ? error : { message: String(error) };
   const compiled = [...message.matchAll(/^(.+):(\d+):\d+: ERROR: (.+)$/gm)];

@@ -14,7 +14,10 @@ export interface Options {
    * is to be retried later holds back those behind it; one that has failed permanently does not.
    */
   order?: Columns;
-  /** One run for the events of the same `by`, when no event has come for `window`, or `max` after the first (default: ten windows). */
+  /**
+   * One run for the events of the same `by`, when no event has come for `window`, or `max` after the first (default: ten
+   * windows).
+   */
   debounce?: { by?: Columns; window: Duration; max?: Duration };
   /** One run for the events of the same `by`, `window` after the first, or when there are `max` events (default: 10,000). */
   digest?: { by?: Columns; window: Duration; max?: number };
@@ -26,8 +29,8 @@ export interface Options {
   /** Starts runs at these times, also without `on`; the event's `new` has the planned time as `planned_at`. */
   schedule?: Schedule;
   /**
-   * A whole number from -1000 to 1000; default: 0.  Runs with a smaller number start first; workflows with the same number take
-   * turns.
+   * A whole number from -1000 to 1000; default: 0.  Runs with a smaller number start first; workflows with the same number
+   * take turns.
    */
   priority?: number;
 }

@@ -28,8 +28,8 @@ export interface Step {
    */
   transaction<T>(name: string, work: (query: Execute) => Promise<T>): Promise<Kept<T>>;
   /**
-   * Does `work` for each item, `concurrency` at a time (default: 10), and keeps each result under the key of its item.  An item
-   * that fails does not prevent the others, and is retried alone.
+   * Does `work` for each item, `concurrency` at a time (default: 10), and keeps each result under the key of its item.  An
+   * item that fails does not prevent the others, and is retried alone.
    */
   each<Item, T>(
     name: string,
@@ -38,7 +38,10 @@ export interface Step {
     work: (item: Item, call: StepCall) => T | Promise<T>,
     options?: { concurrency?: number },
   ): Promise<Kept<T>[]>;
-  /** Waits for a Postgres interval, such as `"3 days"`, or milliseconds.  The run takes no memory meanwhile, and survives restarts. */
+  /**
+   * Waits for a Postgres interval, such as `"3 days"`, or milliseconds.  The run takes no memory meanwhile, and survives
+   * restarts.
+   */
   sleep(name: string, duration: Duration): Promise<void>;
   /** Waits until an instant, or, given a time of day such as `"09:00"`, until the next one. */
   sleepUntil(name: string, until: Date | string, options?: { timeZone?: string }): Promise<void>;

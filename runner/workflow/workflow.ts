@@ -23,7 +23,10 @@ export interface Context<R extends object = Row, O extends Operation = Operation
 
 /** The default export of a task module, if it is not just a function. */
 export interface Definition<R extends object = Row, O extends Operation = Operation> extends Options, Sources {
-  /** The table and changes on which it is published; leave it out if a DBA publishes it in SQL, or if it only has a `schedule`. */
+  /**
+   * The table and changes on which it is published; leave it out if a DBA publishes it in SQL, or if it only has a
+   * `schedule`.
+   */
   on?: Trigger<O>;
   /** The number of retries of a failed run before it ends as `failed`; default: the database's `max_attempts`. */
   retries?: number;

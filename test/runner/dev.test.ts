@@ -150,9 +150,7 @@ test("tasks are loaded again when they change", async () => {
   await it.says(/fail is published on public.people/);
   await sql`insert into people values ('Donald')`;
   await it.says(/✗ #\d fail insert public.people \d+ ms\n {2}the task called process.exit\(3\)/);
-  await it.says(
-    /uncaught error of a run that is over; .*\n {2}Error: left alone\n {6}at .*\(.{0,80}\/tasks\/fail.ts:/,
-  );
+  await it.says(/uncaught error of a run that is over; .*\n {2}Error: left alone\n {6}at .*\(.{0,80}\/tasks\/fail.ts:/);
 
   await rm(path.join(project, "tasks/fail.ts"));
   await it.says(/fail no longer has a task.*notika.unpublish\('fail'\)/);

@@ -156,9 +156,7 @@ test("nor one that a task has let go of", async () => {
   const { code, stderr } = clean(await runner.ended);
 
   expect(code).toBe(0);
-  expect(stderr).toMatch(
-    /^\S+ uncaught error of a run.* error="RED \\u001b\[31m.* stack="Error: RED \\u001b\[31m/m,
-  );
+  expect(stderr).toMatch(/^\S+ uncaught error of a run.* error="RED \\u001b\[31m.* stack="Error: RED \\u001b\[31m/m);
   expect(stderr).not.toMatch(new RegExp(`^${forged}`, "m"));
 });
 

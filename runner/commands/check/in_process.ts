@@ -97,7 +97,10 @@ async function publishAll(schema: string, { database }: Embedded, tasks: Tasks, 
   return unknown;
 }
 
-/** Judges migrations.  A statement that fails only because of a stand-in or a missing object is unknown: the rest is judged without it. */
+/**
+ * Judges migrations.  A statement that fails only because of a stand-in or a missing object is unknown: the rest is judged
+ * without it.
+ */
 async function judgeWithStandIns(embedded: Embedded, migrations: Migration[], loaded: LoadedSchema) {
   const unknown: Verdict[] = [];
   let tried = migrations;
