@@ -55,7 +55,7 @@ Options
                               machine can read arguments until the command has started
   --direct-url URL            for install, upgrade and run: the same database, bypassing a pooler
                               in transaction mode; default: NOTIKA_DIRECT_URL
-  --tasks FOLDER              the folder of the tasks, such as tasks/welcome_email.ts; default: tasks
+  --tasks FOLDER              folder of the tasks, such as tasks/welcome_email.ts; default: tasks
   --json                      data as one JSON document, the log as one JSON object a line
   --help, --version
 

@@ -369,7 +369,7 @@ run  workflow       attempts  ended    error
     });
     expect(await notika("cancel", "1", "2", ...on)).toEqual({
       code: 1,
-      stdout: "run  outcome\n1    already ended\n2    cancelled\n",
+      stdout: "run  outcome\n1    had already ended\n2    cancelled\n",
       stderr: "",
     });
   });
