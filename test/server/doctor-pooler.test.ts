@@ -85,13 +85,17 @@ describe.skipIf(!pgbouncer).each(versions)("doctor, behind PgBouncer, PostgreSQL
 
     expect(good).toMatchObject([
       { finding: "pooler", severity: "ok", detail: expect.stringContaining("NOTIKA_DIRECT_URL bypasses it") },
-      { finding: "direct", severity: "ok", detail: expect.stringMatching(/\/app\?sslmode=prefer leads there$/) },
+      {
+        finding: "direct",
+        severity: "ok",
+        detail: expect.stringMatching(/\/app\?sslmode=prefer is the same database, and LISTEN works there$/),
+      },
     ]);
     expect(another).toMatchObject([
       { severity: "error", detail: expect.stringContaining("/other?sslmode=prefer is another database") },
     ]);
     expect(pooled).toMatchObject([
-      { severity: "error", detail: expect.stringContaining("leads through a pooler, too") },
+      { severity: "error", detail: expect.stringContaining("goes through a pooler, too") },
     ]);
     expect(dead).toMatchObject([
       {

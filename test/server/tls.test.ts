@@ -216,7 +216,7 @@ describe.skipIf(missing).each(versions)("a connection to PostgreSQL %i", (major)
       detail: expect.stringMatching(/; the certificate was not verified$/),
     });
     expect((await about({ sslmode: "require", sslrootcert }, "sslmode"))?.detail.split("\n")).toEqual([
-      expect.stringMatching(/^disable: is refused: pg_hba.conf rejects connection for host/),
+      expect.stringMatching(/^disable: fails: pg_hba.conf rejects connection for host/),
       "allow: connects with TLS, certificate verified",
       "prefer: connects with TLS, certificate verified",
       "require (in use): connects with TLS, certificate verified",
@@ -225,8 +225,8 @@ describe.skipIf(missing).each(versions)("a connection to PostgreSQL %i", (major)
     ]);
     expect((await about({ sslmode: "prefer" }, "sslmode"))?.detail.split("\n").slice(3)).toEqual([
       "require: connects with TLS, certificate not verified",
-      expect.stringMatching(/^verify-ca: is refused: sslmode=verify-ca needs the certificate of an authority/),
-      expect.stringMatching(/^verify-full: is refused: sslmode=verify-full needs the certificate of an authority/),
+      expect.stringMatching(/^verify-ca: fails: sslmode=verify-ca needs the certificate of an authority/),
+      expect.stringMatching(/^verify-full: fails: sslmode=verify-full needs the certificate of an authority/),
     ]);
     expect(await about({}, "certificate")).toMatchObject({
       severity: "warning",

@@ -126,7 +126,7 @@ describe.each(versions)("what cannot be connected to, PostgreSQL %i", (major) =>
     [
       "a root certificate that is not there",
       () => `ada:PW@${place()}/postgres?sslmode=verify-full&sslrootcert=/nowhere`,
-      /has no TLS/,
+      /does not support TLS/,
       /ssl = on/,
     ],
     [
