@@ -12,49 +12,50 @@ Try it
                               --port 54320  --data .notika
 
 Set up a database
-  notika doctor [URL]         test the connection and the installation; says how to repair what
-  notika grant ROLE           print the SQL that gives a role what it needs to own Notika:
+  notika doctor [URL]         test the connection and the installation; print how to repair problems
+  notika grant ROLE           print the SQL that grants a role what it needs to own Notika:
                               --schema app  --tables app.users,app.orders
                               --revoke to take it back  --apply to run it
-  notika install              put Notika into the database; an administrator makes role notika its
-                              owner, or names another: --owner ROLE
+  notika install              install Notika in the database; for an administrator, its owner is
+                              the role notika, or another: --owner ROLE
   notika sql                  print the same as one SQL file, for psql; --from VERSION prints what
                               an upgrade from that version does
   notika plan [WORKFLOW…]     show what publish would do
-  notika publish [WORKFLOW…]  publish workflows as their tasks declare it; or one, as these say:
+  notika publish [WORKFLOW…]  publish workflows as their tasks declare them; or one, with:
                               --table SCHEMA.TABLE  --operations insert,update,delete
                               --columns a,b  --watch a,b  --condition SQL
                               --guard block|warn|off  --on-rename follow|block
-  notika check                whether published workflows still have what they need
-  notika check --tasks        which steps runs remember that the code of their tasks no longer has
-  notika check FILE…|-        what migrations would do to them; runs the text in the database,
-                              with the rights of its login, and undoes it: --github for annotations;
-                              --schema schema.sql, also of pg_dump, needs no database, and takes the
-                              tasks': for text that is not trusted, such as a pull request
-  notika unpublish WORKFLOW…  take their triggers away; what was captured still runs
-  notika upgrade              bring Notika in the database up to this version; --dry-run shows what
+  notika check                check that published workflows still have what they need
+  notika check --tasks        list steps in runs that the code of their tasks no longer has
+  notika check FILE…|-        show what migrations would do to them; runs the text in the database,
+                              with the rights of its login, and rolls it back: --github for
+                              annotations; --schema schema.sql, also from pg_dump, needs no database
+                              and uses the workflows of the tasks: for text that is not trusted,
+                              such as a pull request
+  notika unpublish WORKFLOW…  drop their triggers; events captured before still run
+  notika upgrade              upgrade Notika in the database to this version; --dry-run shows what
                               that does, and which locks it takes
-  notika uninstall            take Notika away: --dry-run says what it would do;
+  notika uninstall            remove Notika: --dry-run shows what that does;
                               --force even while a runner is alive
 
 Run it
   notika run                  run tasks until stopped: --concurrency 10  --deadline 10 (seconds)
-  notika status               what is published, waits, runs, failed, and what has no task
-  notika runs                 the latest runs: --workflow NAME  --state STATE  --since 2h|2026-11-20
-                              --table SCHEMA.TABLE  --key COLUMN=VALUE  --limit 20
-                              --tail shows what ends, until stopped
-  notika runs RUN             what has happened to one: event, steps, errors, what comes next
-  notika retry RUN…           run again what has ended: from the step that failed, or --from-start
-  notika retry --workflow NAME --since 2h    all that have failed since then
-  notika cancel RUN…          end what has not
+  notika status               show what is published, waits, runs, has failed, or has no task
+  notika runs                 list the latest runs: --workflow NAME  --state STATE
+                              --since 2h|2026-11-20  --table SCHEMA.TABLE  --key COLUMN=VALUE
+                              --limit 20  --tail prints runs as they end, until stopped
+  notika runs RUN             show one run: its event, steps, errors, and what happens next
+  notika retry RUN…           run ended runs again: from the step that failed, or --from-start
+  notika retry --workflow NAME --since 2h    the same for all that have failed since then
+  notika cancel RUN…          cancel runs that have not ended
 
 Options
   --url URL                   postgres://user@host/database; default: DATABASE_URL; a password
                               belongs there, or in PGPASSWORD or PGPASSFILE: others on this
                               machine can read arguments until the command has started
-  --direct-url URL            for install, upgrade and run: the same database past a pooler in
-                              transaction mode; default: NOTIKA_DIRECT_URL
-  --tasks FOLDER              where the tasks are, such as tasks/welcome_email.ts; default: tasks
+  --direct-url URL            for install, upgrade and run: the same database, bypassing a pooler
+                              in transaction mode; default: NOTIKA_DIRECT_URL
+  --tasks FOLDER              folder of the tasks, such as tasks/welcome_email.ts; default: tasks
   --json                      data as one JSON document, the log as one JSON object a line
   --help, --version
 
@@ -82,9 +83,9 @@ const commands: Record<string, () => Promise<{ command: Command }>> = {
 
 // Others on this machine can read the arguments of a process, and --url may hold a password.
 process.title = ["notika", ...process.argv.slice(2, 3).filter((name) => Object.hasOwn(commands, name))].join(" ");
-// Whoever reads only the head of it may close it.
+// A reader such as head closes the pipe early.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-// Its error may quote a row.  Where tasks run there is somebody else who hears of it.
+// The error may quote a row, so it is made printable.  Commands that run tasks add a listener of their own.
 process.on("uncaughtException", (error) => {
   if (process.listenerCount("uncaughtException") > 1) return;
   process.stderr.write(lastWords(error));

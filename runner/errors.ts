@@ -1,6 +1,6 @@
 import { inspect, types } from "node:util";
 
-/** An error of Notika's own: `code` is stable, `hint` says what to do about it. */
+/** An error of Notika: `code` is stable, `hint` tells how to resolve it, or is undefined. */
 export class NotikaError extends Error {
   readonly code: string;
   readonly hint: string | undefined;
@@ -13,7 +13,7 @@ export class NotikaError extends Error {
   }
 }
 
-/** The command line was not understood: exit code 2. */
+/** Thrown for an invalid command line: exit code 2. */
 export class UsageError extends NotikaError {
   constructor(message: string, options: { hint?: string } = {}) {
     super("NOTIKA_USAGE", message, options);
@@ -31,7 +31,7 @@ export class RetryAfter extends Error {
   readonly at: Date | number;
 
   /** An instant, or milliseconds from now. */
-  constructor(at: Date | number, message = "to be tried again later", options?: ErrorOptions) {
+  constructor(at: Date | number, message = "to be retried later", options?: ErrorOptions) {
     super(message, options);
     this.at = at;
   }
@@ -56,7 +56,7 @@ export function toError(thrown: unknown): Error {
     );
   }
   if (typeof thrown.message !== "string" || thrown.message === "") {
-    // An AggregateError of Node has a message only in its parts.
+    // Node's AggregateError has no message of its own; the errors in it have one.
     const [part] = Array.isArray((thrown as AggregateError).errors) ? (thrown as AggregateError).errors : [];
     const { code } = thrown as NodeJS.ErrnoException;
     const message = thrown.message || (part ? toError(part).message : (code ?? thrown.name));
@@ -69,7 +69,7 @@ export function toError(thrown: unknown): Error {
   return thrown;
 }
 
-/** The stack of an error, with each module as its file, however it was loaded. */
+/** The stack of an error, with the path of each module instead of the loader's URL; undefined: it has no stack. */
 export function stackOf({ stack }: Error): string | undefined {
   return stack
     ?.replace(/data:text\/javascript,\S*?[?&]filePath=([^\s?&:)]+)/g, (all, file) => {
@@ -89,6 +89,6 @@ function shown(value: unknown): string {
     const text = inspect(value, { depth: 3, breakLength: Number.POSITIVE_INFINITY, compact: true });
     return text.length > longestShown ? `${text.slice(0, longestShown)} …` : text;
   } catch {
-    return "something that cannot be shown";
+    return "a value that cannot be displayed";
   }
 }

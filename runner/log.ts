@@ -4,7 +4,7 @@ import { printable, printableJson } from "./printable.ts";
 type Level = "info" | "warn" | "error";
 type Fields = Record<string, unknown>;
 
-/** Says what happens, for people or for machines. */
+/** Writes log lines, as text or as JSON. */
 export interface Log {
   info(message: string, fields?: Fields): void;
   warn(message: string, fields?: Fields): void;
@@ -13,26 +13,28 @@ export interface Log {
 
 type Line = (level: Level, message: string, fields: Fields) => string;
 
-/** A line for people: time, message, fields. */
+/** Formats a line of text: time in UTC, message, fields. */
 export const textLine: Line = (level, message, fields) => {
   const time = new Date().toISOString().slice(11, 19);
   return `${styled("dim", time)} ${styled(color[level], printable(message))}${fieldText(fields)}`;
 };
 
-/** One JSON object. */
+/** Formats one JSON object. */
 export const jsonLine: Line = (level, message, fields) =>
   printableJson({ at: new Date().toISOString(), level, message, ...fields });
 
-/** Lines for people on stderr. */
+/** Writes lines of text to stderr. */
 export const textLog: Log = makeLog(textLine);
 
-/** One JSON object a line, on stderr. */
+/** Writes one JSON object per line to stderr. */
 export const jsonLog: Log = makeLog(jsonLine);
 
-/** Says nothing. */
+/** Discards all messages. */
 export const silentLog: Log = { info() {}, warn() {}, error() {} };
 
-/** A log that writes what `line` makes of each message, by default to stderr; what that is has to be printable. */
+/**
+ * Makes a log that formats each message with `line` and writes it, by default to stderr.  `line` must return printable text.
+ */
 export function makeLog(line: Line, write: (text: string) => unknown = (text) => process.stderr.write(text)): Log {
   const at =
     (level: Level): Log[Level] =>
@@ -41,7 +43,7 @@ export function makeLog(line: Line, write: (text: string) => unknown = (text) =>
   return { info: at("info"), warn: at("warn"), error: at("error") };
 }
 
-/** A log that adds these fields to each line. */
+/** Makes a log that adds these fields to each line. */
 export function withFields(log: Log, fields: Fields): Log {
   return {
     info: (message, more) => log.info(message, { ...fields, ...more }),
@@ -50,7 +52,7 @@ export function withFields(log: Log, fields: Fields): Log {
   };
 }
 
-/** How a message of each level looks. */
+/** The style of a message of each level. */
 export const color = { info: "reset", warn: "yellow", error: "red" } as const;
 
 /** Fields after a message: ` user=7 name="Ada Lovelace"`. */
@@ -63,7 +65,7 @@ export function fieldText(fields: Fields): string {
   );
 }
 
-/** Styled where stderr is a terminal that takes colour. */
+/** Adds a style to text if stderr is a terminal with colours. */
 export function styled(style: Parameters<typeof styleText>[0], text: string): string {
   return text === "" ? "" : styleText(style, text, { stream: process.stderr });
 }

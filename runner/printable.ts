@@ -1,28 +1,30 @@
 /*
- * What others wrote, values of rows, names, errors, made fit for a terminal or a log.  What would act on either without
- * being seen becomes an escape, such as \x1b or \u202e: control characters, those that turn the direction of text around,
- * those without a width, and whatever else ends a line.  Styles of our own come on top of it.
+ * Makes text from other sources (values of rows, names, errors) safe for a terminal or a log.  Characters that act on either
+ * without being visible become escapes, such as \x1b or \u202e: control characters, characters that change the direction of
+ * text, characters without a width, and all other line ends.  Notika's own styles are added afterwards.
  */
 
-/** Text that stays on its line. */
+/** Escapes text so that it stays on one line. */
 export function printable(text: string): string {
   return text.replace(unseen, escaped);
 }
 
-/** Text that may take several lines: those after the first are indented, so that none passes for a line of ours. */
+/**
+ * Escapes text that may have several lines: those after the first are indented, so that none looks like a line of Notika's.
+ */
 export function indented(text: string, indent = "  "): string {
   const [first = "", ...others] = text.split(/\r?\n/).map(printable);
   return [first, ...others.map((line) => line && indent + line)].join("\n");
 }
 
-/** SQL to be run: its lines and tabs are what they were. */
+/** Escapes SQL that will be run: line feeds and tabs are kept. */
 export function printableScript(text: string): string {
   return text.replace(unseen, (found) => (found === "\n" || found === "\t" ? found : escaped(found)));
 }
 
-/** A JSON document, which means the same with its escapes. */
+/** Writes a JSON document; the escapes do not change its meaning. */
 export function printableJson(data: unknown, space?: number): string {
-  // What is a line end here is none of a value.
+  // A line feed here is formatting: JSON escapes those in values.
   return String(JSON.stringify(data, null, space)).replace(unseen, (found) => (found === "\n" ? found : inJson(found)));
 }
 
@@ -33,7 +35,7 @@ function escaped(found: string): string {
   return short ?? (found <= "\xff" ? `\\x${hex(found, 2)}` : inJson(found));
 }
 
-/** JSON has no other escape that holds for all characters. */
+/** The one escape of JSON that works for all characters. */
 function inJson(found: string): string {
   return found
     .split("")

@@ -14,13 +14,13 @@ import { type Halt, openSteps, type StepObserver } from "./steps.ts";
 import type { Remembered, RunJob, Store } from "./store.ts";
 
 /**
- * Does the work of one attempt, and throws when the run is to be retried.  What it returns is still to be called: it writes
+ * Does the work of one attempt; throws when the run is to be retried.  The caller must call the returned function: it writes
  * how the attempt ended, and needs no slot.
  */
 export type Attempt = (payload: unknown, job: RunJob, stop: AbortSignal) => Promise<Rest>;
 
 interface Setting {
-  /** The name of the installation; no other has it. */
+  /** The unique name of the installation. */
   installation: string;
   database: Database;
   store: Store;
@@ -35,7 +35,7 @@ type End = Halt | { kind: "done" } | { kind: "throws"; error: Error };
 
 const longestTimer = 2_147_483_647; // milliseconds: Node fires a longer timer at once
 
-/** What runs the attempts of a workflow. */
+/** Returns the function that runs the attempts of a workflow. */
 export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
   const { installation, database, store, liveness, log, observe, observeStep } = setting;
   const timeout = workflow.timeout === undefined ? undefined : milliseconds(workflow.timeout);
@@ -63,7 +63,7 @@ export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
       if (left < 0 && job.flags?.begun) return await conclusion.failWithoutAttempt(workflow.retries);
       if (left <= 0) await store.beginLastAttempt(job);
     } catch (error) {
-      // Nothing of the task has run.
+      // No code of the task has run yet.
       if (isLost(error)) await conclusion.giveBack(error as Error);
       throw error;
     }
@@ -103,17 +103,17 @@ export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
         return conclusion.fail(end.error, isFinal(end.error, { isThrown: end.kind === "throws" }));
     }
 
-    /** Whether the run is still this runner's, as far as the database can tell. */
+    /** Whether this runner still owns the run; true if the database cannot be asked. */
     async function isOwned(): Promise<boolean> {
       return ownership.isOwn().catch(() => true);
     }
 
     function notOwned(): NotOwned {
-      log.warn("the run was given to another runner while this one was away, and goes no further here", fields);
+      log.warn("the run was given to another runner while this one could not be reached, and stops here", fields);
       return new NotOwned();
     }
 
-    /** Runs the task until it is done, or can go no further. */
+    /** Runs the task until it returns, throws, or halts. */
     function run(): Promise<End> {
       const { signal } = over;
       const stopped = () => over.abort(stop.reason); // AbortSignal.any would remember each attempt in `stop`
@@ -162,7 +162,7 @@ export function attemptOf(workflow: Workflow, setting: Setting): Attempt {
   };
 }
 
-// Capture reads the setting: what a run writes names the run as its cause, so that a loop can be cut.
+// Capture reads the setting: the events of a run's writes name the run as their cause, so that a loop can be stopped.
 function queryAs(event: Event, database: Database): Database["execute"] {
   return (statement) =>
     database.transaction(async (execute) => {

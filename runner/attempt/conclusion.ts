@@ -10,7 +10,7 @@ import type { Outcome, RunJob, Store } from "./store.ts";
 /** Called at the end of each attempt of a run: with its error, and whether it was the last. */
 export type RunObserver = (event: Event, result: { ms: number; attempt: number; error?: Error; last: boolean }) => void;
 
-/** What is still to be written of an attempt whose work is done; undefined: nothing. */
+/** Writes what is left to write of an attempt whose work is done; undefined: nothing. */
 export type Rest = (() => Promise<void>) | undefined;
 
 interface Setting {
@@ -23,7 +23,7 @@ interface Setting {
   observe: RunObserver | undefined;
 }
 
-/** Writes how an attempt ends.  What throws leaves the run to be retried. */
+/** Writes how an attempt ends.  A function that throws leaves the run to be retried. */
 export function openConclusion({ event, job, isLastAttempt, ownership, database, store, observe }: Setting) {
   const started = new Date();
   const outcome = {
@@ -70,7 +70,7 @@ export function openConclusion({ event, job, isLastAttempt, ownership, database,
       return park([], wakeAt(retryAt.at ?? 0));
     }
     if (isFinal || !isLost(error)) return count(error, isFinal);
-    // The database may be away for a while.
+    // The database may be unreachable for a while.
     return async () => {
       if (!(await giveBack(error))) return count(error, isFinal);
       report(error, false);
@@ -95,7 +95,7 @@ export function openConclusion({ event, job, isLastAttempt, ownership, database,
     giveBack,
     fail,
 
-    /** The task is done, unless `end` returns an error by the time that this is written. */
+    /** Ends the run as done, unless `end` returns an error by the time that the outcome is written. */
     async done(end: () => Error | undefined): Promise<void> {
       await write({ ...outcome, state: "done" }, () => !end()).finally(end);
       const error = end();
@@ -106,18 +106,18 @@ export function openConclusion({ event, job, isLastAttempt, ownership, database,
     /** Makes the run start over at once, from the steps that are kept. */
     startOver: () => park([], { for: "0" }),
 
-    /** Makes the run wait; waits that the database refuses fail it. */
+    /** Makes the run wait; if the database refuses the waits, the run fails. */
     wait: (waits: object[]): Promise<Rest> =>
       park(waits).catch((error) => (isRefused(error) ? fail(asRefusal(error), true) : fail(error, false))),
 
-    /** The run has not started in time. */
+    /** Ends a run that has not started in time as expired. */
     expire: (after: string) => write({ ...outcome, state: "expired", error: `not started within ${after}` }),
 
-    /** There was an attempt too many: the one before it ended without an outcome. */
+    /** Fails a run that has no attempt left: the last one ended without an outcome. */
     async failWithoutAttempt(retries: number | undefined): Promise<undefined> {
       const attempts = job.attempts - 1;
       const error = new Error(
-        `attempt ${attempts} ended without an outcome, as when its runner dies, and retries: ${retries} allows no other`,
+        `attempt ${attempts} ended without an outcome, as when its runner dies, and retries: ${retries} allows no further attempt`,
       );
       report(error);
       await write({ ...outcome, attempts, state: "failed", error: error.message });
@@ -127,7 +127,7 @@ export function openConclusion({ event, job, isLastAttempt, ownership, database,
 
 /**
  * Whether an error ends a run.  Compared by name: a task may have been loaded with its own copy of this package.  The error of
- * a step that has failed permanently is final where the task does not catch it, and so throws it.
+ * a step that has failed permanently is final if the task does not catch it, and so throws it.
  */
 export function isFinal({ name }: Error, { isThrown }: { isThrown: boolean }): boolean {
   return name === NonRetriable.name || (isThrown && name === "StepError");

@@ -2,13 +2,13 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { stackOf } from "../errors.ts";
 import type { Log } from "../log.ts";
 
-/** The attempt that code belongs to, also code that it has started and does not await. */
+/** The attempt that code belongs to, including code that it has started and does not await. */
 export interface AttemptContext {
   readonly workflow: string;
   readonly run: string;
   /** Calls `work` in this context. */
   within<T>(work: () => T): T;
-  /** Reports an error that nothing in the task has caught: it fails the attempt, or is logged when the attempt is over. */
+  /** Reports an uncaught error of the task: it fails the attempt, or is only logged when the attempt is over. */
   report(error: Error): void;
   /** Ends the attempt, if it has not ended yet; returns the first error that was reported before. */
   end(): Error | undefined;
@@ -42,9 +42,9 @@ export function openContext({ workflow, run, log, onError }: Setting): AttemptCo
     report(error) {
       const fields = { workflow, run, error: error.message, stack: stackOf(error) };
       if (isOver) {
-        log.error("nothing caught an error of a run that is over, so its outcome stands", fields);
+        log.error("uncaught error of a run that is over; its outcome stands", fields);
       } else {
-        log.error("nothing caught an error of a run, so its attempt fails", fields);
+        log.error("uncaught error of a run; its attempt fails", fields);
         first ??= error;
         onError(error);
       }

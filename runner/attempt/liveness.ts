@@ -3,7 +3,7 @@ const cell = { turned: 0, heartbeat: 1, gaps: 2 } as const;
 /** Other runners take over the runs of a runner without a heartbeat for forty seconds. */
 const lease = 30_000; // milliseconds
 
-/** What the threads of a runner share: when its event loop turned last, and when its last heartbeat was sent. */
+/** Shared by the threads of a runner: when its event loop turned last, and when its last heartbeat was sent. */
 export type Liveness = Int32Array;
 
 export function openLiveness(): Liveness {
@@ -33,10 +33,13 @@ export function noteHeartbeat(liveness: Liveness, sentAt: number): void {
   Atomics.store(liveness, cell.heartbeat, sentAt);
 }
 
-/** Notes that other runners may have taken this one for dead. */
+/** Notes that other runners may have considered this one dead. */
 export const noteGap = (liveness: Liveness): void => void Atomics.add(liveness, cell.gaps, 1);
 
-/** Takes a lease on what is claimed now.  The result says whether it has held since: then nobody else has taken it. */
+/**
+ * Opens a lease on the runs claimed now.  The returned function tells whether it still holds: then no other runner has taken
+ * them.
+ */
 export function openLease(liveness: Liveness): () => boolean {
   const gaps = Atomics.load(liveness, cell.gaps);
   return () => Atomics.load(liveness, cell.gaps) === gaps && since(liveness, cell.heartbeat) < lease;

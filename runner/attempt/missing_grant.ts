@@ -1,11 +1,11 @@
 import sql from "sql-template-tag";
 import type { Database } from "../database/database.ts";
 
-/** Adds the missing GRANT, where it can be derived, to the message of an error that a task met because a right is missing. */
+/** Adds the missing GRANT, if it can be derived, to the message of an error that a task got because a right is missing. */
 export async function nameGrant(error: Error, { execute }: Pick<Database, "execute">): Promise<void> {
   const refusal = (error.cause instanceof Error ? error.cause : error) as Refusal;
   if (refusal.code !== "42501" || refusal.hint) return;
-  // In the language of the server; in others than English no hint is lost but this one.
+  // The message is in the language of the server; if that is not English, only this hint is lost.
   const [, kind, name] =
     /^permission denied for (schema|sequence|function|table|view) (.+)$/.exec(refusal.message) ?? [];
   if (kind === undefined || name === undefined) return;
@@ -20,11 +20,11 @@ export async function nameGrant(error: Error, { execute }: Pick<Database, "execu
 interface Refusal extends Error {
   code?: string;
   hint?: string;
-  /** What was refused, where this process knows it. */
+  /** The refused statement; undefined: not known. */
   statement?: string;
 }
 
-/** The object that Postgres calls by its bare name: of several those first that the role may not use. */
+/** The object that Postgres names without its schema; of several, one that the role may not use comes first. */
 function candidates(kind: string, name: string) {
   return sql`
     select quote_ident(current_user) as role, o.object
@@ -46,14 +46,14 @@ function candidates(kind: string, name: string) {
      limit 1`;
 }
 
-/** What a statement does to a table. */
+/** The privileges that a statement needs on a table. */
 function verbs(statement = "", name: string): string {
   const table = `(?:(?:\\w+|"[^"]+")\\s*\\.\\s*)?(?:${quoted(name)}|${quoted(`"${name.replaceAll('"', '""')}"`)})(?![\\w$])`;
   const verb = Object.entries({ insert: "into", update: "update", delete: "delete\\s+from" }).find(([, before]) =>
     new RegExp(`\\b${before}\\s+(?:only\\s+)?${table}`, "i").test(statement),
   )?.[0];
   if (!verb) return "select";
-  // Whoever says which rows, or wants them back, reads them too.
+  // WHERE, RETURNING and ON CONFLICT read the table, too.
   return /\b(where|returning|on\s+conflict)\b/i.test(statement) ? `select, ${verb}` : verb;
 }
 

@@ -3,7 +3,7 @@ import { isLost } from "../database/lost_connection.ts";
 import { type Liveness, openLease } from "./liveness.ts";
 import type { RunJob, Store } from "./store.ts";
 
-/** The run belongs to another runner by now: what this one still does about it must not count. */
+/** Thrown when another runner owns the run: nothing that this one still writes about it may count. */
 export class NotOwned extends Error {
   constructor() {
     super("the run was given to another runner");
@@ -19,16 +19,19 @@ interface Setting {
   stop: AbortSignal;
 }
 
-/** Whether a claimed run still belongs to this runner after the database, or the runner itself, was away. */
+/** Tells whether this runner still owns a run that it claimed, after the database or the runner itself was unreachable. */
 export function openOwnership({ store, liveness, job, stop }: Setting) {
   const holds = liveness ? openLease(liveness) : () => true;
   const isOwn = async () => holds() || (await store.isOwn(job));
 
   return {
-    /** Whether the run is still this runner's; asks the database only where this runner was away. */
+    /** Whether this runner still owns the run; asks the database only if this runner was unreachable. */
     isOwn,
 
-    /** Does `work` if the run is still this runner's.  While the connection is lost it retries, unless the runner has to stop. */
+    /**
+     * Does `work`; throws NotOwned if another runner owns the run.  Retries while the connection is lost, until `stop`
+     * aborts.
+     */
     async whileOwned<T>(work: () => Promise<T>): Promise<T> {
       for (let delay = 100; ; delay = Math.min(delay * 2, 5000)) {
         try {

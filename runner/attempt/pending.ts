@@ -1,7 +1,7 @@
 import { setImmediate } from "node:timers/promises";
 import { NonRetriable } from "../errors.ts";
 
-/** A promise that knows whether its value was asked for: by await, then, or Promise.all. */
+/** A promise that knows whether it was awaited: by await, then, or Promise.all. */
 class Awaited<T> extends Promise<T> {
   static override get [Symbol.species]() {
     return Promise;
@@ -30,7 +30,7 @@ export function openPending() {
   }
 
   return {
-    /** Adds a step or wait until it is over; the task gets what this returns. */
+    /** Adds a step or wait until it is over; returns the promise for the task. */
     add<T>(kind: keyof typeof pending, name: string, begun: Promise<T>): Promise<T> {
       const over = () => void pending[kind].delete(name);
       begun.then(over, over);
@@ -63,6 +63,6 @@ export function openPending() {
 
 function notAwaited(name: string, when: string): NonRetriable {
   return new NonRetriable(
-    `step ${JSON.stringify(name)} is not awaited, and was not over when ${when}: write await before it, or give both to Promise.all`,
+    `step ${JSON.stringify(name)} is not awaited, and was not over when ${when}: write await before it, or pass both to Promise.all`,
   );
 }

@@ -21,7 +21,7 @@ const longest = 1_048_576; // bytes
 
 /** Does the work of the steps of one attempt, and keeps the results. */
 export function openStepWork({ run, installation, database, store, signal, isLastAttempt, before }: Setting) {
-  /** The result of `work`, whether it returns or throws. */
+  /** The result of `work`, also when it throws. */
   async function resultOf(name: string, work: () => unknown): Promise<{ step: NewStep; thrown?: Error }> {
     const started = performance.now();
     const step = (rest: Pick<NewStep, "state" | "result" | "error">): NewStep => ({
@@ -77,7 +77,7 @@ function asJson(name: string, value: unknown): string {
   const bytes = Buffer.byteLength(json);
   if (bytes > longest) {
     throw new NonRetriable(
-      `the result of step "${name}" has ${bytes} bytes, more than ${longest}: store it, and return where it is`,
+      `the result of step "${name}" has ${bytes} bytes, more than ${longest}: store it elsewhere, and return a reference to it`,
     );
   }
   return json;

@@ -27,16 +27,16 @@ export interface StepObserver {
 interface Setting {
   run: { id: string; depth: number };
   installation: string;
-  /** What the run may wait for. */
+  /** The changes that the run may wait for. */
   waitsFor: Sources["waitsFor"];
   /** The steps that have ended in earlier attempts, in the order in which they ended. */
   past: Remembered[];
   database: Database;
   store: Store;
   signal: AbortSignal;
-  /** Whether a step that fails now may not be tried again. */
+  /** Whether a step that fails now may not be retried. */
   isLastAttempt: boolean;
-  /** Whether the run is still this runner's; it may have been away. */
+  /** Whether this runner still owns the run; undefined: there is no other runner. */
   isOwn?: (() => Promise<boolean>) | undefined;
   observe?: StepObserver | undefined;
 }
@@ -44,7 +44,7 @@ interface Setting {
 const limits = { name: 200, steps: 10_000 };
 const never = new Promise<never>(() => {});
 
-/** The steps of one attempt.  `halted` settles when the attempt cannot go on; what the task awaits then never settles. */
+/** The steps of one attempt.  `halted` resolves when the attempt cannot continue; what the task awaits then never settles. */
 export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, ...setting }: Setting) {
   const names = new Map<string, number>();
   const earlier = openRecall(past, rest);
@@ -64,7 +64,7 @@ export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, 
     };
   });
 
-  /** The own name of a step: a second step of the same name is another one. */
+  /** The unique name of a step: a second step with the same name is another step. */
   function ownName(name: string): string {
     if (typeof name !== "string" || !isName.test(name) || name.length > limits.name) {
       throw new NonRetriable(
@@ -77,11 +77,11 @@ export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, 
     return count === 1 ? name : `${name}#${count}`;
   }
 
-  /** Takes a step, or gives what it gave in an earlier attempt.  Undefined: the attempt goes no further here. */
+  /** Runs a step, or returns its result from an earlier attempt.  Undefined: the attempt stops here. */
   async function take(name: string, work: () => Promise<Remembered>): Promise<Remembered | undefined> {
     const remembered = earlier.recall(name);
     if (remembered) return remembered;
-    if (gaveUp) reenters = true; // the error was caught: what follows has all its attempts before it
+    if (gaveUp) reenters = true; // the task caught the error: later steps still have all their attempts
     if (reenters) rest();
     if (isOver || failure || reenters) return;
 
@@ -99,7 +99,7 @@ export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, 
       if (kept.state === "ended") halt({ kind: "ended" });
       return isOver || reenters ? undefined : kept;
     } catch (error) {
-      // The database did not take it: the task cannot repair that by catching the error.
+      // The database did not accept the result: the task cannot repair that by catching the error.
       failure ??= toError(error);
       return;
     } finally {
@@ -118,7 +118,7 @@ export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, 
     return never;
   }
 
-  /** When nothing is running any more, and the task asks for nothing new, the attempt is over. */
+  /** Ends the attempt when no step is running and the task starts no other. */
   function rest() {
     setImmediate(() => {
       if (isOver || running > 0 || earlier.isBehind()) return;
@@ -163,7 +163,7 @@ export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, 
           throw new NonRetriable(`step.each(${JSON.stringify(name)}): two items have the same key`);
         }
         const taken: (Remembered | undefined)[] = [];
-        const queue = all.entries(); // shared by the lanes: each takes the next item
+        const queue = all.entries(); // shared by all loops: each takes the next item
         const lane = async () => {
           for (const [index, { item, own }] of queue) {
             taken[index] = await take(own, () => remember(own, (call) => work(item, call)));
@@ -193,14 +193,14 @@ export function openSteps({ run, waitsFor, past, isLastAttempt, isOwn, observe, 
   return {
     step,
     halted,
-    /** The error of a task that has returned while something that it began is not over, and not awaited. */
+    /** The error of a task that has returned while a step or wait that it began is neither over nor awaited. */
     errorAtReturn: pending.atReturn,
-    /** Takes no further step: the attempt is over for another reason. */
+    /** Runs no further step: the attempt is over for another reason. */
     close() {
       isOver = true;
     },
   };
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are refused
 const isName = /^(?!\s*$)(?!.*#\d+$)[^\x00-\x1f]+$/;

@@ -24,7 +24,7 @@ export interface NewStep {
   ms: number;
 }
 
-/** A step as it is kept; `ended`: the run has an outcome, and takes no more steps. */
+/** A kept step; `ended`: the run has an outcome, and no step is kept any more. */
 export interface Remembered {
   name: string;
   state: NewStep["state"] | "ended";
@@ -46,16 +46,19 @@ export interface Outcome {
   started_at: string;
 }
 
-/** What an attempt starts from. */
+/** The state from which an attempt starts. */
 interface Entry {
-  /** Undefined: the run has ended since, or it is not its turn. */
+  /** Undefined: the run has ended, or it is not its turn in the line. */
   steps?: Remembered[];
   events?: Event[] | null;
 }
 
 export type Store = ReturnType<typeof openStore>;
 
-/** All that is kept of runs.  What several attempts write in one moment is one statement; the first result of a step stands. */
+/**
+ * Reads and writes the state of runs.  Writes of several attempts at one moment are one statement; the first result of a step
+ * stands.
+ */
 export function openStore(database: Database) {
   const { execute } = database.within(10_000);
   const writeStep = writeTogether((steps: NewStep[]) => writeSteps(execute, steps));
@@ -74,7 +77,7 @@ export function openStore(database: Database) {
   );
 
   return {
-    /** Admits an attempt of a run that was here before, or that waits in a line, and returns what it starts from. */
+    /** Admits an attempt of a run that has had one, or that waits in a line, and returns the state from which it starts. */
     async enter(job: RunJob, event: Event): Promise<Entry> {
       const [row] = await database.transaction((execute) =>
         execute<{ entry: Entry }>(

@@ -10,8 +10,8 @@ let exit = process.exit;
 
 /**
  * Reports unhandled rejections and uncaught exceptions to the attempt whose code they come from, and refuses a task's
- * process.exit().  An error that belongs to no attempt is logged where `log` is given; otherwise the process handles it as if
- * this were not here.  Returns what ends that.
+ * process.exit().  An error that belongs to no attempt is logged if `log` is given; otherwise the process handles it as
+ * usual.  Returns the function that ends this.
  */
 export function catchUnhandled(log?: Log): () => void {
   if (log) logs.add(log);
@@ -48,7 +48,7 @@ function isHandled(thrown: unknown): boolean {
   if (reported.has(error)) return true;
   if (attempt) attempt.report(error);
   for (const log of attempt ? [] : logs) {
-    log.error("nothing caught an error that belongs to no run", { error: error.message, stack: stackOf(error) });
+    log.error("uncaught error that belongs to no run", { error: error.message, stack: stackOf(error) });
   }
   if (!attempt && logs.size === 0) return false;
   reported.add(error);
@@ -58,7 +58,9 @@ function isHandled(thrown: unknown): boolean {
 function refuseExit(code?: number | string | null): never {
   const attempt = currentAttempt();
   if (!attempt) return exit(code);
-  const error = new Error(`the task called process.exit(${code ?? ""}), which would end the runs of others`);
+  const error = new Error(
+    `the task called process.exit(${code ?? ""}), which would end the other runs in this process`,
+  );
   attempt.report(error);
   reported.add(error);
   throw error;

@@ -2,7 +2,7 @@ import { setImmediate, setTimeout } from "node:timers/promises";
 
 const longest = 20; // milliseconds
 
-/** An error of what was written, which would fail again: SQLSTATE classes 22 and 23, and limits. */
+/** Whether the data caused the error, so that a retry would fail, too: SQLSTATE classes 22 and 23, and limits (54). */
 const isRefusal = (error: { code?: string }) => /^(22|23|54)/.test(error.code ?? "");
 
 /**
@@ -19,7 +19,7 @@ export function writeTogether<Item, Answer>(
 
   async function writeAll() {
     while (waiting.length > 0) {
-      // By then Node has reported which promises that nobody awaits have failed.
+      // By then Node has reported unhandled rejections.
       await setImmediate();
       const all = waiting;
       waiting = [];

@@ -15,7 +15,7 @@ export const command: Command = defineCommand({
         const [row] = await execute<{ cancelled: boolean }>(
           sql`select notika.cancel(${run}::text::bigint) as cancelled`,
         );
-        rows.push({ run, outcome: row?.cancelled ? "cancelled" : "had ended before" });
+        rows.push({ run, outcome: row?.cancelled ? "cancelled" : "had already ended" });
       }
       return rows;
     });

@@ -42,7 +42,7 @@ async function readFiles(files: string[]): Promise<Migration[]> {
   return migrations;
 }
 
-/** Whether the published workflows still have what they were published with. */
+/** Checks that published workflows still have the tables and columns that they need; returns the exit code. */
 async function checkState(database: Database, json: boolean): Promise<number> {
   const found = await database.execute<{ severity: string }>(
     sql`select severity, finding, workflow, detail, remedy from notika.check()`,

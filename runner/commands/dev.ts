@@ -39,7 +39,7 @@ export const command: Command = defineCommand({
       say(`  Postgres  ${styled("bold", url)}${isTaken ? ` (port ${port} is taken)` : ""}`);
       say(`  data      ${printable(data)}, kept for the next start`);
       say(`  tasks     ${printable(tasks)}, loaded again when they change`);
-      if (example) say("  example   tasks, schema.sql and seed.sql, yours to change");
+      if (example) say("  example   tasks, schema.sql and seed.sql, which you may change");
       say("");
 
       if (example) await runExample(postgres.database, folder, "schema.sql");

@@ -22,12 +22,12 @@ export const command: Command = defineCommand({
 
 const color = { ok: "green", warning: "yellow", error: "red" } as const;
 
-/** Severity and finding in columns, then all of the detail and, below it, how to repair it. */
+/** A finding as text: severity and finding in columns, then the detail and, below it, the remedy. */
 function line({ severity, finding, workflow, detail, remedy }: Finding): string {
   const subject = workflow === null ? finding : `${finding} ${workflow}`;
   const head = `${styleText(color[severity], severity.padEnd(8))} ${printable(subject).padEnd(21)} `;
   const margin = " ".repeat(31);
-  // Further in than the arrow, so that no detail gives advice.
+  // Indented more than the arrow, so that no line of a detail looks like a remedy.
   const [about, advice] = [detail, remedy ?? ""].map((text) => indented(text, `${margin}  `));
   return `${head}${about}\n${remedy === null ? "" : `${margin}→ ${advice}\n`}`;
 }

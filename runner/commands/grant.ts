@@ -27,7 +27,7 @@ export const command: Command = defineCommand({
 
     output(values.json, statements, (statements) => script(role, statements));
     if (!revoke && !schemas && !tables) {
-      process.stderr.write("no tables were named: --schema app, or --tables app.users,app.orders\n");
+      process.stderr.write("no tables are specified: add --schema app, or --tables app.users,app.orders\n");
     }
     if (apply) process.stderr.write(`${statements.length} statements were run\n`);
     return 0;

@@ -10,7 +10,7 @@ export const command: Command = defineCommand({
   },
 });
 
-/** Prints what an installation did; gives the exit code. */
+/** Prints the steps of an installation; returns the exit code. */
 export function reportInstall(report: InstallReport, json: boolean): number {
   output(json, report, ({ applied, steps }) =>
     table([...applied.map((name) => ({ step: "migration", outcome: "applied", detail: name })), ...steps]),

@@ -9,7 +9,7 @@ export const command: Command = defineCommand({
   role: "publisher",
   async run(context) {
     const publications = await requestedPublications(context);
-    // All or none: a deployment is not left half way.
+    // All or none, so that no deployment is left incomplete.
     const published = await context.database.transaction(async (execute) => {
       const rows = [];
       for (const publication of publications) {

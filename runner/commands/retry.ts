@@ -22,7 +22,7 @@ export const command: Command = defineCommand({
       return 0;
     }
     if (workflow === undefined || from === undefined || given.length > 0) {
-      throw new UsageError("retry takes runs, or --workflow and --since for all that failed", {
+      throw new UsageError("retry needs ids of runs, or --workflow and --since for all that failed", {
         hint: "For instance: notika retry --workflow welcome_email --since 2h",
       });
     }

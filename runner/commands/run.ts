@@ -36,12 +36,12 @@ export const command: Command = defineCommand({
       throw error;
     });
     if (runner) log.info("running", { tasks, pid: process.pid });
-    // After an upgrade nothing is left to do here: whatever starts this process again may have the new version.
+    // After an upgrade this process ends; a service manager can start it again with the new version.
     const signal = await Promise.race([stop, runner?.ended.then(() => undefined) ?? stop]);
     if (signal) log.info("stopping", { signal });
     await runner?.stop(seconds * 1000);
     log.info("stopped");
-    // What ignored its signal would keep the process alive.
+    // A task that ignores its signal would keep the process alive.
     const code = signal ? 0 : 1;
     setTimeout(() => process.exit(code), 100).unref();
     return code;

@@ -25,13 +25,13 @@ export const command: Command = defineCommand({
   async run({ values, arguments: given, database }) {
     if (given.length > 0) {
       const [id = "", ...others] = runIds(given);
-      if (others.length > 0) throw new UsageError("one run is shown at a time", { hint: `notika runs ${id}` });
+      if (others.length > 0) throw new UsageError("only one run can be shown at a time", { hint: `notika runs ${id}` });
       return showRun(database, id, values.json);
     }
 
     const { workflow, state, since } = values;
     if (state !== undefined && !states.includes(state)) {
-      throw new UsageError(`--state has no ${state}`, { hint: `States are ${states.join(", ")}.` });
+      throw new UsageError(`there is no state ${state}`, { hint: `The states are ${states.join(", ")}.` });
     }
     const filter: Filter = {
       workflow,

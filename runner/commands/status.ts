@@ -30,7 +30,7 @@ interface Status {
   failures: { run: string; workflow: string; attempts: number; seconds_ago: number; error: string }[];
 }
 
-// A runner that was silent for a minute has lost its jobs to others, and counts no more.
+// A runner without a heartbeat for a minute has lost its jobs to others, and does not count.
 const status = sql`
   select (
     select coalesce(json_agg(json_build_object(
@@ -105,7 +105,7 @@ function screen({ workflows, waiting, runners, runs, health, failures }: Status)
       })),
       "none is alive: notika run",
     ),
-    section("Runs of the last hour, and those to come", Object.keys(runs).length > 0 ? [runs] : [], "none"),
+    section("Runs that have not ended, or ended in the last hour", Object.keys(runs).length > 0 ? [runs] : [], "none"),
     section("Health", health),
     section(
       "Failures of the last hour",

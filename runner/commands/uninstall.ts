@@ -25,7 +25,7 @@ export const command: Command = defineCommand({
     output(values.json, report, ({ steps, left }) => {
       const rest =
         left.length > 0
-          ? `\n-- Left to an administrator, as far as it was granted for Notika:\n${left.map(printable).join("\n")}\n`
+          ? `\n-- For an administrator to run, if it was granted for Notika:\n${left.map(printable).join("\n")}\n`
           : "";
       return table(steps) + rest;
     });

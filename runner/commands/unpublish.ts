@@ -9,7 +9,7 @@ export const command: Command = defineCommand({
   role: "publisher",
   async run({ values, arguments: names, database }) {
     if (names.length === 0) {
-      throw new UsageError("no workflow was named", { hint: "Those that are published are listed by: notika status" });
+      throw new UsageError("no workflow is specified", { hint: "List published workflows with: notika status" });
     }
     const unpublished = await database.transaction(async (execute) => {
       const rows = [];

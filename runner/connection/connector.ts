@@ -4,25 +4,28 @@ import { LateStream } from "./late_stream.ts";
 import { findRoute, openRoute, type Route } from "./route.ts";
 import { readSettings, type Settings } from "./settings.ts";
 
-/** Gives connections to one database to any driver, as libpq would open them. */
+/** Opens connections to one database for any driver, as libpq would. */
 export interface Connector {
   settings: Settings;
-  /** A connection that nobody has logged in on; it may be written to at once. */
+  /** Opens a connection without logging in; it may be written to at once. */
   connect(): Duplex;
-  /** The password for where the connections lead. */
+  /** The password for the server that the connections lead to. */
   password(): string;
 }
 
-/** A connector for a connection string; an empty one means what the environment says. */
+/**
+ * A connector for a connection string; an empty one means libpq's environment variables.  Throws NOTIKA_URL if it is
+ * invalid.
+ */
 export function openConnector(text: string): Connector {
   const settings = readSettings(text);
-  // A server that may change its role has to be asked each time.
+  // A server that may change between primary and standby must be tested each time.
   const mayRemember = settings.session === "any";
   let good: Route | undefined;
   let latest: Route | undefined;
   let searching: Promise<Route> | undefined;
 
-  /** Logs in once, because only then it is known which server takes us, and whether with TLS. */
+  /** Logs in once, because only a login shows which server accepts it, and whether with TLS. */
   async function search(): Promise<Route> {
     const { route, client } = await findRoute(settings);
     await client.end();

@@ -8,7 +8,7 @@ import { encrypt } from "./tls.ts";
 /** One address of a place: a Unix socket, or an address and a port. */
 export interface Address {
   place: Place;
-  /** What the host's name stands for; undefined: a Unix socket. */
+  /** The IP address of the host; undefined: a Unix socket. */
   ip: string | undefined;
 }
 
@@ -20,7 +20,10 @@ export async function addresses(place: Place, { timeout }: Settings): Promise<Ad
   return found.map((ip) => ({ place, ip }));
 }
 
-/** Opens a connection, encrypted if `wants` it: `if-offered` takes what the server has. */
+/**
+ * Opens a connection, encrypted if `wants` asks for it: `if-offered` encrypts if the server supports TLS.  Throws a
+ * HostError.
+ */
 export async function dial(
   { place, ip }: Address,
   { tls, timeout, isKeptAlive }: Settings,
@@ -32,17 +35,17 @@ export async function dial(
   socket.setKeepAlive(isKeptAlive, 60_000);
   const clock = startClock(timeout, socket);
   try {
-    await clock.race(once(socket, "connect"), "nobody answers", {
+    await clock.race(once(socket, "connect"), "no answer", {
       hint: "A firewall may be in between, or the host is down. Is it reachable from this machine?",
     });
     if (ip === undefined || wants === "plain") return socket;
     if (!tls.isDirect && !(await clock.race(offersTls(socket), ...mute))) {
       if (wants === "if-offered") return socket;
-      throw hostError("tls", `the server has no TLS, and sslmode=${tls.mode} asks for it`, {
-        hint: "Switch it on there (ssl = on in postgresql.conf; client_tls_sslmode of PgBouncer), or connect without: sslmode=prefer.",
+      throw hostError("tls", `the server does not support TLS, but sslmode=${tls.mode} requires it`, {
+        hint: "Turn it on there (ssl = on in postgresql.conf; client_tls_sslmode in PgBouncer), or connect without it: sslmode=prefer.",
       });
     }
-    return await clock.race(encrypt(socket, tls, place.host), "it does not answer in the TLS handshake", {
+    return await clock.race(encrypt(socket, tls, place.host), "no answer in the TLS handshake", {
       hint: "The server, or a proxy before it, may hang.",
     });
   } catch (error) {
@@ -53,13 +56,13 @@ export async function dial(
   }
 }
 
-/** What is said of a port that takes connections and is silent. */
+/** The message and hint for a port that accepts connections and does not answer. */
 export const mute = [
-  "it takes connections, but says nothing",
+  "it accepts connections, but does not answer",
   { hint: "Is that the port of Postgres? The server, or a proxy before it, may also hang." },
 ] as const;
 
-/** Whether the server answers a request for TLS with yes. */
+/** Whether the server accepts a request for TLS. */
 async function offersTls(socket: Socket): Promise<boolean> {
   socket.write(sslRequest);
   const [answer] = (await once(socket, "data")) as [Buffer];
@@ -70,20 +73,20 @@ async function offersTls(socket: Socket): Promise<boolean> {
 
 const sslRequest = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47]);
 
-/** What is said of an answer that is not Postgres'. */
+/** The error for an answer that does not follow the protocol of Postgres, or refuses in plain text. */
 export function stranger(answer: Buffer): Error {
   const text = answer.toString("latin1");
   const said =
     /^E....S[A-Z]+\0(?:V[A-Z]+\0)?C\w{5}\0M([^\0]+)/s.exec(text)?.[1] ?? /^E([\x20-\x7e]+)\n?\0/.exec(text)?.[1];
   if (said !== undefined)
-    return hostError("login", `the server refuses: ${said}`, { hint: "The log of the server may say why." });
+    return hostError("login", `the server refuses: ${said}`, { hint: "See the log of the server." });
   const what = /^HTTP\//.test(text) ? "HTTP" : /^SSH-/.test(text) ? "SSH" : /^.{4}\n/s.test(text) ? "MySQL" : undefined;
   return hostError("protocol", `it speaks ${what ?? "something else"}, not the protocol of Postgres`, {
     hint: "Is that the port of Postgres? It is usually 5432.",
   });
 }
 
-/** Everything until the connection is open has to happen in `timeout` milliseconds. */
+/** Limits the time until the connection is open to `timeout` milliseconds; 0: no limit. */
 function startClock(timeout: number, socket: Socket) {
   const late = new AbortController();
   const timer = timeout > 0 ? setTimeout(() => late.abort(), timeout) : undefined;
@@ -96,7 +99,7 @@ function startClock(timeout: number, socket: Socket) {
       const after = timeout > 0 ? ` within ${timeout / 1000} s` : "";
       const isLate = aborted(late.signal, () => hostError("network", `${silent}${after}`, options));
       const hasEnded = aborted(ended.signal, () =>
-        hostError("network", "the server ended the connection at once", {
+        hostError("network", "the server closed the connection immediately", {
           hint: "Is that the port of Postgres? A server that is starting, or a proxy without a server, may also do that.",
         }),
       );
@@ -116,7 +119,7 @@ function aborted(signal: AbortSignal, reason: () => Error): Promise<never> {
   });
 }
 
-/** What Node says too briefly. */
+/** Adds the reason and a hint to a system error of Node. */
 function withReason(error: NodeJS.ErrnoException): Error {
   if (error.name === "HostError") return error;
   switch (error.code) {
@@ -127,18 +130,18 @@ function withReason(error: NodeJS.ErrnoException): Error {
       });
     case "ENOENT":
       return hostError("network", "there is no such socket", {
-        hint: "Is the server running on this machine, and is that the folder of its sockets (unix_socket_directories)? For a server elsewhere give a host.",
+        hint: "Is the server running on this machine, and is that the folder of its sockets (unix_socket_directories)? For a server on another machine, name its host.",
         cause: error,
       });
     case "EACCES":
-      return hostError("network", "this user may not use that socket", {
-        hint: "unix_socket_permissions in postgresql.conf says who may.",
+      return hostError("network", "permission denied for this socket", {
+        hint: "See unix_socket_permissions in postgresql.conf.",
         cause: error,
       });
     case "ENETUNREACH":
     case "EHOSTUNREACH":
     case "EADDRNOTAVAIL":
-      return hostError("network", "this machine has no way to that address", {
+      return hostError("network", "this machine has no route to that address", {
         hint: "For an IPv6 address, this machine needs IPv6; hostaddr=… names another address.",
         cause: error,
       });

@@ -1,13 +1,13 @@
 import { NotikaError } from "../errors.ts";
 import { type Place, type Settings, socketFile } from "./settings.ts";
 
-/** What kind of error prevented a connection. */
+/** The kind of error that prevented a connection. */
 export type HostErrorKind =
-  | "name" // it has no address
-  | "network" // nobody is there, or nobody answers
-  | "protocol" // somebody else is there
+  | "name" // the name of the host has no address
+  | "network" // the connection is refused, or nothing answers
+  | "protocol" // what answers is not Postgres
   | "tls"
-  | "login" // the server does not let us in
+  | "login" // the server rejects the login
   | "session"; // it is not the kind of server that was asked for
 
 /** Why one host could not be reached, or refused us. */
@@ -16,7 +16,7 @@ export interface HostError extends Error {
   hint: string | undefined;
 }
 
-/** Makes one; the caller adds which host it was. */
+/** Makes a HostError; the caller adds the host. */
 export function hostError(
   kind: HostErrorKind,
   message: string,
@@ -26,7 +26,7 @@ export function hostError(
   return Object.assign(new Error(message, rest), { name: "HostError", kind, hint });
 }
 
-/** An attempt that led nowhere. */
+/** A failed attempt to connect. */
 export interface Failure {
   place: Place;
   ip?: string | undefined;
@@ -34,7 +34,7 @@ export interface Failure {
   error: HostError;
 }
 
-/** No connection to the database: what was tried, and what to do about it. */
+/** Thrown when no connection to the database can be opened; its message lists what was tried. */
 export class ConnectError extends NotikaError {
   readonly kind: HostErrorKind;
   readonly failures: Failure[];
@@ -46,10 +46,10 @@ export class ConnectError extends NotikaError {
   }
 }
 
-/** One error for all that was tried. */
+/** One error for all failed attempts to connect. */
 export function connectError(failures: Failure[], settings: Settings): ConnectError {
   const reasons = [...new Set(failures.map((failure) => `${placeName(failure)}: ${failure.error.message}`))];
-  // The last one is what stopped us; but where a second attempt was less safe than the first, the first one counts.
+  // The last failure counts; but if its place was retried less securely, the first one does.
   const last = failures.findLast(({ place }) => place === failures.at(-1)?.place) as Failure;
   const first = failures.find(({ place, ip }) => place === last.place && ip === last.ip) as Failure;
   const { error } = first.error.kind === "tls" || first.error.kind === "login" ? first : last;
@@ -61,42 +61,43 @@ export function connectError(failures: Failure[], settings: Settings): ConnectEr
   });
 }
 
-/** What to do about an error by which a server refuses a session, when there is something to do. */
+/** A hint for an error by which a server refuses a session; undefined: there is none. */
 export function serverHint(error: unknown, settings?: Settings): string | undefined {
   const { code, message = "" } = (error ?? {}) as { code?: string; message?: string };
   const user = settings ? `"${settings.user}"` : "the user";
   const database = settings ? `"${settings.database}"` : "the database";
   switch (code) {
     case "28P01":
-      return "User and password come from the URL, PGPASSWORD or ~/.pgpass. Is the password written with % where it has to be?";
+      return "User and password come from the URL, PGPASSWORD or ~/.pgpass. Are special characters of the password percent-encoded?";
     case "28000":
       if (/role .* does not exist/.test(message)) return `create role ${user} login password '…';`;
       if (/not permitted to log in/.test(message)) return `alter role ${user} login;`;
       if (/certificate/.test(message)) {
-        return "pg_hba.conf asks for a certificate of this client: sslcert=… and sslkey=… name its files; its common name is the user's.";
+        return "pg_hba.conf requires a client certificate: sslcert=… and sslkey=… name its files; its common name must be the name of the user.";
       }
       if (/no encryption/.test(message)) {
         return `pg_hba.conf has no line for this user, database and address without TLS: try sslmode=require, or add: host ${database} ${user} <address>/32 scram-sha-256`;
       }
-      return `pg_hba.conf lets this user, database and address not in: add a line there, and reload: host ${database} ${user} <address>/32 scram-sha-256`;
+      return `pg_hba.conf rejects this user, database and address: add a line there, and reload: host ${database} ${user} <address>/32 scram-sha-256`;
     case "3D000":
       return `create database ${database}; or name another one at the end of the URL.`;
     case "42501":
       if (!/for database/.test(message)) return undefined;
       return `grant connect on database ${database} to ${user};`;
     case "53300":
-      return "All connections of the server or of this role are taken: end some, raise max_connections, or put a pooler in between.";
+      return "All connections of the server or of this role are in use: end some, raise max_connections, or add a pooler.";
     case "57P03":
       return "The server is starting, stopping or restoring. Try again.";
     case "08P01":
-      if (/startup parameter/.test(message)) return "A pooler is in between, which refuses options=…: leave it away.";
-      return "A pooler is in between: is this database, and this user, in its configuration?";
+      if (/startup parameter/.test(message))
+        return "The connection goes through a pooler, which refuses options=…: leave it out.";
+      return "The connection goes through a pooler: are this database and this user in its configuration?";
     default:
       return undefined;
   }
 }
 
-/** Where something was tried: `db.example.com (10.0.0.1), port 5432`. */
+/** The name of a place that was tried: `db.example.com (10.0.0.1), port 5432`. */
 function placeName({ place, ip, isEncrypted }: Omit<Failure, "error">): string {
   const name =
     socketFile(place)?.replace("\0", "@") ??

@@ -9,7 +9,7 @@ export function homeFile(...parts: string[]): string {
   return path.join(homedir(), ...parts);
 }
 
-/** What a service is made of, from `~/.pg_service.conf` or the file of the system. */
+/** Reads the settings of a service from `~/.pg_service.conf` or the system's file; throws NOTIKA_URL if there is none. */
 export function readService(name: string, environment: NodeJS.ProcessEnv, file?: string): Given {
   const own = file ?? environment.PGSERVICEFILE ?? homeFile(".pg_service.conf");
   const files = environment.PGSYSCONFDIR ? [own, path.join(environment.PGSYSCONFDIR, "pg_service.conf")] : [own];
@@ -17,7 +17,7 @@ export function readService(name: string, environment: NodeJS.ProcessEnv, file?:
     const found = sections(readIfThere(file) ?? "").get(name);
     if (found) return found;
   }
-  // What is no plain name may be a piece of a password.
+  // A name with other characters may be a piece of a password, so it is not shown.
   const which = /^[\w.-]{1,63}$/.test(name) ? `service "${name}"` : "such service";
   const where = file === undefined ? files.join(" or ") : "its file";
   throw new NotikaError("NOTIKA_URL", `there is no ${which} in ${where}`, {
@@ -35,13 +35,13 @@ function sections(text: string): Map<string, Given> {
       if (!found.has(name)) found.set(name, section);
     }
     const [, key, value] = /^\s*([^#\s[=][^=]*?)\s*=\s*(.*?)\s*$/.exec(line) ?? [];
-    // The first one counts.
+    // The first value of a setting counts.
     if (key !== undefined && value !== undefined) section[key] ??= value;
   }
   return found;
 }
 
-/** The password that a password file has for a place, where nobody but its owner may read it. */
+/** The password for a place from a password file; undefined: there is none, or others than the file's owner may read it. */
 export function passwordFromFile(file: string, place: (string | undefined)[]): string | undefined {
   const state = statSync(file, { throwIfNoEntry: false });
   if (!state?.isFile() || (process.platform !== "win32" && state.mode & 0o077)) return undefined;

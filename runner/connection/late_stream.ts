@@ -3,8 +3,8 @@ import { NotikaError } from "../errors.ts";
 import { SocketStream } from "./socket_stream.ts";
 
 /**
- * A stream that can be had before its connection is open: what is written meanwhile waits.  Once it is, the session has
- * to be ready within `patience` milliseconds; 0: whenever it likes.
+ * A stream that exists before its connection is open: data written meanwhile waits.  Once it is open, the login must complete
+ * within `patience` milliseconds; 0: no limit.
  */
 export class LateStream extends SocketStream {
   readonly #open: () => Promise<Duplex>;
@@ -42,19 +42,19 @@ export class LateStream extends SocketStream {
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void) {
-    // Errors come by the event.
+    // The error event reports errors.
     if (this.#inner?.write(chunk)) done();
     else this.#inner?.once("drain", done).once("close", done);
   }
 
-  // One message of several parts goes out as one: in parts each would cost a system call and wake the server.
+  // Chunks of one message are sent together: otherwise each would cost a system call and wake the server.
   override _writev(chunks: { chunk: Buffer }[], done: (error?: Error | null) => void) {
     this._write(Buffer.concat(chunks.map(({ chunk }) => chunk)), "buffer" as BufferEncoding, done);
   }
 
   override _final(done: () => void) {
     this.#inner?.end();
-    // Who has been forgotten on the way would wait for ever for the other side to hang up too.
+    // A connection that was lost on the network would wait forever for the other side to close it.
     setTimeout(() => this.destroy(), 5000).unref();
     done();
   }
@@ -76,7 +76,7 @@ export class LateStream extends SocketStream {
   }
 }
 
-/** Whether what a server says ends with its being ready for the first query. */
+/** Whether a chunk of the server ends with ReadyForQuery. */
 function isReady(chunk: Buffer): boolean {
   return chunk.subarray(-6).equals(ready);
 }
@@ -85,6 +85,6 @@ const ready = Buffer.from("Z\0\0\0\x05I", "latin1");
 
 function late(patience: number): NotikaError {
   return new NotikaError("NOTIKA_CONNECT", `the database did not complete the login within ${patience / 1000} s`, {
-    hint: "A pooler that cannot reach its server behaves like that; so does a server that is overloaded.",
+    hint: "The server may be overloaded, or a pooler cannot reach its server.",
   });
 }

@@ -5,7 +5,7 @@ import { mute, stranger } from "./dial.ts";
 import { hostError } from "./errors.ts";
 import type { Place, Settings } from "./settings.ts";
 
-/** Logs in on an open connection; the caller ends the client. */
+/** Logs in on an open connection; the caller ends the client.  Rejects with a HostError. */
 export async function logIn(socket: Socket, place: Place, settings: Settings): Promise<Client> {
   const { user, database, startup, timeout, needsChannelBinding } = settings;
   const password = place.password();
@@ -18,8 +18,8 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
     ...startup,
     password: async () => {
       if (password !== undefined) return password;
-      throw hostError("login", `the server asks for the password of "${user}", and there is none`, {
-        hint: "It may stand in the URL, in PGPASSWORD or in ~/.pgpass, which only its owner may read.",
+      throw hostError("login", `the server requires a password for "${user}", but none is given`, {
+        hint: "Put it into the URL, PGPASSWORD or ~/.pgpass, which only its owner may read.",
       });
     },
     enableChannelBinding: needsChannelBinding && socket instanceof TLSSocket,
@@ -48,9 +48,9 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
           return fail(
             hostError(
               "login",
-              "the server does not bind the password to the TLS channel, and channel_binding=require",
+              "channel_binding=require, but the server does not bind the password to the TLS channel",
               {
-                hint: "It takes TLS and a password stored as scram-sha-256. channel_binding=prefer does without.",
+                hint: "It needs TLS and a password stored as scram-sha-256. To connect without it: channel_binding=prefer",
               },
             ),
           );
@@ -62,7 +62,7 @@ export async function logIn(socket: Socket, place: Place, settings: Settings): P
   });
 }
 
-/** What the server offers to check the password with; pg takes PLUS, which binds it to the TLS channel, where it may. */
+/** The password mechanisms that the server offers; pg uses PLUS, which binds the password to the TLS channel, if allowed. */
 function collectMechanisms(client: Client): Set<string> {
   const offered = new Set<string>();
   const { connection } = client as unknown as { connection: NodeJS.EventEmitter };
@@ -72,7 +72,7 @@ function collectMechanisms(client: Client): Set<string> {
   return offered;
 }
 
-/** pg wants to connect its socket itself. */
+/** Adapts an open socket for pg, which connects its socket itself. */
 function asUnconnected(socket: Socket): Socket {
   return Object.assign(socket, {
     connect() {
@@ -86,8 +86,8 @@ function answerless(timeout: number) {
   return (answer: Buffer | undefined): Error =>
     answer === undefined
       ? hostError("network", `${mute[0]} within ${timeout / 1000} s`, mute[1])
-      : hostError("network", `it does not complete the login within ${timeout / 1000} s`, {
-          hint: "A pooler that cannot reach its server behaves like that; so does a server that is overloaded.",
+      : hostError("network", `it did not complete the login within ${timeout / 1000} s`, {
+          hint: "The server may be overloaded, or a pooler cannot reach its server.",
         });
 }
 
@@ -97,7 +97,7 @@ function refusal(error: Error & { code?: string }, answer: Buffer | undefined): 
     return hostError("login", error.message, { cause: error });
   }
   if (answer === undefined) {
-    return hostError("network", "the server ended the connection without a word", {
+    return hostError("network", "the server closed the connection without an answer", {
       hint: "Is that the port of Postgres? A proxy without a server may also do that.",
       cause: error,
     });

@@ -7,17 +7,18 @@ import { connectError, type Failure, type HostError, hostError } from "./errors.
 import { logIn } from "./login.ts";
 import type { Place, Settings } from "./settings.ts";
 
-/** A route to the database that was gone once, to the end: which server, and whether with TLS. */
+/** A route to the database on which a login has succeeded: the server, and whether with TLS. */
 export interface Route {
   address: Address;
   isEncrypted: boolean;
-  /** The certificate that the server had. */
+  /** The certificate of the server; undefined: without TLS. */
   certificate: X509Certificate | undefined;
 }
 
 /**
- * Finds the first server that lets us in and is what the settings ask for, in the order of libpq: host by host,
- * address by address, with TLS and without as `sslmode` says.  What is unreachable is passed over; a refusal is final.
+ * Finds the first server that accepts the login and fits `target_session_attrs`, in the order of libpq: host by host, address
+ * by address, with and without TLS as `sslmode` requires.  It skips unreachable servers; a refusal is final.  Throws a
+ * ConnectError.
  */
 export async function findRoute(settings: Settings): Promise<{ route: Route; socket: Socket; client: Client }> {
   const failures: Failure[] = [];
@@ -59,14 +60,14 @@ async function tryAddress(address: Address, settings: Settings, failures: Failur
       const failure = { place, ip, isEncrypted: socket instanceof TLSSocket, error: error as HostError };
       failures.push(failure);
       if (mayGoOn(failure)) return undefined;
-      // A server that has no TLS was asked without: the second attempt would be the same.
+      // Without TLS on the server, the first attempt was unencrypted: the second would be the same.
       if (wants === "if-offered" && socket && !failure.isEncrypted) break;
     }
   }
   throw connectError(failures, settings);
 }
 
-/** What is tried at each address, in this order. */
+/** The attempts at each address, in this order. */
 const attempts = {
   disable: ["plain"],
   allow: ["plain", "encrypted"],
@@ -76,7 +77,7 @@ const attempts = {
   "verify-full": ["encrypted"],
 } as const;
 
-/** Whether the next address may do better: here is nobody, or nobody who is ready. */
+/** Whether to try the next address: this server cannot be reached, does not fit, or is not ready. */
 function mayGoOn({ error }: Failure): boolean {
   const { code } = (error.cause ?? {}) as { code?: string };
   return ["name", "network", "session"].includes(error.kind) || code === "57P03";
@@ -90,10 +91,10 @@ function certificateOf(socket: Socket): X509Certificate | undefined {
   return socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined;
 }
 
-/** Goes a route that is known to a connection that nobody has logged in on. */
+/** Opens a connection on a known route, without logging in.  Throws a HostError. */
 export async function openRoute({ address, isEncrypted, certificate }: Route, settings: Settings): Promise<Socket> {
   const socket = await dial(address, settings, isEncrypted ? "encrypted" : "plain");
-  // What binds the password to the channel is the certificate; pg binds it where it can, but does not insist.
+  // The certificate binds the password to the channel; pg binds it if it can, but does not require it.
   if (settings.needsChannelBinding && !(certificate && certificateOf(socket)?.raw.equals(certificate.raw))) {
     socket.destroy();
     throw hostError("tls", "the server has another certificate than the one that its password was bound to");
@@ -115,9 +116,9 @@ async function checkSession(client: Client, { session }: Settings): Promise<void
     "prefer-standby": true,
   }[session];
   if (fits) return;
-  const what = standby ? "a standby" : readonly ? "read-only" : "a primary that takes writes";
-  throw hostError("session", `the server is ${what}, and target_session_attrs=${session}`, {
-    hint: "Name the host of another server too, or ask for less with target_session_attrs=any.",
+  const what = standby ? "a standby" : readonly ? "read-only" : "a primary that accepts writes";
+  throw hostError("session", `the server is ${what}, but target_session_attrs=${session}`, {
+    hint: "Name the host of another server too, or accept any server: target_session_attrs=any",
   });
 }
 

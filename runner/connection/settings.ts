@@ -4,29 +4,29 @@ import path from "node:path";
 import { homeFile, passwordFromFile, readService } from "./files.ts";
 import { type Given, readConnectionString, unreadable } from "./text.ts";
 
-/** How to reach a database and as which user: what libpq makes of a connection string and the environment. */
+/** How to reach a database and as which user, read from a connection string and the environment as libpq does. */
 export interface Settings {
   /** In the order they are tried. */
   places: Place[];
   database: string;
   user: string;
   tls: TlsSettings;
-  /** How long one place may take, in milliseconds; 0: as long as it likes. */
+  /** The time limit of one place, in milliseconds; 0: no limit. */
   timeout: number;
   session: "any" | "read-write" | "read-only" | "primary" | "standby" | "prefer-standby";
   /** Whether the places are tried in random order. */
   isBalanced: boolean;
   needsChannelBinding: boolean;
   isKeptAlive: boolean;
-  /** Given to the server when a session starts. */
+  /** Parameters sent to the server at the start of a session. */
   startup: { application_name: string; options?: string };
 }
 
-/** Where a server may be. */
+/** A place where a server may be. */
 export interface Place {
   /** A name or an address; or the folder of a Unix socket. */
   host: string;
-  /** Where `host` is, when that is not to be looked up. */
+  /** The IP address of `host`; undefined: look it up. */
   address?: string;
   port: number;
   /** A function, so that it is not printed by accident. */
@@ -51,10 +51,13 @@ export interface TlsSettings {
   newest?: string;
 }
 
-/** From no TLS to TLS with a server that has proven its name. */
+/** The values of sslmode, from no TLS to TLS with a verified server name. */
 export const tlsModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const;
 
-/** Reads where the database is from a connection string, which may be empty, and the files and variables of psql. */
+/**
+ * Reads the settings from a connection string, which may be empty, and from the files and variables of psql.  Throws
+ * NOTIKA_URL.
+ */
 export function readSettings(text: string, environment: NodeJS.ProcessEnv = process.env): Settings {
   const given = withDefaults(readConnectionString(text), environment);
   const user = given.user || userName();
@@ -84,13 +87,13 @@ export function readSettings(text: string, environment: NodeJS.ProcessEnv = proc
   };
 }
 
-/** The connection string that was given, or else that of the environment; empty where psql's variables name a database. */
+/** The given connection string, or that of the environment; empty: psql's variables name a database; undefined: none does. */
 export function namedDatabase(given: string | undefined, environment = process.env): string | undefined {
   const { DATABASE_URL, PGHOST, PGHOSTADDR, PGDATABASE, PGSERVICE } = environment;
   return given || DATABASE_URL || (PGHOST || PGHOSTADDR || PGDATABASE || PGSERVICE ? "" : undefined);
 }
 
-/** The settings as a URL that can be shown: without the password. */
+/** The settings as a URL without the password. */
 export function shown({ places, user, database, tls, session }: Settings): string {
   const hosts = places.map(({ host, port }) => {
     const name = /^[\da-f:.]*:[\da-f:.]*$/i.test(host) ? `[${host}]` : encodeURIComponent(host);
@@ -100,7 +103,7 @@ export function shown({ places, user, database, tls, session }: Settings): strin
   return `postgresql://${encodeURIComponent(user)}@${hosts.join(",")}/${encodeURIComponent(database)}${mode}`;
 }
 
-/** The folder of a Unix socket and the file in it. */
+/** The path of a Unix socket; undefined: the host is not a Unix socket. */
 export function socketFile({ host, port }: Pick<Place, "host" | "port">): string | undefined {
   if (host.startsWith("@")) return `\0${host.slice(1)}/.s.PGSQL.${port}`;
   return host.startsWith("/") ? path.join(host, `.s.PGSQL.${port}`) : undefined;
@@ -144,7 +147,7 @@ const others = [
   ...["sslcompression", "krbsrvname", "gsslib", "gssdelegation", "min_protocol_version", "max_protocol_version"],
 ];
 
-/** What would make a connection safer or other than it is asked to be is refused, not passed over. */
+/** Settings that are refused, because ignoring them would make a connection less safe or different from what was requested. */
 const refusals: Record<string, RegExp> = {
   require_auth: /./,
   requirepeer: /./,
@@ -167,17 +170,17 @@ function withDefaults(given: Given, environment: NodeJS.ProcessEnv): Given {
   for (const [name, value = ""] of Object.entries(all)) {
     if (!Object.hasOwn(variables, name) && !others.includes(name)) throw unknown(name);
     if (refusals[name]?.test(value)) {
-      throw unreadable(`the setting ${name} is not supported with this value`, `Leave ${name} away.`);
+      throw unreadable(`the setting ${name} is not supported with this value`, `Leave ${name} out.`);
     }
   }
   return all;
 }
 
 function unknown(name: string) {
-  // What is no name may be a piece of a password.
+  // Other text may be a piece of a password, so it is not shown.
   const which = /^[a-z_]{1,40}$/i.test(name) ? `there is no setting "${name}"` : "it has a setting that does not exist";
   const hint =
-    "Settings are those of libpq, such as sslmode, connect_timeout, application_name. Those of other tools, such as schema, pgbouncer or connection_limit of Prisma, have to go.";
+    "The settings are those of libpq, such as sslmode, connect_timeout, application_name. Remove those of other tools, such as schema, pgbouncer or connection_limit of Prisma.";
   return unreadable(which, hint);
 }
 
@@ -188,12 +191,12 @@ function places(given: Given, { database, user }: { database: string; user: stri
   if (hosts.length > 0 && addresses.length > 0 && hosts.length !== addresses.length) {
     throw unreadable(
       `it has ${hosts.length} host names and ${addresses.length} addresses`,
-      "Give one hostaddr a host.",
+      "Give one hostaddr for each host.",
     );
   }
   const ports = (given.port || "5432").split(",");
   if (ports.length !== 1 && ports.length !== count) {
-    throw unreadable(`it has ${count} hosts and ${ports.length} ports`, "Give one port for all, or one a host.");
+    throw unreadable(`it has ${count} hosts and ${ports.length} ports`, "Give one port for all, or one for each host.");
   }
   const file = given.passfile || homeFile(".pgpass");
 
@@ -217,7 +220,7 @@ function isUsual(host: string): boolean {
   return socketFolders.includes(host);
 }
 
-/** Where a server on this machine has its socket: it depends on who built it. */
+/** The folder of the sockets of a server on this machine; it depends on how the server was built. */
 function socketFolder(port: number): string {
   if (process.platform === "win32") return "localhost";
   return socketFolders.find((host) => existsSync(socketFile({ host, port }) ?? "")) ?? (socketFolders[0] as string);
@@ -239,7 +242,7 @@ function tls(given: Given): TlsSettings {
   const isDirect = oneOf("sslnegotiation", given.sslnegotiation || "postgres", ["postgres", "direct"]) === "direct";
   if (isDirect && tlsModes.indexOf(mode) < tlsModes.indexOf("require")) {
     throw unreadable(
-      `sslnegotiation=direct does not go with sslmode=${mode}`,
+      `sslnegotiation=direct cannot be combined with sslmode=${mode}`,
       "Use sslmode=require or a stronger one.",
     );
   }
@@ -269,13 +272,16 @@ function seconds(name: string, text: string): number {
 
 function oneOf<Value extends string>(name: string, value: string, values: readonly Value[]): Value {
   if ((values as readonly string[]).includes(value)) return value as Value;
-  throw unreadable(`${name} has a value that does not exist`, `The values of ${name} are ${values.join(", ")}.`);
+  throw unreadable(`${name} has an invalid value`, `The values of ${name} are ${values.join(", ")}.`);
 }
 
 function userName(): string {
   try {
     return userInfo().username;
   } catch {
-    throw unreadable("it names no user, and the system knows none", "Give a user: postgres://user@host/database");
+    throw unreadable(
+      "it names no user, and the system has no name for this one",
+      "Give a user: postgres://user@host/database",
+    );
   }
 }

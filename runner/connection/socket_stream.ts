@@ -1,6 +1,6 @@
 import { Duplex } from "node:stream";
 
-/** A stream that has what pg and postgres.js ask of a net.Socket. */
+/** A stream with the members of a net.Socket that pg and postgres.js use. */
 export class SocketStream extends Duplex {
   constructor() {
     super({ allowHalfOpen: false });

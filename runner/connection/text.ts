@@ -5,7 +5,7 @@ export type Given = Partial<Record<string, string>>;
 
 /**
  * Reads a connection string in either form of libpq: `postgres://user@host/database?sslmode=require` or
- * `host=… dbname=…`.  Its errors repeat nothing of it but the names of settings: a password may stand anywhere.
+ * `host=… dbname=…`.  Its errors quote only the names of settings, because any other text may be a password.
  */
 export function readConnectionString(text: string): Given {
   if (/^postgres(ql)?:\/\//.test(text)) return readUri(text);
@@ -13,7 +13,7 @@ export function readConnectionString(text: string): Given {
   throw unreadable("it begins with neither postgres:// nor a setting such as host=");
 }
 
-/** What is wrong with the address of the database. */
+/** The error of an invalid connection string. */
 export function unreadable(why: string, hint: string = forms): NotikaError {
   return new NotikaError("NOTIKA_URL", `the URL of the database cannot be read: ${why}`, { hint });
 }
@@ -25,7 +25,7 @@ function readUri(text: string): Given {
   const [, authority = "", path, query] =
     /^postgres(?:ql)?:\/\/((?:[^@/]*@)?[^/?]*)(?:\/([^?]*))?(?:\?(.*))?$/s.exec(text) ?? [];
   if (!authority.includes("@") && `${path ?? ""}${query ?? ""}`.includes("@")) {
-    throw unreadable("a / or ? stands before the @");
+    throw unreadable("there is a / or ? before the @");
   }
   const at = authority.indexOf("@");
   if (authority.includes("@", at + 1)) throw unreadable("it has more than one @");
@@ -45,40 +45,40 @@ function readUri(text: string): Given {
   for (const pair of query ? query.split("&") : []) {
     const [, name, value] = /^([^=]+)=([^=]*)$/s.exec(pair) ?? [];
     if (name === undefined || value === undefined) throw unreadable("after the ?, settings are written name=value");
-    // As JDBC writes it.
+    // The spelling of JDBC.
     if (name === "ssl" && value === "true") given.sslmode = "require";
     else given[decoded(name)] = decoded(value);
   }
   return given;
 }
 
-/** `host:port`, each of which may be missing; an IPv6 address stands in brackets. */
+/** Reads `host:port`, each of which may be missing; an IPv6 address is in brackets. */
 function readPlace(text: string): { host: string; port: string } {
   const [, v6, host = "", port = ""] = /^(?:\[([^\]]+)\]|([^:[\]]*))(?::([^:]*))?$/.exec(text) ?? [];
   if (v6 === undefined && host === "" && port === "" && text !== "") {
-    throw unreadable("between @ and / stands host:port; an IPv6 address is written in [ ]");
+    throw unreadable("it needs host:port between @ and /; an IPv6 address is written in [ ]");
   }
   return { host: decoded(v6 ?? host), port: decoded(port) };
 }
 
 function decoded(text: string): string {
   if (/%(?![0-9a-f]{2})/i.test(text)) throw unreadable("a % is not followed by two hexadecimal digits");
-  if (text.includes("%00")) throw unreadable("%00 stands for no character");
+  if (text.includes("%00")) throw unreadable("%00 is not a character");
   try {
     return decodeURIComponent(text);
   } catch {
-    throw unreadable("what is written with % is not UTF-8");
+    throw unreadable("the percent-encoded text is not UTF-8");
   }
 }
 
-/** `name = value` pairs; a value in quotes may hold spaces, and \ takes the next character as it is. */
+/** Reads `name = value` pairs; a quoted value may contain spaces, and \ escapes the next character. */
 function readPairs(text: string): Given {
   const given: Given = {};
   const pair = /\s*([^\s=]+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)?)(?=\s|$)\s*/sy;
   while (pair.lastIndex < text.trimEnd().length) {
     const [, name, quoted, bare = ""] = pair.exec(text) ?? [];
     if (name === undefined)
-      throw unreadable("it is no list of name=value; a value with spaces stands in single quotes");
+      throw unreadable("it is not a list of name=value; a value with spaces is written in single quotes");
     given[name] = (quoted ?? bare).replace(/\\(.)/gs, "$1");
   }
   return given;

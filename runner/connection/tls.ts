@@ -5,7 +5,7 @@ import { type ConnectionOptions, connect, type PeerCertificate, type TLSSocket }
 import { hostError } from "./errors.ts";
 import type { TlsSettings } from "./settings.ts";
 
-/** Encrypts a connection, with as much proof of who the server is as the settings ask for. */
+/** Encrypts a connection, and verifies the server as far as the settings require.  Rejects with a HostError. */
 export async function encrypt(socket: Socket, settings: TlsSettings, host: string): Promise<TLSSocket> {
   const options = { ...identity(settings), ...trust(settings, host) };
   return new Promise((resolve, reject) => {
@@ -19,28 +19,28 @@ export async function encrypt(socket: Socket, settings: TlsSettings, host: strin
     });
     encrypted
       .once("error", (error) => reject(refusal(error, settings, host)))
-      .once("close", () => reject(hostError("tls", "the server ended the connection during the TLS handshake")))
+      .once("close", () => reject(hostError("tls", "the server closed the connection during the TLS handshake")))
       .once("secureConnect", () => resolve(encrypted));
   });
 }
 
-/** Whether the certificate of a server that is encrypted with these settings is checked. */
+/** Whether these settings verify the certificate of the server. */
 export function isVerified(settings: TlsSettings): boolean {
   return settings.mode.startsWith("verify") || existsSync(settings.rootCertificate);
 }
 
-/** What the server has to prove. */
+/** The options that verify the server. */
 function trust(settings: TlsSettings, host: string): ConnectionOptions {
   const { mode, rootCertificate: file } = settings;
   const checkServerIdentity = (_: string, certificate: PeerCertificate) =>
     mode === "verify-full" ? nameProblem(host, certificate) : undefined;
   if (file === "system") return { rejectUnauthorized: true, checkServerIdentity };
 
-  // A root certificate that is there is used in the weaker modes too, as libpq does.
+  // A root certificate that exists is used in the weaker modes too, as in libpq.
   if (!isVerified(settings)) return { rejectUnauthorized: false };
   if (!existsSync(file)) {
-    throw hostError("tls", `sslmode=${mode} needs the certificate of an authority, and there is no file ${file}`, {
-      hint: "Name its file with sslrootcert=…, use sslrootcert=system for what this machine trusts, or sslmode=require to encrypt without checking who the server is.",
+    throw hostError("tls", `sslmode=${mode} needs the certificate of an authority, but there is no file ${file}`, {
+      hint: "Name its file with sslrootcert=…, use sslrootcert=system for the authorities that this machine trusts, or sslmode=require to encrypt without verifying the server.",
     });
   }
   return { rejectUnauthorized: true, checkServerIdentity, ca: read(file), ...revocations(settings) };
@@ -52,12 +52,12 @@ function revocations({ revoked, revokedFolder }: TlsSettings): ConnectionOptions
   return crl.length > 0 ? { crl } : {};
 }
 
-/** What this client shows of itself. */
+/** The certificate and key of this client. */
 function identity({ certificate, sendsCertificate, key, passphrase }: TlsSettings): ConnectionOptions {
   if (sendsCertificate === "disable") return {};
   if (!existsSync(certificate)) {
     if (sendsCertificate !== "require") return {};
-    throw hostError("tls", `sslcertmode=require, and there is no file ${certificate}`, {
+    throw hostError("tls", `sslcertmode=require, but there is no file ${certificate}`, {
       hint: "Name it with sslcert=…",
     });
   }
@@ -67,7 +67,7 @@ function identity({ certificate, sendsCertificate, key, passphrase }: TlsSetting
       hint: "Name the file of the key with sslkey=…",
     });
   }
-  // Of root's key, the group may read it.
+  // The group may read a key that root owns.
   if (process.platform !== "win32" && state.mode & (state.uid === 0 ? 0o037 : 0o077)) {
     throw hostError("tls", `others than its owner may read the key ${key}`, { hint: `chmod 600 ${key}` });
   }
@@ -83,7 +83,10 @@ function read(file: string): Buffer {
   }
 }
 
-/** Why a certificate is not that of a host; judged as libpq does, which is not quite as a browser would. */
+/**
+ * The error of a certificate that is not for this host, by the rules of libpq, which differ from a browser's; undefined: it
+ * is.
+ */
 function nameProblem(host: string, { subject, subjectaltname = "" }: PeerCertificate): Error | undefined {
   const names = [...subjectaltname.matchAll(/(?:^|, )(DNS|IP Address):("(?:[^"\\]|\\.)*"|[^,]*)/g)].map(
     ([, kind, name = ""]) => ({ kind, name: name.startsWith('"') ? (JSON.parse(name) as string) : name }),
@@ -95,13 +98,13 @@ function nameProblem(host: string, { subject, subjectaltname = "" }: PeerCertifi
     ...common.map((name) => isNamed(host, name)),
   ];
   if (matches.includes(true)) return undefined;
-  const all = [...names.map(({ name }) => name), ...common].join(", ") || "nobody";
+  const all = [...names.map(({ name }) => name), ...common].join(", ") || "no host";
   return hostError("tls", `the server's certificate is for ${all}, not for ${host}`, {
-    hint: "Connect by a name that is in the certificate (hostaddr=… says where that is), give the server a certificate with this name, or check less: sslmode=verify-ca.",
+    hint: "Connect by a name that is in the certificate (hostaddr=… gives its address), install a certificate with this name on the server, or do not verify the name: sslmode=verify-ca.",
   });
 }
 
-/** Of a wildcard, the asterisk stands for the first label and for nothing but it. */
+/** Whether a name fits a host; an asterisk matches exactly the first label. */
 function isNamed(host: string, pattern: string): boolean {
   const [name, wanted] = [host.toLowerCase(), pattern.toLowerCase()];
   if (name === wanted) return true;
@@ -122,12 +125,12 @@ function refusal(error: NodeJS.ErrnoException, settings: TlsSettings, host: stri
   if (error.name === "HostError") return error;
   const root = settings.rootCertificate;
   const known: Record<string, [string, string]> = {
-    CERT_HAS_EXPIRED: ["its certificate has expired", "Give the server a new certificate."],
+    CERT_HAS_EXPIRED: ["its certificate has expired", "Install a new certificate on the server."],
     CERT_NOT_YET_VALID: ["its certificate is not valid yet", "Is the clock of this machine right?"],
-    CERT_REVOKED: ["its certificate was revoked", "Give the server a new certificate."],
+    CERT_REVOKED: ["its certificate was revoked", "Install a new certificate on the server."],
     DEPTH_ZERO_SELF_SIGNED_CERT: [
-      "its certificate is signed by nobody but itself",
-      `If it is the right one, put it into ${root}; or check nothing: sslmode=require without a root certificate.`,
+      "its certificate is self-signed",
+      `If it is the right one, put it into ${root}; or verify nothing: sslmode=require without a root certificate.`,
     ],
   };
   const untrusted: [string, string] = [

@@ -8,27 +8,27 @@ import { type Clients, openClients } from "./pool.ts";
 import { query, type Statements } from "./statements.ts";
 import { transact } from "./transaction.ts";
 
-/** A Postgres, on a server or in this process. */
+/** A Postgres database, on a server or in this process. */
 export interface Database extends Statements {
   /** Runs a whole SQL file, several statements without parameters, in one implicit transaction unless it has its own. */
   script(text: string): Promise<void>;
-  /** The same with a deadline: statements that take longer fail, and their connection is closed. */
+  /** Statements with a deadline: one that takes longer fails with NOTIKA_NO_ANSWER, and its connection is closed. */
   within(milliseconds: number): Statements;
-  /** Listens for NOTIFY, where that is possible, on a connection of its own; reconnects when that is lost. */
+  /** Listens for NOTIFY, if the server supports it, on a connection of its own; reconnects when that connection is lost. */
   listen(listening: Listening): Listener;
   /** The connection string of the server; undefined: the Postgres runs in this process. */
   readonly address: string | undefined;
   /** The connections of all other statements, and of graphile-worker. */
   readonly pool: Pool;
-  /** One of them, for callers that need a connection of their own. */
+  /** Takes a client of the pool, for callers that need a connection of their own. */
   acquire: Clients["acquire"];
   close(): Promise<void>;
 }
 
 export interface DatabaseOptions {
-  /** Where the server is, as libpq reads it, or what connects to a Postgres in this process. */
+  /** A connection string as libpq reads it, or a function that opens a stream to a Postgres in this process. */
   connect: string | (() => Duplex);
-  /** The same database past a pooler that has no LISTEN. */
+  /** The connection string of the same database that bypasses a pooler without LISTEN. */
   direct?: string | undefined;
   connections?: number;
   onNotice?: (message: string) => void;
@@ -72,7 +72,7 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
     async close() {
       closed ??= Promise.all([
         ...[...listeners].map((listener) => listener.close()),
-        // A task that does not end keeps its client.
+        // A task that does not end keeps its client, so the pool would never end.
         Promise.race([pool.end(), sleep(5000, undefined, { ref: false })]),
       ]);
       await closed;
@@ -80,7 +80,7 @@ export function openDatabase({ connect, direct, connections = 4, onNotice }: Dat
   };
 }
 
-/** What every connection is made with. */
+/** The options of every connection. */
 type Access = Pick<PoolConfig, "stream" | "user" | "database" | "password" | "application_name" | "options">;
 
 function toServer(text: string): Access {
@@ -93,7 +93,7 @@ function toProcess(connect: () => Duplex): Access {
   return { stream: connect, user: "postgres", database: "postgres", password: "", application_name: "notika" };
 }
 
-/** What the stream has done already must not be done again, whatever the environment says. */
+/** The stream negotiates TLS itself, so the driver must not, whatever the environment sets. */
 const unencrypted = { ssl: false, ...({ sslnegotiation: "postgres" } as object) };
 
 function openPool(access: Access, connections: number, onNotice: DatabaseOptions["onNotice"]): Pool {

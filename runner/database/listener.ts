@@ -4,8 +4,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Client, QueryResult } from "pg";
 import { detectPooler } from "./pooler.ts";
 
-/** Listens for NOTIFY while that is possible. */
+/** Listens for NOTIFY while the server supports it. */
 export interface Listener {
+  /** Whether notifications arrive now. */
   readonly hears: boolean;
   /** Resolves when it is known whether notifications arrive. */
   readonly known: Promise<void>;
@@ -15,7 +16,7 @@ export interface Listener {
 export interface Listening {
   /** A handler for each channel. */
   channels: Record<string, (payload: string) => void>;
-  /** Called when notifications begin to arrive, and when they stop or cannot arrive, with the reason. */
+  /** Called when notifications begin to arrive, and, with the reason, when they stop or cannot arrive. */
   onChange?: (hears: boolean, reason?: string) => void;
 }
 
@@ -51,7 +52,7 @@ export function openListener({ channels, onChange, connect, notify }: ListenerSe
     // A LISTEN through such a pooler would stay on a server connection that others use.
     const poolerMode = await detectPooler(client, connect);
     if (poolerMode === "transaction" || poolerMode === "statement") {
-      change(false, `there is a pooler in ${poolerMode} mode in between, which has no LISTEN`);
+      change(false, `the connection goes through a pooler in ${poolerMode} mode, which does not support LISTEN`);
       return pause.useless;
     }
     if (signal.aborted) return 0;

@@ -1,4 +1,4 @@
-// Those of the globals may be fakes of a test.
+// A test may have replaced the global ones by fakes.
 import { clearTimeout, setTimeout } from "node:timers";
 import type { Client } from "pg";
 import sql from "sql-template-tag";
@@ -22,8 +22,8 @@ interface Setting {
 }
 
 /**
- * Waits for the answer to a statement of a transaction.  Closes the connection when the answer was lost on the network:
- * a statement may take any time, but then the server is busy with it.
+ * Waits for the answer to a statement of a transaction, for any time while the server is busy with it.  If the server is
+ * idle, the answer was lost on the network: the connection is closed.
  */
 export async function expectAnswer<T>(
   answer: Promise<T>,
@@ -37,7 +37,7 @@ export async function expectAnswer<T>(
     const isIdle = await others
       .transaction((execute) => execute<{ idle: boolean }>(question))
       .then(([found]) => found?.idle ?? true)
-      .catch(() => false); // the database is away; the statement itself fails
+      .catch(() => false); // the database cannot be reached; the statement itself fails
     if (isOver) return;
     if (isIdle && wasIdle) return void client.end();
     timer = setTimeout(look, isIdle ? pause.last : pause.first, isIdle); // the answer may still arrive
@@ -57,6 +57,9 @@ const ask = ({ pid, began }: TransactionId) => sql`
     from pg_stat_activity as a
    where a.pid = ${pid}::int and extract(epoch from a.xact_start)::text = ${began}::text`;
 
-/** The same, and ends the session: it would keep its locks until the server notices that the connection is dead, which takes hours. */
+/**
+ * The same, and ends the session: it would keep its locks until the server notices that the connection is dead, which takes
+ * hours.
+ */
 const terminate = (transaction: TransactionId) => sql`
   select b.idle and pg_terminate_backend(${transaction.pid}::int) as idle from (${ask(transaction)}) as b`;

@@ -9,18 +9,18 @@ const isOfConnection = ({ code = "", message, severity }: Error & { code?: strin
       )
     : /^(08|57P0[123])/.test(code);
 
-/** Remembers of an error of Notika's own connections whether it means that the connection was lost. */
+/** Marks an error of Notika's own connections if it means that the connection was lost. */
 export function markLost<E extends Error>(error: E): E {
   if (isOfConnection(error)) lost.add(error);
   return error;
 }
 
-/** The same, and passes it on. */
+/** Marks an error in the same way and throws it. */
 export function noteLost(error: Error): never {
   throw markLost(error);
 }
 
-/** Whether this is because the connection to the database was lost: then who met it is not to blame. */
+/** Whether an error was caused by a lost connection to the database, and so not by the code that got it. */
 export function isLost(error: unknown): boolean {
   for (let cause = error, depth = 0; cause instanceof Error && depth < 8; cause = cause.cause, depth++) {
     if (lost.has(cause)) return true;

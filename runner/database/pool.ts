@@ -1,10 +1,10 @@
-// Those of the globals may be fakes of a test.
+// A test may have replaced the global ones by fakes.
 import { clearTimeout, setTimeout } from "node:timers";
 import type { Pool, PoolClient, QueryResult } from "pg";
 import { NotikaError } from "../errors.ts";
 import { markLost, noteLost } from "./lost_connection.ts";
 
-/** The clients of a pool.  Each goes back to the pool, whatever happens. */
+/** The clients of a pool.  Each is returned to the pool, also after an error. */
 export interface Clients {
   /** Runs `work` with a client, with a deadline if `milliseconds` is given. */
   withClient<T>(work: (client: PoolClient) => Promise<T>, milliseconds?: number): Promise<T>;

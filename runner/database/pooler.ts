@@ -1,16 +1,16 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Client } from "pg";
 
-/** What keeps a session, between a client and its server: nothing or a pooler, for so long. */
+/** How long a pooler keeps a client on one server connection; none: there is no pooler. */
 export type PoolerMode = "none" | "session" | "transaction" | "statement";
 
 /**
- * Finds out by behaviour whether a pooler stands before the server of `client`, and what it keeps.  Nothing stays behind
- * on a server connection.
+ * Detects by behaviour whether `client` is connected through a pooler, and in which mode.  Leaves nothing behind on a server
+ * connection.
  */
 export async function detectPooler(client: Client, openAnother: () => Promise<Client>): Promise<PoolerMode> {
   const own = await backend(client);
-  // A server says at the start which process it is; a pooler makes something up.
+  // A server sends its process id at login; a pooler sends an invented one.
   if (own === (client as Client & { processID: number | null }).processID) return "none";
 
   const other = await openAnother();
@@ -26,17 +26,17 @@ export async function detectPooler(client: Client, openAnother: () => Promise<Cl
   }
 }
 
-/** Whether one of the two is ever served by another process than before, or by that of the other. */
+/** Whether one of the two clients is ever served by another process than before, or by that of the other. */
 async function isShared(client: Client, own: number, other: Client): Promise<boolean> {
   const asked = backend(other);
   const others = await Promise.race([asked, sleep(2000)]);
-  // Nothing is free.  Who has an answer before those who wait longer has a process for itself.
+  // No server connection is free.  If `client` is answered before `other`, which waits longer, it has its own process.
   if (others === undefined) return Promise.race([asked.then(() => true), backend(client).then((pid) => pid !== own)]);
 
-  // In a pool that is busy each may get the same one again by chance, but not so often.
+  // In a busy pool each client may get the same process again by chance, but not 12 times.
   for (let round = 0; round < 12; round++) {
     if (others === own) return true;
-    // A pooler gives what is free, so while the other keeps one, this one gets another.
+    // A pooler assigns a free connection: while `other` holds one, `client` gets a different one.
     await other.query("begin");
     if ((await backend(other)) !== others || (await backend(client)) !== own) return true;
     await other.query("rollback");

@@ -6,12 +6,12 @@ import type { Database } from "./database.ts";
 
 const pause = { first: 200, longest: 5000 }; // milliseconds
 
-/** Waits while the database says that it will accept connections soon, until `signal` aborts. */
+/** Waits while the database is starting or has no connection left, until `signal` aborts; throws any other error. */
 export async function untilReady(database: Database, log: Log, signal?: AbortSignal): Promise<void> {
   for (let delay = pause.first; ; delay = Math.min(delay * 2, pause.longest)) {
     try {
       await database.within(60_000).execute(sql`select`);
-      if (delay > pause.first) log.info("the database is there");
+      if (delay > pause.first) log.info("the database accepts connections");
       return;
     } catch (error) {
       signal?.throwIfAborted();

@@ -4,7 +4,7 @@ import { expectAnswer, type TransactionId } from "./lost_answer.ts";
 import { noteLost } from "./lost_connection.ts";
 import { type Execute, query, type Statements } from "./statements.ts";
 
-/** Runs `work` in a transaction.  Given `others`, it notices when an answer was lost on the network. */
+/** Runs `work` in a transaction.  With `others`, it detects that an answer was lost on the network. */
 export async function transact<T>(
   client: Client | PoolClient,
   work: (execute: Execute) => Promise<T>,
@@ -27,7 +27,7 @@ export async function transact<T>(
     if (command !== "COMMIT") throw failure?.error;
     return result;
   } catch (error) {
-    // A session whose transaction does not end is useless to others.
+    // A session whose transaction cannot be ended must not be reused.
     await expected(client.query("rollback")).catch(() => (client as Client).end());
     throw error;
   }

@@ -1,6 +1,9 @@
 import type { Client } from "pg";
 
-/** Asks the catalogs, and nobody's functions of the same name; nothing stays behind on a pooler's connection. */
+/**
+ * Runs a query that finds only objects of the catalogs, never a user's function of the same name.  Leaves nothing behind on a
+ * pooler's connection.
+ */
 export async function ask<Row extends object>(client: Client, text: string, values: unknown[] = []): Promise<Row[]> {
   await client.query("begin; set local search_path = pg_catalog, pg_temp");
   try {

@@ -7,7 +7,7 @@ import { type Settings, type TlsMode, tlsModes } from "../connection/settings.ts
 import { isVerified } from "../connection/tls.ts";
 import { type Finding, ok, warning } from "./finding.ts";
 
-/** What was negotiated, how much it proves, and what each sslmode would have made of it. */
+/** Reports the negotiated encryption, what was verified, and the result of each sslmode. */
 export async function encryption(route: Route, socket: Socket, settings: Settings): Promise<Finding[]> {
   const { place, ip } = route.address;
   if (ip === undefined) return [ok("tls", "none: a Unix socket does not leave this machine")];
@@ -25,22 +25,22 @@ function negotiated(socket: Socket, settings: Settings, isLocal: boolean): Findi
     if (isLocal) return ok("tls", "none; the connection does not leave this machine");
     return warning(
       "tls",
-      "none: what is sent, and what comes back, can be read and changed on the way",
-      "sslmode=require encrypts; sslmode=verify-full also makes sure that it is the right server.",
+      "none: others on the network can read and change what is sent and received",
+      "sslmode=require encrypts; sslmode=verify-full also verifies that it is the right server.",
     );
   }
   const what = `${socket.getProtocol()}, ${socket.getCipher().standardName}`;
   const { mode } = settings.tls;
-  if (mode === "verify-full") return ok("tls", `${what}; the certificate was verified, and the name in it`);
+  if (mode === "verify-full") return ok("tls", `${what}; the certificate and the host name in it were verified`);
   if (isVerified(settings.tls)) {
-    const detail = `${what}; the certificate was verified, but not the name in it`;
+    const detail = `${what}; the certificate was verified, but not the host name in it`;
     return isLocal ? ok("tls", detail) : warning("tls", detail, "sslmode=verify-full");
   }
   const detail = `${what}; the certificate was not verified`;
   if (isLocal) return ok("tls", detail);
   return warning(
     "tls",
-    `${detail}: anybody on the way may pretend to be the server`,
+    `${detail}: others on the network can impersonate the server`,
     "sslmode=verify-full, with sslrootcert=<file of the authority> or sslrootcert=system",
   );
 }
@@ -51,10 +51,12 @@ function expiry(certificate: X509Certificate | undefined, host: string): Finding
   const days = Math.floor((Date.parse(until) - Date.now()) / 86_400_000);
   if (days >= 14) return [];
   const when = days < 0 ? "has expired" : `expires in ${days} days`;
-  return [warning("certificate", `the certificate of ${host} ${when}: ${until}`, "Give the server a new one.")];
+  return [
+    warning("certificate", `the certificate of ${host} ${when}: ${until}`, "Install a new certificate on the server."),
+  ];
 }
 
-/** What happens at this address with each mode. */
+/** The result of each sslmode at this address. */
 async function sslmodes({ address }: Route, settings: Settings): Promise<string[]> {
   const place = { ...address.place, address: address.ip as string };
   return Promise.all(
@@ -67,7 +69,8 @@ async function sslmodes({ address }: Route, settings: Settings): Promise<string[
 
 async function tryMode(settings: Settings, mode: TlsMode): Promise<string> {
   const tls = { ...settings.tls, mode };
-  if (tls.isDirect && ["disable", "allow", "prefer"].includes(mode)) return "does not go with sslnegotiation=direct";
+  if (tls.isDirect && ["disable", "allow", "prefer"].includes(mode))
+    return "cannot be combined with sslnegotiation=direct";
   try {
     const { route, client } = await findRoute({ ...settings, tls });
     await client.end();
@@ -76,6 +79,6 @@ async function tryMode(settings: Settings, mode: TlsMode): Promise<string> {
     return `connects with TLS, certificate ${isVerified(tls) ? "verified" : "not verified"}`;
   } catch (cause) {
     if (!(cause instanceof ConnectError)) throw cause;
-    return `is refused: ${cause.failures[0]?.error.message}`;
+    return `fails: ${cause.failures[0]?.error.message}`;
   }
 }

@@ -11,12 +11,12 @@ import { rights } from "./rights.ts";
 import { server } from "./server.ts";
 
 export interface Examination {
-  /** What was examined, without the password. */
+  /** The URL that was examined, without the password. */
   url: string;
   findings: Finding[];
 }
 
-/** Looks at everything between this process and a working Notika, from the name of the host to the triggers. */
+/** Examines everything that Notika needs to work, from the name of the host to the triggers. */
 export async function examine(text: string, direct: string | undefined): Promise<Examination> {
   const settings = readSettings(text);
   const findings = await network(settings);
@@ -38,7 +38,7 @@ async function beyond(settings: Settings, direct: string | undefined): Promise<F
       ...(await encryption(route, socket, settings)),
       await pooler(client, settings, direct),
     ];
-    // Without transactions, nothing more can be asked.
+    // All further examinations need transactions.
     if (findings.at(-1)?.severity === "error") return findings;
     for (const examine of examinations) findings.push(...(await examine(client)));
     if (direct) findings.push(await directAddress(client, direct));

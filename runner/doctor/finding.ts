@@ -1,10 +1,10 @@
-/** One thing that was looked at, in the words of `notika.health`. */
+/** The result of one examination, with the columns of `notika.health`. */
 export interface Finding {
   finding: string;
   severity: "ok" | "warning" | "error";
   workflow: string | null;
   detail: string;
-  /** The command that repairs it. */
+  /** The command that repairs it; null: nothing needs repair, or no command does. */
   remedy: string | null;
 }
 

@@ -4,7 +4,7 @@ import { differenceTo } from "../install/version.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
-/** Whether Notika is there, is of this version, and is well. */
+/** Examines whether Notika is installed, has this version, and is healthy. */
 export async function installation(client: Client): Promise<Finding[]> {
   const [found] = await ask<{ may_use: boolean; role: string }>(
     client,
@@ -14,7 +14,7 @@ export async function installation(client: Client): Promise<Finding[]> {
       where n.nspname = 'notika'`,
   );
   if (!found) return [warning("notika", "it is not installed in this database", "npx notika install")];
-  if (!found.may_use) return []; // what it lacks was said already
+  if (!found.may_use) return []; // rights.ts reports what is missing
   return [await versions(client), await worker(client), ...(await health(client, found.role))];
 }
 
@@ -35,7 +35,7 @@ async function worker(client: Client): Promise<Finding> {
        from notika_worker.migrations as m`,
     [known],
   ).catch(unlessDenied);
-  if (!found) return ok("worker", "this role may not see graphile-worker's schema, and need not");
+  if (!found) return ok("worker", "this role has no access to graphile-worker's schema, and needs none");
   const { revision, is_newer_breaking } = found[0] as (typeof found)[number];
   if (revision === known) return ok("worker", `graphile-worker in schema notika_worker, revision ${revision}`);
   if (revision === null || revision < known) {
@@ -56,7 +56,7 @@ async function health(client: Client, role: string): Promise<Finding[]> {
     "select finding, severity, workflow, detail, remedy from notika.health",
   ).catch(unlessDenied);
   const remedy = `select notika.grant_reader('${role}'); -- as the owner of notika`;
-  return found ?? [warning("health", "this role may not see it", remedy)];
+  return found ?? [warning("health", "this role may not read notika.health", remedy)];
 }
 
 function unlessDenied(cause: { code?: string }): undefined {

@@ -5,11 +5,11 @@ import { resolve } from "../connection/resolve.ts";
 import { type Place, type Settings, socketFile } from "../connection/settings.ts";
 import { error, type Finding, ok } from "./finding.ts";
 
-/** Which addresses the hosts have, and whether somebody takes connections there: each on its own. */
+/** Examines which addresses the hosts have, and whether each accepts connections. */
 export async function network(settings: Settings): Promise<Finding[]> {
   const found = await Promise.all(settings.places.map((place) => examinePlace(place, settings)));
   const reached = found.flat().some(({ finding, severity }) => finding === "address" && severity === "ok");
-  // What is wrong with one address hardly matters while there is another.
+  // An error at one address is only a warning while another works.
   return found.flat().map((one) => (reached && one.severity === "error" ? { ...one, severity: "warning" } : one));
 }
 
@@ -41,7 +41,7 @@ async function examineAddress(address: Address, settings: Settings): Promise<Fin
   try {
     const socket = await dial(address, settings, "plain");
     socket.destroy();
-    return ok("address", `${name} (${family}) takes connections`);
+    return ok("address", `${name} (${family}) accepts connections`);
   } catch (cause) {
     const { message, hint = null } = cause as HostError;
     return error("address", `${name} (${family}): ${message}`, hint);

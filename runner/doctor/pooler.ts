@@ -6,16 +6,16 @@ import { detectPooler, type PoolerMode } from "../database/pooler.ts";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
-/** Whether a pooler is in between, and when it takes the server away from a client: found out from what it does. */
+/** Reports whether there is a pooler, and its mode, detected by its behaviour. */
 export async function pooler(client: Client, settings: Settings, direct: string | undefined): Promise<Finding> {
   switch (await poolerMode(client, settings)) {
     case "none":
       return ok("pooler", "none: each connection has its server process");
     case "session":
-      return ok("pooler", "there is one, which lends a server process for a whole connection (session mode)");
+      return ok("pooler", "there is one in session mode: a client keeps a server process for a whole connection");
     case "transaction": {
-      const detail = "there is one, which lends a server process for a transaction (transaction mode)";
-      if (direct) return ok("pooler", `${detail}; NOTIKA_DIRECT_URL leads past it`);
+      const detail = "there is one in transaction mode: a client keeps a server process for one transaction";
+      if (direct) return ok("pooler", `${detail}; NOTIKA_DIRECT_URL bypasses it`);
       return warning(
         "pooler",
         `${detail}: new events are found by polling, up to a second late, because LISTEN does not work through it`,
@@ -25,13 +25,13 @@ export async function pooler(client: Client, settings: Settings, direct: string 
     case "statement":
       return error(
         "pooler",
-        "there is one, which lends a server process for a statement (statement mode): Notika needs transactions",
+        "there is one in statement mode: a client keeps a server process for one statement, but Notika needs transactions",
         "pool_mode = transaction for this database in pgbouncer.ini, or connect to the server itself",
       );
   }
 }
 
-/** Whether the address that is to lead past the pooler leads there, and to the same database. */
+/** Reports whether the direct address bypasses the pooler and is the same database. */
 export async function directAddress(client: Client, text: string): Promise<Finding> {
   const settings = readSettings(text);
   const place = shown(settings);
@@ -43,11 +43,15 @@ export async function directAddress(client: Client, text: string): Promise<Findi
   try {
     const [here, there] = [await identity(client), await identity(found.client)];
     if (here !== there) {
-      return error("direct", `${place} is another database`, "NOTIKA_DIRECT_URL has to lead to the same one.");
+      return error(
+        "direct",
+        `${place} is another database`,
+        "NOTIKA_DIRECT_URL must be the address of the same database.",
+      );
     }
     if (["none", "session"].includes(await poolerMode(found.client, settings)))
-      return ok("direct", `${place} leads there`);
-    return error("direct", `${place} leads through a pooler, too`, "NOTIKA_DIRECT_URL has to name the server itself.");
+      return ok("direct", `${place} is the same database, and LISTEN works there`);
+    return error("direct", `${place} goes through a pooler, too`, "NOTIKA_DIRECT_URL must name the server itself.");
   } finally {
     await found.client.end();
   }

@@ -2,7 +2,7 @@ import type { Client } from "pg";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
-/** What the role may do, and what each missing right prevents. */
+/** Reports what the role may do, and what each missing right prevents. */
 export async function rights(client: Client): Promise<Finding[]> {
   const [found] = (await ask<Rights>(client, query)) as [Rights];
   if (found.is_installed && found.closed_schemas) return [role(found), schemas(found), roles(found)];
@@ -16,13 +16,13 @@ interface Rights {
   is_superuser: boolean;
   may_create_schemas: boolean;
   is_installed: boolean;
-  /** Schemas of Notika that there are, and that the role may not create in. */
+  /** Schemas of Notika that exist and in which the role may not create objects; null: none. */
   closed_schemas: string[] | null;
   missing_schemas: string[] | null;
   tables: number;
   publishable: number;
   readable: number;
-  /** Where tables are that the role may not publish. */
+  /** Schemas with tables that the role may not publish; null: none. */
   closed_to_publish: string[] | null;
   /** Whether the role may publish, run and read what another role installed. */
   publishes: boolean;
@@ -80,26 +80,27 @@ const query = `
          exists (select from usable as u where u.name = 'lag') as monitors`;
 
 function role({ role, is_superuser }: Rights): Finding {
-  if (!is_superuser) return ok("role", `${role}, no superuser`);
+  if (!is_superuser) return ok("role", `${role}, not a superuser`);
   return ok(
     "role",
-    `${role} is a superuser: it may install, and what it installs is owned by an ordinary role; a runner needs no more than notika.grant_runner() gives`,
+    `${role} is a superuser: it may install, and an ordinary role owns what it installs; a runner needs only what notika.grant_runner() grants`,
   );
 }
 
 function schemas({ role, may_create_schemas, is_installed, closed_schemas, missing_schemas }: Rights): Finding {
   if (is_installed) {
     if (!closed_schemas) return ok("install", "the role may install and upgrade");
-    return ok("install", "Notika is another role's, who installs and upgrades it");
+    return ok("install", "another role owns Notika, and installs and upgrades it");
   }
   if (closed_schemas) {
     return error(
       "install",
-      `the schemas ${closed_schemas.join(" and ")} are another role's, so Notika cannot be installed`,
+      `another role owns the schemas ${closed_schemas.join(" and ")}, so Notika cannot be installed`,
       closed_schemas.map((name) => `alter schema ${name} owner to ${role};`).join(" "),
     );
   }
-  if (!missing_schemas) return ok("install", "the role may install: both schemas are there for it");
+  if (!missing_schemas)
+    return ok("install", "the role may install: both schemas exist, and it may create objects in them");
   if (may_create_schemas) return ok("install", "the role may install: it may create schemas");
   return error(
     "install",
@@ -108,13 +109,13 @@ function schemas({ role, may_create_schemas, is_installed, closed_schemas, missi
   );
 }
 
-/** What the role may do with what another role installed. */
+/** Reports what the role may do with an installation of another role. */
 function roles({ role, publishes, runs, reads, monitors }: Rights): Finding {
   const all = [
     { may: publishes, of: "publisher", detail: "publish workflows" },
     { may: runs, of: "runner", detail: "run workflows" },
     { may: reads, of: "reader", detail: "read events and runs" },
-    { may: monitors, of: "monitor", detail: "see how it is" },
+    { may: monitors, of: "monitor", detail: "read the health of Notika" },
   ];
   const [may, mayNot] = [all.filter(({ may }) => may), all.filter(({ may }) => !may)];
   const list = (some: typeof all) => some.map(({ detail }) => detail).join(", ");
@@ -132,11 +133,11 @@ function tables({ name, tables, publishable, readable, closed_to_publish }: Righ
   const detail = `the role may publish ${publishable} of ${tables} and read ${readable}`;
   const remedy = `npx notika grant ${name} --schema ${closed_to_publish?.join(",")}`;
   if (!closed_to_publish) return ok("tables", detail);
-  if (publishable > 0) return ok("tables", `${detail}; to publish more, see what ${remedy} says`);
+  if (publishable > 0) return ok("tables", `${detail}; to publish more, run what ${remedy} prints`);
   return warning("tables", `${detail}: without TRIGGER on a table, none of its changes can wake a workflow`, remedy);
 }
 
-/** Creates one, and takes it back: who may do that differs from service to service. */
+/** Creates an event trigger and rolls it back: which roles may do that depends on the hosting service. */
 async function eventTriggers(client: Client): Promise<Finding> {
   try {
     await client.query("begin; set local search_path = pg_catalog, pg_temp; set local lock_timeout = '2s'");
@@ -147,7 +148,8 @@ async function eventTriggers(client: Client): Promise<Finding> {
     return ok("event triggers", "the role may create them, so the guard can judge migrations when they commit");
   } catch (cause) {
     const { code, message } = cause as { code?: string; message: string };
-    if (code !== "42501") return warning("event triggers", `whether the role may create them is not known: ${message}`);
+    if (code !== "42501")
+      return warning("event triggers", `could not test whether the role may create them: ${message}`);
     return warning(
       "event triggers",
       "the role may not create them, so only pins protect: DROP … CASCADE is not refused, and pinned columns need notika.release() first",

@@ -2,7 +2,7 @@ import type { Client } from "pg";
 import { ask } from "./ask.ts";
 import { error, type Finding, ok, warning } from "./finding.ts";
 
-/** The server itself: its version, its clock, the room it has. */
+/** Examines the server: its version, clock, connections and settings. */
 export async function server(client: Client): Promise<Finding[]> {
   const [found] = (await ask<Facts>(client, facts)) as [Facts];
   return [version(found), ...purpose(found), await clock(client), connections(found), prepared(found), ...muted(found)];
@@ -51,16 +51,15 @@ function version({ version, major }: Facts): Finding {
 
 function purpose({ is_standby, is_read_only }: Facts): Finding[] {
   if (is_standby) {
-    const remedy = "Connect to the primary: name all hosts, and target_session_attrs=read-write finds it.";
-    return [error("standby", "the server is a standby, where nothing can be written", remedy)];
+    const remedy = "Connect to the primary: name all hosts, with target_session_attrs=read-write.";
+    return [error("standby", "the server is a standby, which is read-only", remedy)];
   }
   if (!is_read_only) return [];
-  const remedy =
-    "alter role <role> reset default_transaction_read_only; or the same of the database, or of the server.";
+  const remedy = "alter role <role> reset default_transaction_read_only; or the same for the database or the server.";
   return [error("read-only", "transactions are read-only by default", remedy)];
 }
 
-/** The offset of the fastest of three answers: the least lies on its way. */
+/** Measures the offset of the clocks with the fastest of three answers, which has the least network delay. */
 async function clock(client: Client): Promise<Finding> {
   const answers: { offset: number; trip: number }[] = [];
   for (let count = 0; count < 3; count++) {
@@ -72,16 +71,16 @@ async function clock(client: Client): Promise<Finding> {
   }
   const [{ offset, trip } = { offset: 0, trip: 0 }] = answers.sort((a, b) => a.trip - b.trip);
   const skew = `the server's clock is ${Math.abs(offset / 1000).toFixed(1)} s ${offset < 0 ? "behind" : "ahead of"} this one`;
-  const far = `an answer takes ${trip.toFixed(1)} ms`;
+  const far = `round trip: ${trip.toFixed(1)} ms`;
   if (Math.abs(offset) - trip / 2 < 1000) return ok("clock", `the clocks agree; ${far}`);
   return warning(
     "clock",
     `${skew}, so times in the log and in the database differ; ${far}`,
-    "Let both machines take the time from the network: timedatectl set-ntp true",
+    "Synchronize the clocks of both machines: timedatectl set-ntp true",
   );
 }
 
-/** What a runner takes with its default concurrency: two to spare, and one or two to listen. */
+/** Connections of a runner with the default concurrency, with two spare ones and one or two that listen. */
 const wanted = 14;
 
 function connections(found: Facts): Finding {
@@ -91,15 +90,15 @@ function connections(found: Facts): Finding {
   const left = Math.max(Math.min(free, own), 0);
   const detail =
     own < free
-      ? `${left} are left of the ${role_limit} that this role may have`
-      : `${left} are left of ${max_connections}, of which ${reserved} are reserved`;
+      ? `${left} of the ${role_limit} connections of this role are free`
+      : `${left} of ${max_connections} are free; ${reserved} are reserved`;
   if (left >= wanted) return ok("connections", detail);
   return warning(
     "connections",
-    `${detail}; a runner takes up to ${wanted}`,
+    `${detail}; a runner uses up to ${wanted}`,
     own < free
       ? `alter role current_user connection limit ${role_limit + wanted};`
-      : "Raise max_connections, put a pooler in between, or run less at a time: npx notika run --concurrency 4",
+      : "Raise max_connections, add a pooler, or lower the concurrency: npx notika run --concurrency 4",
   );
 }
 
@@ -107,15 +106,15 @@ function prepared({ max_prepared, old_prepared }: Facts): Finding {
   if (old_prepared) {
     return warning(
       "prepared transactions",
-      `transactions that were prepared and neither committed nor rolled back hold things up: ${old_prepared.join("; ")}`,
+      `prepared transactions that were neither committed nor rolled back hold back events: ${old_prepared.join("; ")}`,
       "commit prepared '<name>'; or rollback prepared '<name>';",
     );
   }
-  if (max_prepared === 0) return ok("prepared transactions", "switched off (max_prepared_transactions = 0)");
-  return ok("prepared transactions", `up to ${max_prepared}; none is left over`);
+  if (max_prepared === 0) return ok("prepared transactions", "disabled (max_prepared_transactions = 0)");
+  return ok("prepared transactions", `up to ${max_prepared}; none is older than 10 seconds`);
 }
 
-/** What would silence triggers in sessions like this one. */
+/** Reports settings that disable triggers in new sessions of this role. */
 function muted({ replication_role, event_triggers }: Facts): Finding[] {
   const found: Finding[] = [];
   if (replication_role !== "origin") {
@@ -131,7 +130,7 @@ function muted({ replication_role, event_triggers }: Facts): Finding[] {
     found.push(
       warning(
         "event_triggers",
-        "they are off in a new session of this role, so the guard sees nothing of its migrations",
+        "they are off in a new session of this role, so the guard does not see its migrations",
         "alter role current_user reset event_triggers;",
       ),
     );

@@ -1,4 +1,4 @@
-/** A CREATE TABLE without the default, the check or the constraint that stands at a place in it. */
+/** A CREATE TABLE without the default, check or constraint at a position in it; undefined: there is none. */
 export function withoutClause(text: string, at: number): string | undefined {
   if (!/^\s*create\s+(unlogged\s+|foreign\s+)?table\b/i.test(text)) return undefined;
   const item = itemsOf(text).find(({ start, end }) => start <= at && at < end);
@@ -15,7 +15,7 @@ export function withoutClause(text: string, at: number): string | undefined {
   return `${text.slice(0, from)} ${text.slice(until)}`;
 }
 
-/** What stands between the commas of the first parentheses. */
+/** The positions of the items in the first parentheses. */
 function itemsOf(text: string): { start: number; end: number; before: number; isFirst: boolean }[] {
   const items: { start: number; end: number; before: number; isFirst: boolean }[] = [];
   let depth = 0;
@@ -36,7 +36,7 @@ function itemsOf(text: string): { start: number; end: number; before: number; is
   return items;
 }
 
-/** Where the clauses of a column begin. */
+/** The positions at which the clauses of a column begin. */
 function clausesOf(column: string): number[] {
   const starts: number[] = [];
   let depth = 0;
@@ -47,7 +47,7 @@ function clausesOf(column: string): number[] {
       depth === 0 &&
       /^(default|generated|constraint|check|collate|not|null|unique|primary|references)$/i.test(mark)
     ) {
-      // NOT NULL is one, and so is a constraint with its name.
+      // NOT NULL is one clause, and so is a constraint with its name.
       if (!/\b(not|constraint\s+("[^"]*"|\S+)|is)\s+$/i.test(column.slice(0, at))) starts.push(at);
     }
   }

@@ -7,7 +7,7 @@ import { loadPglite } from "./pglite.ts";
 import { snapshot } from "./snapshot.ts";
 import { PgliteWire } from "./wire.ts";
 
-/** A Postgres in this process. */
+/** A Postgres in this process, by PGlite. */
 export interface Embedded {
   db: PGlite;
   wire: PgliteWire;
@@ -16,19 +16,22 @@ export interface Embedded {
 }
 
 export interface EmbeddedOptions {
-  /** Puts into a new database what it starts with. */
+  /** Prepares a new database. */
   prepare: (database: Database) => Promise<unknown>;
-  /** A hash of what `prepare` puts there. */
+  /** A hash of what `prepare` does. */
   version: string;
-  /** The folder to keep the data in; without it they are in memory.  What is there already stays as it is. */
+  /** The folder of the data; default: they are in memory.  Existing data are not prepared again. */
   dataDir?: string;
-  /** The folder of the snapshots that new databases start from. */
+  /** The folder of the snapshots from which new databases start; default: see `cacheFolder`. */
   cache?: string;
-  /** What CREATE EXTENSION shall find. */
+  /** The extensions that CREATE EXTENSION finds; default: none. */
   extensions?: Extensions;
 }
 
-/** Opens a Postgres in this process.  `prepare` runs once a version; later starts read what it made. */
+/**
+ * Opens a Postgres in this process.  `prepare` runs once for each version; later starts read a snapshot.  Throws
+ * NOTIKA_NO_PGLITE if PGlite is not installed.
+ */
 export async function openEmbedded({
   prepare,
   version,
@@ -76,7 +79,7 @@ async function openFolder(dataDir: string, newData: () => Promise<Blob>): Promis
   const { PGlite } = await loadPglite();
   const folder = path.resolve(dataDir);
   if (!existsSync(path.join(folder, "PG_VERSION"))) {
-    // Unpacked aside: a first start that is interrupted leaves nothing half done.
+    // Unpacked into another folder: a first start that is interrupted leaves no incomplete data.
     const aside = `${folder}.new`;
     await rm(aside, { recursive: true, force: true });
     await mkdir(aside, { recursive: true, mode: 0o700 });
@@ -84,7 +87,7 @@ async function openFolder(dataDir: string, newData: () => Promise<Blob>): Promis
     await db.close();
     await rename(aside, folder);
   }
-  // As Postgres has it; the data may have been made with other rights, or copied.
+  // The rights that Postgres requires; the data may have been copied, or created with others.
   await chmod(folder, 0o700);
   return PGlite.create({ dataDir: folder });
 }

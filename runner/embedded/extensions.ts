@@ -1,7 +1,7 @@
 import { createRequire } from "node:module";
 import type { Extensions, PGlite } from "@electric-sql/pglite";
 
-/** The extensions that a script names and that come with PGlite, to be given to it at its start. */
+/** The extensions that scripts create and that PGlite includes; they are passed to it at its start. */
 export async function shippedExtensions(...scripts: string[]): Promise<Extensions> {
   const names = new Set(
     scripts.flatMap((script) =>
@@ -31,7 +31,7 @@ function isShipped(module: string): boolean {
   }
 }
 
-/** Lets CREATE EXTENSION pass for an extension that PGlite does not have: it has nothing in it. */
+/** Makes CREATE EXTENSION succeed for an extension that PGlite does not have, by an empty one. */
 export function standInForExtension(db: PGlite, name: string, versions: string[]) {
   const { FS, WASM_PREFIX } = db.Module;
   const folder = `${WASM_PREFIX}/share/postgresql/extension`;

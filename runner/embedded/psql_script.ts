@@ -1,28 +1,28 @@
 /*
- * A script for psql, such as pg_dump writes, made fit for a server: psql's own commands, its variables and the rows that
- * follow a COPY mean nothing to one.  The rules are those of psql's own lexer.
+ * Converts a script for psql, such as pg_dump writes, for a server, which does not understand psql's own commands, its
+ * variables and the rows that follow a COPY.  The rules are those of psql's lexer.
  */
 
 /** One statement of a script. */
 export interface Statement {
-  /** The line that it begins on. */
+  /** The line on which it begins, from 1. */
   line: number;
   text: string;
-  /** Without comments and with empty strings, and with spaces for all other white space. */
+  /** The text without comments, with empty strings, and with a single space for any white space. */
   bare: string;
-  /** The database that it is for, where the script connects to several. */
+  /** The database to which the script has connected; undefined: to none. */
   database: string | undefined;
 }
 
 export interface Script {
   statements: Statement[];
-  /** The same lines, without what only psql understands. */
+  /** The same lines, without the text that only psql understands. */
   sql: string;
-  /** What psql would have done. */
+  /** The commands of psql that were left out and may matter. */
   commands: { line: number; text: string }[];
 }
 
-/** Reads a script for psql.  With `commitsEach` the SQL commits each statement that is in no transaction of its own. */
+/** Reads a script for psql.  With `commitsEach`, the SQL commits each statement that is outside of a transaction block. */
 export function readScript(script: string, { commitsEach = false } = {}): Script {
   const statements: Statement[] = [];
   const commands: Script["commands"] = [];
@@ -34,11 +34,11 @@ export function readScript(script: string, { commitsEach = false } = {}): Script
   let begun = 0;
   let parentheses = 0;
   let bodies = 0; // BEGIN ATOMIC and CASE that are open
-  let hasEscapes = false; // backslashes in any string
+  let hasEscapes = false; // backslashes are escapes in any string
   let database: string | undefined;
   let isInBlock = false;
 
-  /** Goes over what stays; `seen` is what a look at the bare statement is to see of it. */
+  /** Keeps a token; `seen` replaces it in the bare text. */
   function keep(token: string, seen = token) {
     kept.push(token);
     if (text.length > 0 || seen.trim() !== "") {
@@ -72,7 +72,7 @@ export function readScript(script: string, { commitsEach = false } = {}): Script
   }
 
   let at = 0;
-  /** What the pattern finds exactly here. */
+  /** Takes the text that matches the pattern at this position; undefined: none does. */
   function take(pattern: RegExp): string | undefined {
     pattern.lastIndex = at;
     const found = pattern.exec(script)?.[0];
@@ -221,7 +221,7 @@ export function readScript(script: string, { commitsEach = false } = {}): Script
       database = /\bdbname='?([^' ]+)/.exec(database)?.[1] ?? database;
     } else if (!/^(restrict|unrestrict|echo|qecho|warn|timing|pset|encoding|errverbose|x|a|t|q|o|\.|)$/.test(name)) {
       commands.push({ line: started, text: found.trim() });
-      // They take the statement before them with it.
+      // These run the statement before them.
       if (/^(gexec|gset|gdesc|crosstabview|watch|bind.*|parse)$/.test(name)) {
         text = [];
         bare = [];

@@ -9,9 +9,9 @@ interface LeftOut {
   line: number;
   statement: string;
   reason: string;
-  /** Only a default or a check: what it is part of is there. */
+  /** Whether only a default or a check was left out, and the object exists. */
   isPart: boolean;
-  /** What is stood in for, or was left out before, may be why. */
+  /** Whether a stand-in, or a statement that was left out before, may be the cause. */
   isExplained: boolean;
 }
 
@@ -21,8 +21,9 @@ export interface LoadedSchema {
 }
 
 /**
- * Puts a schema into the Postgres of this process: as it was written by hand, or as pg_dump writes it.  Rows are left out,
- * and what is Notika's own.  What this Postgres does not have is stood in for or left out.
+ * Loads a schema, written by hand or by pg_dump, into the Postgres in this process.  Leaves out rows and Notika's own
+ * objects.  Objects that this Postgres does not have are replaced by stand-ins or left out.  Throws UsageError for several
+ * databases.
  */
 export async function loadSchema({ db, database }: Embedded, script: Script): Promise<LoadedSchema> {
   const standIns = openStandIns(db, database);
@@ -54,7 +55,7 @@ export async function loadSchema({ db, database }: Embedded, script: Script): Pr
     leftOut.push({ line, statement: bare, reason, isPart, isExplained });
   }
 
-  // Nobody is to judge this, or to act on it.
+  // No event trigger may judge these statements or act on them.
   await database.script("set event_triggers = off; set check_function_bodies = off; set client_min_messages = error");
   for (let at = 0; at < statements.length; at += chunk) {
     const some = statements.slice(at, at + chunk);
@@ -65,17 +66,23 @@ export async function loadSchema({ db, database }: Embedded, script: Script): Pr
     }
   }
   for (const { line, text } of script.commands) {
-    leftOut.push({ line, statement: text, reason: "that is for psql", isPart: !/^\\i/.test(text), isExplained: false });
+    leftOut.push({
+      line,
+      statement: text,
+      reason: "it is a command of psql",
+      isPart: !/^\\i/.test(text),
+      isExplained: false,
+    });
   }
 
   await endLoading(database, script);
   return { standIns, leftOut: leftOut.sort((a, b) => a.line - b.line) };
 }
 
-/** So many statements are given at once: a round trip for each would take most of the time. */
+/** The number of statements that are sent at once: a round trip for each would take most of the time. */
 const chunk = 100;
 
-/** What a session would find that begins now. */
+/** Ends loading with the settings that a new session would have. */
 async function endLoading(database: Embedded["database"], script: Script) {
   const [row] = (await database.pool.query("select pg_catalog.current_setting('search_path') as path")).rows;
   const paths = script.statements.flatMap(({ text, bare }) => {
@@ -83,12 +90,12 @@ async function endLoading(database: Embedded["database"], script: Script) {
     return set ? [text.replace(/^[\s\S]*?\b(set\s+search_path\b)/i, "$1")] : [];
   });
   await database.script("reset all");
-  // pg_dump empties it, for itself.
+  // pg_dump sets search_path to '' for its own statements.
   if (/^(""|)$/.test(row.path)) await database.script(paths.at(-1) ?? "reset search_path").catch(() => {});
   else await database.pool.query("select pg_catalog.set_config('search_path', $1, false)", [row.path]);
 }
 
-/** pg_dumpall writes all databases one after the other, and here there is one. */
+/** Refuses tables of several databases: pg_dumpall writes all databases one after the other, but only one can be loaded. */
 function expectOneDatabase(statements: Statement[]) {
   const names = new Set(
     statements.filter(({ bare }) => /^create table\b/i.test(bare)).map(({ database = "" }) => database),
@@ -96,24 +103,24 @@ function expectOneDatabase(statements: Statement[]) {
   if (names.size > 1) {
     const list = [...names].filter((name) => name !== "").join(", ");
     throw new UsageError(`the schema has tables of several databases: ${list}`, {
-      hint: `Dump the one that is meant: pg_dump --schema-only ${[...names].at(-1)} > schema.sql`,
+      hint: `Dump only one of them: pg_dump --schema-only ${[...names].at(-1)} > schema.sql`,
     });
   }
 }
 
-/** What each database has, or what a stand-in was made for. */
+/** Whether the object exists in every database, or a stand-in was made for it. */
 function isThereAlready({ code }: { code?: string }, { bare }: Statement): boolean {
   return (
     (code === "42P06" || code === "42710") && /^create (schema|role|user|group|extension|type|language)\b/i.test(bare)
   );
 }
 
-/** What pg_dump --clean begins with. */
+/** Whether a DROP of pg_dump --clean failed, because there is no such object. */
 function isGoneAlready({ code = "" }: { code?: string }, { bare }: Statement): boolean {
   return /^(42P01|42704|42883|42703|3F000)$/.test(code) && /^(drop|alter .* drop)\b/i.test(bare);
 }
 
-/** The same without what fails in it, where the rest is worth having. */
+/** The statement without the clause that fails; undefined: the rest would be useless. */
 function plainerText(text: string, error: Error & { position?: string }): string | undefined {
   if (/^extension .* has no installation script/.test(error.message)) {
     return text.replace(/\bversion\s+('[^']*'|"[^"]*"|\S+)/i, "");

@@ -1,6 +1,6 @@
 import type { Statement } from "./psql_script.ts";
 
-/** What means nothing to a schema that is loaded here: transactions, rows, comments, other databases, who is logged in. */
+/** Whether a statement is irrelevant to a schema: transactions, rows, comments, other databases, the current role. */
 export function isOfNoUse({ bare }: Statement): boolean {
   return noUse.some((pattern) => pattern.test(bare));
 }
@@ -17,7 +17,7 @@ const noUse = [
   /^comment on\b/i,
 ];
 
-/** What is Notika's own: the database that this is loaded into has it. */
+/** Whether a statement concerns Notika's own objects, which the database already has. */
 export function isOfNotika({ text, bare }: Statement): boolean {
   return (
     notikas.some((pattern) => pattern.test(bare)) ||
@@ -26,7 +26,7 @@ export function isOfNotika({ text, bare }: Statement): boolean {
 }
 
 const notikas = [
-  // The object that the statement is about: no other name with a schema stands before it.
+  // The object of the statement: there is no other name with a schema before it.
   /^(create|alter|drop|comment on|grant|revoke|security label|refresh)\b[^.]*? schema "?notika(_worker)?"?( |,|$)/i,
   /^(create|alter|drop|comment on|copy|insert into|truncate|security label|refresh)\b(?:(?!\b(as|from|execute|references|using)\b)[^.(])*[\s"(]notika(_worker)?"?\./i,
   /^(grant|revoke)\b[^.]*[\s"]notika(_worker)?"?\./i,
@@ -36,7 +36,7 @@ const notikas = [
   /^grant "?notika(_\w+)?"? to /i,
 ];
 
-/** What makes and changes no table, type or function. */
+/** Whether a statement neither creates nor changes a table, type or function. */
 export function isOnlyRows(bare: string): boolean {
   return /^(insert|update|delete|merge|select|with|values|table|call|do|set|reset|comment|grant|revoke|security label|alter default|alter role|create role|refresh)\b|^alter .* owner to /i.test(
     bare,

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, createServer, type Socket } from "node:net";
 import type { PgliteWire } from "./wire.ts";
 
-/** Serves the Postgres in this process on a TCP port, so that psql and other programs can connect; port 0 takes a free one. */
+/** Serves the Postgres in this process on a TCP port, so that psql and other programs can connect; port 0: a free one. */
 export async function listenTcp(wire: PgliteWire, port: number, host: string) {
   const sockets = new Set<Socket>();
   const server = createServer({ noDelay: true }, (socket) => {

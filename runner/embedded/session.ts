@@ -16,7 +16,7 @@ import {
   sync,
 } from "./protocol.ts";
 
-/** Messages of one session that the backend takes in one go: up to a Sync, a Query or a Flush. */
+/** Messages of one session that are sent to the backend together: up to a Sync, a Query or a Flush. */
 export interface Exchange {
   kind: "startup" | "work" | "goodbye";
   bytes: Buffer;
@@ -28,7 +28,7 @@ export interface Listen {
   on: boolean;
 }
 
-/** One client's connection.  To the client it is a socket; to the wire a queue of exchanges and a place for the answers. */
+/** The connection of one client: a socket for the client; for the wire, a queue of exchanges that takes the answers. */
 export class Session extends SocketStream {
   readonly channels = new Set<string>();
   readonly #onExchange: (session: Session) => void;
@@ -49,18 +49,18 @@ export class Session extends SocketStream {
     this.#onExchange = onExchange;
   }
 
-  /** The next exchange for the backend, if there is one that the backend shall see. */
+  /** The next exchange for the backend; undefined: there is none, or it was refused here. */
   nextExchange(): Exchange | undefined {
     const exchange = this.#exchanges.shift();
     return exchange && this.#refuses(exchange) ? undefined : exchange;
   }
 
-  /** Gives bytes of the backend to the client. */
+  /** Sends bytes of the backend to the client. */
   deliver(bytes: Buffer) {
     if (bytes.length && this.#state !== "ended") this.push(bytes);
   }
 
-  /** The transaction of this session is no more: its next statement fails and says why. */
+  /** Notes that the transaction of this session was rolled back: its next statement fails with `reason`. */
   loseTransaction(reason: string) {
     this.#refusal = reason;
   }
@@ -84,7 +84,7 @@ export class Session extends SocketStream {
     done(error);
   }
 
-  /** Answers one message of a client that has not started yet; false when there is none. */
+  /** Answers one message before the start of the session; false: there is none. */
   #greet(): boolean {
     if (this.#unread.length < 8) return false;
     const length = this.#unread.readInt32BE(0);
@@ -98,7 +98,7 @@ export class Session extends SocketStream {
       this.end();
     } else {
       this.#state = "started";
-      this.#send("startup", startup); // every session is that of postgres
+      this.#send("startup", startup); // the user of every session is postgres
     }
     return true;
   }
@@ -126,7 +126,7 @@ export class Session extends SocketStream {
       case "Q":
       case "E":
         this.#unsent.push(message);
-        // PGlite ends the process when it waits for data; where there is no COPY this does nothing.
+        // PGlite ends the process when it waits for data; without a COPY this message has no effect.
         if (this.#mayCopy) this.#unsent.push(copyFail("refused"));
         break;
       default:
@@ -135,7 +135,7 @@ export class Session extends SocketStream {
     if ("QSHF".includes(letter)) this.#send("work", ...this.#unsent.splice(0));
   }
 
-  /** All sessions share the names of one backend; each gets its own by a prefix. */
+  /** Adds a prefix to the name of a prepared statement: all sessions share the names of one backend. */
   #ownName(message: Frame): Frame {
     const statement = statementOf(message);
     if (!statement) return message;
@@ -145,14 +145,14 @@ export class Session extends SocketStream {
     return insertAt(message, statement.at, this.#prefix);
   }
 
-  /** Like a transaction that failed: nothing but its end is taken. */
+  /** Refuses an exchange after the transaction was lost; like a failed transaction, it accepts only its end. */
   #refuses({ kind, bytes }: Exchange): boolean {
     if (this.#refusal === undefined || kind !== "work") return false;
     const messages = [...frames(bytes)];
     const ends = (end: RegExp) => messages.some((message) => end.test(sqlOf(message) ?? ""));
     if (ends(/^\s*(rollback|abort)\b(?!.*\bto\b)/is)) {
       this.#refusal = undefined;
-      return false; // that is what has happened
+      return false; // the rollback has happened
     }
 
     if (!this.#skipsToSync) this.deliver(errorResponse("25P03", this.#refusal));
@@ -167,7 +167,7 @@ export class Session extends SocketStream {
     this.#onExchange(this);
   }
 
-  /** Leaves nothing behind on the backend, whatever state the session is in. */
+  /** Cleans up on the backend, in any state of the session. */
   #sayGoodbye() {
     if (this.#state === "ended") return;
     this.#state = "ended";

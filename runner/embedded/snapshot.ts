@@ -8,24 +8,24 @@ import type { PGlite } from "@electric-sql/pglite";
 import { loadPglite } from "./pglite.ts";
 
 export interface Recipe {
-  /** Changes with whatever `prepare` puts into the database. */
+  /** Must change whenever the result of `prepare` changes. */
   version: string;
   prepare(db: PGlite): Promise<void>;
   /** The folder of the snapshots. */
   cache?: string | undefined;
 }
 
-/** The data of a PGlite on which `prepare` ran: made once, then read from a file in the cache. */
+/** The data of a PGlite after `prepare`: created once, then read from a file in the cache. */
 export async function snapshot({ version, prepare, cache = cacheFolder() }: Recipe): Promise<Blob> {
   const { PGlite } = await loadPglite();
-  // Every snapshot starts from that of an empty database: initdb takes most of the time.
+  // Every snapshot starts from the snapshot of an empty database, because initdb takes most of the time.
   const empty = () => cached(path.join(cache, emptyFile()), () => dataOf(PGlite.create()));
   return cached(path.join(cache, `${pgliteVersion()}-${version}.tar`), async () =>
     dataOf(PGlite.create({ loadDataDir: await empty() }), prepare),
   );
 }
 
-/** Where to keep what can be made again: with the package that is worked on, or else among the temporary files. */
+/** The folder of caches: in node_modules of the current package, or else among the temporary files. */
 export function cacheFolder(): string {
   for (let folder = process.cwd(); folder !== path.dirname(folder); folder = path.dirname(folder)) {
     const cache = path.join(folder, "node_modules/.cache/notika");
@@ -37,7 +37,7 @@ export function cacheFolder(): string {
 
 let shared: string | undefined;
 
-/** One for this user among the temporary files, or for this process where somebody else could write to it. */
+/** A folder for this user among the temporary files; one for this process if another user could write to that. */
 function temporaryFolder(): string {
   const folder = path.join(tmpdir(), `notika-${process.getuid?.() ?? "cache"}`);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -64,11 +64,11 @@ async function cached(file: string, make: () => Promise<Blob>): Promise<Blob> {
   const found = await load(file);
   if (found) return found;
   const made = await make();
-  await save(file, made).catch(() => {}); // a cache that cannot be written costs time, nothing else
+  await save(file, made).catch(() => {}); // without a cache only time is lost
   return made;
 }
 
-/** Ends in a checksum: PGlite ends the process when it starts from half the files. */
+/** Writes the data with a checksum at the end: PGlite ends the process when it starts from incomplete files. */
 async function save(file: string, data: Blob) {
   const bytes = Buffer.from(await data.arrayBuffer());
   const checksum = Buffer.alloc(4);
@@ -93,7 +93,7 @@ async function load(file: string): Promise<Blob | undefined> {
   return new Blob([bytes.subarray(0, end)]);
 }
 
-/** A snapshot takes 40 MB, and each change of the SQL makes a new one. */
+/** Removes old snapshots: each takes 40 MB, and each change of the SQL makes a new one. */
 async function removeOld(folder: string) {
   const names = (await readdir(folder)).filter((name) => name.endsWith(".tar") && name !== emptyFile());
   const files = await Promise.all(

@@ -2,15 +2,15 @@ import type { PGlite } from "@electric-sql/pglite";
 import type { Database } from "../database/database.ts";
 import { standInForExtension } from "./extensions.ts";
 
-/** What a schema needs and the Postgres in this process does not have is stood in for, by its name. */
+/** Stand-ins, with the same name, for objects that a schema needs and the Postgres in this process does not have. */
 export interface StandIns {
-  /** Makes what an error says is missing; false where that is nothing that can be stood in for. */
+  /** Creates a stand-in for the object that is missing according to an error; false: that is not possible. */
   supply(message: string, statement: string, options?: { isSchema?: boolean }): Promise<boolean>;
-  /** What was made, roles left out: they belong to a server and stand in no dump. */
+  /** The stand-ins, without roles, which belong to the server and are in no dump. */
   readonly names: string[];
 }
 
-/** The types of extensions that have several; else a type belongs to the extension that is named like it. */
+/** The types of extensions with several types; any other type belongs to the extension of the same name. */
 const typesOf: Record<string, string[]> = {
   postgis: ["geometry", "geography", "box2d", "box3d", "spheroid", "geometry_dump"],
   postgis_raster: ["raster"],
@@ -47,7 +47,7 @@ export function openStandIns(db: PGlite, database: Database): StandIns {
     return true;
   }
 
-  /** A type of its own over the text of its values, as citext is one, so that it may have modifiers: vector(3). */
+  /** SQL of a type that stores the text of its values, as citext does, and may have modifiers: vector(3). */
   function typeSql(name: string, statement: string): string {
     const bare = name.slice(name.indexOf(".") + 1);
     const type = name.includes(".") ? quoted(name) : `public.${ident(bare)}`;
@@ -55,7 +55,7 @@ export function openStandIns(db: PGlite, database: Database): StandIns {
       extensions.size === 1
         ? [...extensions.keys()][0]
         : [...extensions.keys()].find((extension) => extension === bare || typesOf[extension]?.includes(bare));
-    // vector(3) has a number; geometry(Point, 4326) has what only compares.
+    // vector(3) has a number; the words of geometry(Point, 4326) are hashed, which is enough to compare them.
     const hasWords = new RegExp(`\\b${bare.replace(/\W/g, "\\$&")}"?\\s*\\((?!\\s*\\d+\\s*\\))`, "i").test(statement);
     const modifiers = `stand_in.${hasWords ? "words" : "number"}`;
     const internal = "language internal immutable strict parallel safe as";
@@ -75,11 +75,11 @@ export function openStandIns(db: PGlite, database: Database): StandIns {
 
   return {
     supply: async (message, statement, { isSchema = false } = {}) => {
-      if (supplied.has(message)) return false; // it did not help
+      if (supplied.has(message)) return false; // the stand-in did not help
       try {
         return await supply(message, statement, isSchema);
       } catch {
-        return false; // the error that it was about says more
+        return false; // the original error says more
       }
     },
     get names() {
@@ -107,7 +107,7 @@ const sqlOf = {
   schema: (name: string) => `create schema ${ident(name)}`,
   collation: (name: string) =>
     `create collation ${name.includes(".") ? quoted(name) : `pg_catalog.${ident(name)}`} from pg_catalog."C"`,
-  // Its functions can be made and not called.
+  // Functions in this language can be created, but not called.
   language: (name: string) => `create trusted language ${ident(name)} handler pg_catalog.plpgsql_call_handler`,
   tablespace: (name: string) => `create tablespace ${ident(name)} location ''`,
   "access method": (name: string) =>
@@ -123,7 +123,7 @@ function ident(name: string): string {
   return `"${name.replaceAll('"', '""')}"`;
 }
 
-/** A name as messages have it, with its schema and without quotes. */
+/** Quotes a name from a message, which has its schema and no quotes. */
 function quoted(name: string): string {
   const [, schema, own] = /^([^.]+)\.(.+)$/.exec(name) ?? [];
   return schema === undefined || own === undefined ? ident(name) : `${ident(schema)}.${ident(own)}`;

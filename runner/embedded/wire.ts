@@ -15,23 +15,23 @@ import {
 import { type Exchange, type Listen, Session } from "./session.ts";
 
 export interface PgliteWireOptions {
-  /** How long a session may sit idle in a transaction while others wait, in ms. */
+  /** How long a session may be idle in a transaction while others wait, in milliseconds; default: 5000. */
   patience?: number;
 }
 
 /**
- * Lets many clients, unmodified, share the one backend of a PGlite: each gets a stream that speaks Postgres' protocol.
+ * Lets many unmodified clients share the one backend of a PGlite: each gets a stream with the protocol of Postgres.
  *
- * A session owns the backend from its first message until the backend is idle, so a transaction has it to itself.
- * What Postgres keeps for a session is shared all the same: SET, temporary tables, session-level advisory locks.
- * What is given to the PGlite directly joins whatever transaction is open.
+ * A session owns the backend from its first message until the backend is idle, so no other session runs during a transaction.
+ * The state of a Postgres session is shared nevertheless: SET, temporary tables, session-level advisory locks.  Statements
+ * that are passed to the PGlite directly run in whatever transaction is open.
  */
 export class PgliteWire {
   readonly #db: PGlite;
   readonly #patience: number;
   readonly #sessions = new Set<Session>();
   readonly #stopRelay: () => void;
-  /** Sessions with an exchange for the backend, in the order they came; one entry an exchange. */
+  /** Sessions with an exchange for the backend, in order of arrival; one entry for each exchange. */
   #queue: Session[] = [];
   #owner: Session | undefined;
   #running = false;
@@ -49,7 +49,7 @@ export class PgliteWire {
     });
   }
 
-  /** A new connection: `new pg.Pool({ stream: () => wire.connect() })`, `postgres({ socket: () => wire.connect() })`. */
+  /** Opens a new connection: `new pg.Pool({ stream: () => wire.connect() })`, `postgres({ socket: () => wire.connect() })`. */
   connect(): Duplex {
     const session = new Session(this.#nextId++, (it) => this.#enqueue(it));
     if (this.#closed) session.destroy(new Error("this Postgres is closed"));
@@ -78,7 +78,7 @@ export class PgliteWire {
       for (let session = this.#next(); session; session = this.#next()) {
         const exchange = session.nextExchange();
         if (exchange) await this.#run(session, exchange);
-        await new Promise((resolve) => setImmediate(resolve)); // lets timers and sockets have their turn
+        await new Promise((resolve) => setImmediate(resolve)); // lets timers and sockets run
       }
     } catch (error) {
       this.#endAll(error as Error);
@@ -90,7 +90,7 @@ export class PgliteWire {
     }
   }
 
-  /** The session whose exchange comes next: the owner or, when nobody owns the backend, the one that has waited longest. */
+  /** The session whose exchange comes next: the owner or, if the backend has none, the session that has waited longest. */
   #next(): Session | undefined {
     const at = this.#owner ? this.#queue.indexOf(this.#owner) : 0;
     return at < 0 ? undefined : this.#queue.splice(at, 1)[0];
@@ -109,13 +109,13 @@ export class PgliteWire {
     if (exchange.listens.some(({ on }) => !on) && !this.#owner) await this.#listenAgain();
   }
 
-  /** PGlite starts its one session once; every client hears what it said then. */
+  /** PGlite starts its one session once; every client gets the answer of that start. */
   async #greet(startup: Buffer): Promise<Buffer> {
     this.#greeting ??= await this.#execute(startup);
     return this.#greeting;
   }
 
-  /** What of the backend's answer goes to the session that asked. */
+  /** The bytes of the backend's answer that are for the session that asked. */
   #read(answer: Buffer): { bytes: Buffer; isIdle: boolean } {
     const kept: Frame[] = [];
     let status = "";
@@ -123,7 +123,7 @@ export class PgliteWire {
     for (const message of frames(answer)) {
       const letter = letterOf(message);
       if (letter === "A") {
-        this.#notify(textAt(message, 9), message); // the server sent it to the session that was talking, not to the one that listens
+        this.#notify(textAt(message, 9), message); // the backend sent it to the session that was running, not to the one that listens
       } else if (letter === "G") {
         refusesCopy = true;
       } else if (letter === "E" && refusesCopy) {
@@ -151,14 +151,17 @@ export class PgliteWire {
     for (const session of this.#sessions) if (session.channels.has(channel)) session.deliver(notification);
   }
 
-  /** The backend has one list of channels for all: an UNLISTEN of one session must not deafen the others. */
+  /** Listens again: the backend has one list of channels, and an UNLISTEN of one session must not affect the others. */
   async #listenAgain() {
     const channels = new Set([...this.#sessions].flatMap((session) => [...session.channels]));
     const statements = [...channels].map((channel) => `listen "${channel.replaceAll('"', '""')}"`);
     if (statements.length) await this.#execute(simpleQuery(statements.join(";")));
   }
 
-  /** Like idle_in_transaction_session_timeout, but only while somebody waits, who would wait for ever. */
+  /**
+   * Rolls back an idle transaction like idle_in_transaction_session_timeout, but only while another session waits, which would
+   * otherwise wait forever.
+   */
   async #breakStall() {
     const owner = this.#owner;
     this.#impatience = undefined;
@@ -166,7 +169,7 @@ export class PgliteWire {
     const waiting = new Set(this.#queue).size;
     owner.loseTransaction(
       `transaction rolled back: it was idle for ${this.#patience} ms while ${waiting} other connection${waiting > 1 ? "s" : ""} waited, ` +
-        "and the Postgres in this process can work for one at a time",
+        "and the Postgres in this process serves one at a time",
     );
     this.#owner = undefined;
     this.#running = true;
@@ -185,8 +188,8 @@ export class PgliteWire {
 }
 
 /**
- * PGlite throws through Postgres' own frames when it is asked for a program, and never answers again.  Without a stream
- * the COPY fails as any statement does, also one that a function executes.
+ * Makes COPY with PROGRAM fail like any other statement, also in a function.  Otherwise PGlite would throw through the frames
+ * of Postgres, and never answer again.
  */
 function refusePrograms(db: PGlite) {
   db.handleExternalCmd = (command, mode) =>

@@ -4,41 +4,41 @@ import { migrations as workerMigrations } from "graphile-worker/dist/generated/s
 import { NotikaError } from "../errors.ts";
 import { committedMigrations, currentMigration, type Migration, readCode, readText } from "./migrations.ts";
 
-/** What a version of Notika brings a database up to. */
+/** The contents of a version of Notika. */
 export interface Release {
   version: string;
   /** In the order in which they are applied. */
   migrations: Migration[];
-  /** All that is replaced as a whole. */
+  /** The SQL code that is replaced as a whole. */
   code: string;
 }
 
-/** What of that a database has. */
+/** The state of Notika in a database. */
 export interface State {
   /** The revision of graphile-worker's schema. */
   worker: number;
   /** The names of its migrations. */
   migrations: string[];
-  /** The SHA-256 of its code; null: it is to be replaced, whatever it is. */
+  /** The SHA-256 of its code; null: replace it in any case. */
   code: string | null;
 }
 
-/** What this package brings. */
+/** The release in this package. */
 export async function thisRelease(): Promise<Release> {
   const current = await currentMigration();
   const migrations = await committedMigrations();
-  // The next migration, which only a developer of Notika has, is applied again and again, and so is in no ledger.
+  // The next migration exists only during the development of Notika.  It is applied repeatedly, so it is in no ledger.
   const code = `${current ?? ""}\n${await readCode()}`;
   return { version: versionOf("notika"), migrations, code: code.trimStart() };
 }
 
-/** A first installation as one script of plain statements, for psql and other people's migration tools. */
+/** A first installation as one script of plain statements, for psql and migration tools. */
 export async function installScript(release?: Release): Promise<string> {
   const { version, ...rest } = release ?? (await thisRelease());
   return `-- Notika ${version}, graphile-worker ${versionOf("graphile-worker")}
 -- SHA-256 of the code: ${hashOf(rest.code)}
 -- For a database without Notika.  Run it with: psql -v ON_ERROR_STOP=1 -f FILE
--- An administrator may name the role that is to own Notika: set notika.owner = '...';
+-- An administrator may name another owner of Notika: set notika.owner = '...';
 
 begin isolation level read committed;
 
@@ -49,7 +49,7 @@ commit;
 `;
 }
 
-/** What an upgrade from a released version does, as one script for psql. */
+/** An upgrade from a released version as one script for psql; throws NOTIKA_USAGE if there is no such version. */
 export async function upgradeScript(from: string, release?: Release): Promise<string> {
   const to = release ?? (await thisRelease());
   const releases: Record<string, { migration: string; worker: number }> = JSON.parse(
@@ -58,7 +58,7 @@ export async function upgradeScript(from: string, release?: Release): Promise<st
   const had = releases[from];
   if (!had) {
     throw new NotikaError("NOTIKA_USAGE", `there is no version ${from} of notika to upgrade from`, {
-      hint: `Versions: ${Object.keys(releases).join(", ")}. Which one a database has: select notika.version();`,
+      hint: `Versions: ${Object.keys(releases).join(", ")}. The version in a database: select notika.version();`,
     });
   }
   const names = to.migrations.map(({ name }) => name);
@@ -70,7 +70,7 @@ export async function upgradeScript(from: string, release?: Release): Promise<st
   return `-- Notika ${to.version}, graphile-worker ${versionOf("graphile-worker")}: the upgrade from ${from}
 -- SHA-256 of the code: ${hashOf(to.code)}
 -- Run it with: psql -v ON_ERROR_STOP=1 -f FILE
--- A lock that is not to be had within a quarter of a second fails it, and nothing is changed: run it again.
+-- If a lock is not available within 250 ms, it fails and changes nothing: run it again.
 
 begin isolation level read committed;
 
@@ -98,27 +98,27 @@ commit;
 ${await readText("migrations/refresh.sql")}`;
 }
 
-/** Changes whenever a first installation would: the key of whatever caches one. */
+/** A hash of the first installation: a key for caches of it. */
 export async function installVersion(): Promise<string> {
   return hashOf(await installScript());
 }
 
-/** Settles the owner; wants a transaction around it, as all of these do. */
+/** SQL that determines the owner; like all scripts here it must run in a transaction. */
 export function settleOwner(): Promise<string> {
   return readText("migrations/owner.sql");
 }
 
-/** A first installation without its end, `notika.install()`. */
+/** SQL of a first installation, without its end, `notika.install()`. */
 async function firstInstallation(release: Release): Promise<string> {
   return `${await settleOwner()}
 ${await asOwnerOfEmptySchemas(release)}`;
 }
 
-/** The same where the owner is settled already. */
+/** The same without the SQL that determines the owner. */
 export async function asOwnerOfEmptySchemas(release: Release): Promise<string> {
   return `${await readText("migrations/fresh.sql")}
 ${upgradeSteps(release, { worker: 0, migrations: [], code: null })}
--- Back to the role that installs.
+-- Return to the role that installs.
 do $$
 begin
   perform set_config('role', current_setting('notika.installer'), true);
@@ -127,13 +127,16 @@ $$;
 `;
 }
 
-/** Settles the owner, refuses what does not fit, and leaves what there is in the setting `notika.state`. */
+/**
+ * SQL that determines the owner, refuses a database that cannot be upgraded, and stores its state in the setting
+ * `notika.state`.
+ */
 async function beforeUpgrade(release: Release): Promise<string> {
   return `${await settleOwner()}
 ${await examination(release)}`;
 }
 
-/** The same where the owner is settled already. */
+/** The same without the SQL that determines the owner. */
 export async function examination(release: Release): Promise<string> {
   return `${await readText("migrations/as_owner.sql")}
 set local notika.known = '${JSON.stringify(knownMigrations(release))}';
@@ -144,7 +147,7 @@ $notika_owner$);
 `;
 }
 
-/** What brings a database to a release, as the owner of Notika, statement by statement. */
+/** SQL statements that bring a database to a release, to be run as the owner of Notika. */
 export function upgradeSteps(release: Release, state: State): string {
   const isUpgrade = state.migrations.length > 0;
   const missing = release.migrations.filter(({ name }) => !state.migrations.includes(name));
@@ -168,13 +171,13 @@ insert into notika.migration as m (name, hash) values ('code', '${hash}')
     .join("\n");
 }
 
-const guardLooksAway = `-- The guard does not look at what is Notika's own.
+const guardLooksAway = `-- The guard ignores changes of Notika's own tables.
 insert into notika.guard_busy (pid) values (pg_backend_pid());
 `;
 
 /**
- * Takes the locks of migrations before anything else is done, those that writers wait for last; all or none, so that nobody
- * waits for one while this waits for another.
+ * SQL that takes the locks of migrations before anything else, those that writers wait for last.  It takes all or none, so
+ * that no session waits for one lock while this one waits for another.
  */
 function lockTables(migrations: Migration[]): string {
   const altered = migrations.flatMap(({ text }) =>
@@ -183,14 +186,14 @@ function lockTables(migrations: Migration[]): string {
   const isWritten = (table: string) => Number(table.startsWith("notika.event_log_"));
   const tables = [...new Set(altered)].sort((a, b) => isWritten(a) - isWritten(b) || (a < b ? -1 : 1));
   const names = tables.map((table) => `'${table}'`).join(", ");
-  return `-- Nobody waits longer than a quarter of a second for an upgrade that waits for others.
+  return `-- No session waits longer than 250 ms for an upgrade that waits for others.
 do $$
 declare
   v_tables text;
 begin
   select string_agg(t.name, ', ' order by t.place) into v_tables
     from unnest(array[${names}]::text[]) with ordinality as t (name, place)
-   where to_regclass(t.name) is not null; -- one may be made by a migration before
+   where to_regclass(t.name) is not null; -- a migration before may create one
   for v_try in 1 .. 20 loop
     perform set_config('lock_timeout', least(50 * v_try, 250) || 'ms', true);
     begin
@@ -207,7 +210,7 @@ begin
     perform pg_sleep(0.05 + random() / 10);
   end loop;
   perform set_config('lock_timeout', '250ms', true);
-  -- The bodies have been checked by tests; these locks are held until the upgrade commits.
+  -- Tests have checked the function bodies; a check here would hold the locks longer.
   perform set_config('check_function_bodies', 'off', true);
 end;
 $$;
@@ -228,7 +231,7 @@ const workerSteps = Object.entries(workerMigrations).map(([file, text]) => ({
   text: text.replaceAll(/:GRAPHILE_WORKER_SCHEMA\b/g, '"notika_worker"'),
 }));
 
-// As it makes it.
+// As graphile-worker creates it.
 const workerLedger = `create table if not exists notika_worker.migrations (
   id int primary key,
   ts timestamptz not null default now(),
@@ -236,8 +239,8 @@ const workerLedger = `create table if not exists notika_worker.migrations (
 );
 `;
 
-// graphile-worker's own migrate() does the same but for two things: it commits after each step, and it notifies at the
-// first install too, which stops every graphile-worker in the database, whatever its schema.
+// graphile-worker's own migrate() differs in two things: it commits after each step, and it also notifies at the first
+// installation, which stops every graphile-worker in the database, whatever its schema.
 function workerStep({ id, breaking, text }: (typeof workerSteps)[number], isUpgrade: boolean): string {
   const message = JSON.stringify({ migrationNumber: id, breaking });
   return `-- graphile-worker's migration ${id}

@@ -4,26 +4,29 @@ import type { Execute } from "../database/statements.ts";
 import { NotikaError } from "../errors.ts";
 import { readText } from "./migrations.ts";
 
-/** A statement for an administrator, and why, where that is not plain. */
+/** A statement for an administrator, and its reason; null: it is obvious. */
 export interface Statement {
   statement: string;
   reason: string | null;
 }
 
 export interface GrantOptions {
-  /** The role that owns Notika, or is to. */
+  /** The present or future owner of Notika. */
   role: string;
-  /** All tables of these schemas, also those that are made later. */
+  /** All tables of these schemas, including future ones. */
   schemas?: string[] | undefined;
   /** Only these tables. */
   tables?: string[] | undefined;
-  /** Take back what was granted: for these tables or, when none are named, everything. */
+  /** Revoke what was granted: for these tables or, without tables and schemas, everything. */
   revoke?: boolean;
   /** Run the statements. */
   apply?: boolean;
 }
 
-/** What the role does not have yet, or, with `revoke`, what it has of that; works before Notika is installed, too. */
+/**
+ * The statements that grant what the role still lacks or, with `revoke`, that revoke what it has; also before Notika is
+ * installed.  Throws NOTIKA_INSTALLED if everything would be revoked from the owner of an installation.
+ */
 export function grant(database: Database, options: GrantOptions): Promise<Statement[]> {
   return database.transaction(async (execute) => {
     await execute(sql`set local search_path = pg_catalog, pg_temp`);
@@ -59,7 +62,7 @@ async function refuseWhileInstalled(execute: Execute, role: string) {
   });
 }
 
-// Text with a cast inside means the same to every driver.
+// Text with a cast in SQL works the same with every driver.
 function array(items: string[] | undefined) {
   return items ? sql`array(select json_array_elements_text(${JSON.stringify(items)}::text::json))` : sql`null::text[]`;
 }

@@ -18,20 +18,21 @@ import { readText } from "./migrations.ts";
 export interface InstallReport {
   /** The migrations that this call applied. */
   applied: string[];
-  /** What `notika.install()` did, and what it could not do and why. */
+  /** The steps of `notika.install()`, with their outcome and, for a step that failed, the reason. */
   steps: { step: string; outcome: string; detail: string | null }[];
 }
 
 interface InstallOptions {
-  /** Where an administrator installs: the role that is to own Notika. */
+  /** The future owner of Notika, if an administrator installs it. */
   owner?: string;
-  /** What is installed; default: what this package brings. */
+  /** The release to install; default: that of this package. */
   release?: Release;
 }
 
 /**
- * Brings Notika's schemas in the database up to a release: all of it or, when something fails, nothing.  Then it brings each
- * published table's triggers up to it, in transactions of their own; what cannot be done now a runner does later.
+ * Installs a release, or upgrades to it, in one transaction.  Then it replaces the triggers of each published table, in a
+ * transaction of its own; a runner does later what cannot be done now.  Throws NOTIKA_NEWER_INSTALLED,
+ * NOTIKA_MIGRATION_CHANGED.
  */
 export async function install(database: Database, options: InstallOptions = {}): Promise<InstallReport> {
   const release = options.release ?? (await thisRelease());
@@ -45,8 +46,8 @@ export async function install(database: Database, options: InstallOptions = {}):
 }
 
 /**
- * Makes the triggers of published tables as the installed version makes them, and says of which it could not.  All code of
- * the owner's runs with the owner's rights: since the upgrade was committed it may have been replaced.
+ * Replaces the triggers of published tables by those of the installed version, and reports for which that failed.  The code
+ * of the owner runs with the owner's rights: the owner may have replaced it since the upgrade was committed.
  */
 async function refresh(database: Database): Promise<InstallReport["steps"]> {
   await database.execute(raw(await readText("migrations/refresh.sql")));
@@ -72,7 +73,7 @@ const workflowSteps = `
     from notika._captured() as c
     left join notika._captured(true) as d on d.name = c.name`;
 
-/** What an upgrade would do. */
+/** The effect of an upgrade. */
 export interface UpgradePlan {
   /** The version that the database has; null: none. */
   from: string | null;
@@ -81,11 +82,11 @@ export interface UpgradePlan {
   code: "stays" | "is replaced";
   /** Locks on tables and views that others would wait for, held until the upgrade commits. */
   locks: { relation: string; mode: string }[];
-  /** Published tables whose triggers are made again afterwards. */
+  /** Published tables whose triggers are replaced afterwards. */
   refresh: { table: string; workflow: string }[];
 }
 
-/** Finds out what an upgrade would do: does it, looks, and rolls it back. */
+/** Determines the effect of an upgrade: runs it, records the effect, and rolls it back.  Throws like `install`. */
 export async function planUpgrade(database: Database): Promise<UpgradePlan> {
   const release = await thisRelease();
   let plan: UpgradePlan | undefined;
@@ -94,7 +95,7 @@ export async function planUpgrade(database: Database): Promise<UpgradePlan> {
     database.transaction(async (execute) => {
       const [before] = await execute<{ relations: string[]; version: string | null }>(sql`
         select (select json_agg(c.oid::text) from pg_class as c) as relations,
-               -- Not by a call: what the function does is up to the owner of Notika.
+               -- Not by a call: the owner of Notika may have changed the function.
                (select substring(p.prosrc from '([0-9][^'']*)') from pg_proc as p
                  where p.pronamespace = to_regnamespace('notika') and p.proname = 'version') as version`);
       const { applied, state } = await installSchemas(execute, { owner: "", release });
@@ -140,7 +141,7 @@ async function installSchemas(execute: Execute, { owner, release }: Required<Ins
   return { applied: names.filter((name) => !state?.migrations.includes(name)), steps, state };
 }
 
-/** Whether nobody but the role that installs can have put anything into the schemas, or can now. */
+/** Whether the schemas are empty or missing, and no other role could have created anything in them. */
 async function isEmpty(execute: Execute): Promise<boolean> {
   const [row] = await execute<{ is_empty: boolean }>(sql`
     select not exists (
@@ -159,20 +160,20 @@ async function installFirst(execute: Execute, release: Release): Promise<null> {
   return null;
 }
 
-/** Gives what there was. */
+/** Upgrades the schemas; returns their state before. */
 async function upgrade(execute: Execute, release: Release): Promise<State> {
   await execute(raw(await examination(release)));
   const [row] = await execute<{ state: State; is_owner: boolean }>(sql`
     select current_setting('notika.state')::json as state, current_user = current_setting('notika.owner') as is_owner`);
   const { state, is_owner } = row as NonNullable<typeof row>;
-  // What the owner may have made of the code is replaced before a role with more rights calls any of it.
+  // The owner may have changed the code, so it is replaced before a role with more rights calls it.
   const script = upgradeSteps(release, { ...state, code: is_owner ? state.code : null });
   await execute(sql`call notika._as_owner(${script})`);
   await execute(raw("drop procedure notika._as_owner(text)"));
   return state;
 }
 
-/** Tries again what met a lock, of which nothing is left: several at once may also meet in a deadlock. */
+/** Retries, for 30 s, an attempt that failed on a lock or deadlock and was rolled back. */
 async function patiently<T>(attempt: () => Promise<T>): Promise<T> {
   for (const end = Date.now() + 30_000; ; await sleep(100)) {
     try {
@@ -189,7 +190,7 @@ function asRefusal(cause: Error & { code?: string; hint?: string }): NotikaError
   if (code) return new NotikaError(code, cause.message, { ...(cause.hint && { hint: cause.hint }), cause });
   if (cause.code === "55P03") {
     cause.hint ??=
-      "Nothing was changed. Try again. Which sessions hold a table of Notika: select l.pid, l.relation::regclass, a.usename, a.xact_start from pg_locks as l join pg_stat_activity as a using (pid) where l.granted and l.relation::regclass::text like 'notika%';";
+      "Nothing was changed. Try again. The sessions that lock a table of Notika: select l.pid, l.relation::regclass, a.usename, a.xact_start from pg_locks as l join pg_stat_activity as a using (pid) where l.granted and l.relation::regclass::text like 'notika%';";
   }
   return undefined;
 }

@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 
-/** A released step of the schema: taken once in a database's life, and never edited. */
+/** A released migration: applied once to a database, and never edited. */
 export interface Migration {
   name: string;
   hash: string;
@@ -22,7 +22,7 @@ export async function committedMigrations(): Promise<Migration[]> {
   );
 }
 
-/** What is to be the next migration, its includes resolved; the repository has it, a release does not. */
+/** The next migration, with its includes resolved; undefined: this is a release, which has none. */
 export async function currentMigration(): Promise<string | undefined> {
   const text = await readText("migrations/current/1-current.sql").catch((error: NodeJS.ErrnoException) => {
     if (error.code !== "ENOENT") throw error;
@@ -36,17 +36,17 @@ export async function currentMigration(): Promise<string | undefined> {
 
 const tables = "0_tables";
 
-/** The files that make the tables as they are now, in the order in which they are loaded: migrations come to the same. */
+/** The files that create the present tables, in the order in which they are loaded; the migrations have the same result. */
 export function tableFiles(): Promise<string[]> {
   return sqlFiles((room) => room === tables);
 }
 
-/** The files of all that is replaced as a whole, in the order in which they are loaded. */
+/** The files of the SQL code, which is replaced as a whole, in the order in which they are loaded. */
 export function codeFiles(): Promise<string[]> {
   return sqlFiles((room) => room !== tables);
 }
 
-/** All of it; it may be run again. */
+/** The text of all code files; it may be run repeatedly. */
 export async function readCode(): Promise<string> {
   return (await Promise.all((await codeFiles()).map(readText))).join("\n");
 }
@@ -66,7 +66,7 @@ export function readText(path: string): Promise<string> {
 
 const packageJson = pathToFileURL(createRequire(import.meta.url).resolve("notika/package.json"));
 
-/** Where a file of this package is. */
+/** The URL of a file of this package. */
 export function inPackage(path: string): URL {
   return new URL(path, packageJson);
 }

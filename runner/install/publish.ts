@@ -4,14 +4,14 @@ import type { Tasks } from "../workflow/load.ts";
 import { optionsOf } from "../workflow/options.ts";
 import { type Source, sourcesOf } from "../workflow/waits.ts";
 
-/** What is to be published: on a table, or by its schedule alone.  Without options a workflow keeps those that it has. */
+/** A workflow to publish: on a table, or only by its schedule.  Without options a published workflow keeps its own. */
 export interface Publication {
   name: string;
   on?: Source | undefined;
   options?: object;
 }
 
-/** What tasks declare: workflows, each followed by what its runs wait for. */
+/** The workflows that tasks declare, each followed by the sources that its runs wait for. */
 export function publications(tasks: Tasks): Publication[] {
   return Object.entries(tasks).flatMap(([name, workflow]) => [
     ...(workflow.on || workflow.schedule ? [{ name, on: workflow.on, options: optionsOf(workflow) }] : []),
@@ -29,7 +29,7 @@ export async function publish(execute: Execute, { name, on, options }: Publicati
   return row?.outcome ?? "";
 }
 
-/** What `publish` would do: its statements and the locks they take. */
+/** The statements that `publish` would run, and their locks; null: none. */
 export async function plan(
   execute: Execute,
   { name, on, options }: Publication,
@@ -41,7 +41,7 @@ export async function plan(
   );
 }
 
-// What is not given is left out, so that the defaults are those of the database.
+// Arguments that are not given are left out, so that the defaults of the database apply.
 function specification(name: string, on: Source, options?: object): Sql {
   const given = [
     sql`workflow => ${name}::text`,
@@ -58,7 +58,7 @@ function specification(name: string, on: Source, options?: object): Sql {
   return join(given.filter((argument) => argument instanceof Object));
 }
 
-// Text with a cast inside means the same to every driver.
+// Text with a cast in SQL works the same with every driver.
 function array(items: readonly string[]): Sql {
   return sql`array(select json_array_elements_text(${JSON.stringify(items)}::text::json))`;
 }

@@ -5,14 +5,14 @@ export async function version(): Promise<string> {
   return (JSON.parse(await readText("package.json")) as { version: string }).version;
 }
 
-/** What a database has of Notika. */
+/** The version of Notika in a database. */
 export interface Installed {
   version: string;
-  /** Its migrations; null: it is too old to say. */
+  /** Its migrations; null: the version is too old to list them. */
   migrations: string[] | null;
 }
 
-/** How a database differs from this package, and the command that brings one to the other; null: they belong together. */
+/** How a database differs from this package, and the command that resolves it; null: they match. */
 export async function differenceTo(installed: Installed): Promise<{ message: string; remedy: string } | null> {
   const own = await version();
   if (installed.version !== own) {

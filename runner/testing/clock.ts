@@ -1,6 +1,6 @@
-/** Time as JavaScript and every PGlite of this process see it. */
+/** The time of JavaScript and of every PGlite in this process. */
 export interface Clock {
-  /** Moves on, never back: Postgres' own timers would spin. */
+  /** Moves the time forward to `at`, in milliseconds since 1970; never back, because the timers of Postgres would spin. */
   moveTo(at: number): void;
   [Symbol.dispose](): void;
 }
@@ -16,7 +16,7 @@ const MovedDate = new Proxy(RealDate, {
   get: (target, key) => (key === "now" ? now : Reflect.get(target, key)),
 });
 
-/** Takes over the global Date, which PGlite asks too, until the last clock is disposed of. */
+/** Replaces the global Date, which PGlite uses too, until the last clock is disposed of. */
 export function openClock(): Clock {
   if (open++ === 0) globalThis.Date = MovedDate;
   let isOpen = true;

@@ -1,6 +1,6 @@
 import type { StepObserver } from "../attempt/steps.ts";
 
-/** What a test wants to go wrong. */
+/** The errors and crashes that a test requests. */
 export function openFaults() {
   const failures = new Map<string, Error[]>();
   const crashes = new Map<string, number>();
@@ -25,7 +25,7 @@ export function openFaults() {
 
   return {
     observer,
-    failNext(step: string, error = new Error(`step "${step}" fails because the test says so`)) {
+    failNext(step: string, error = new Error(`step "${step}" fails because the test called failNext`)) {
       failures.set(step, [...(failures.get(step) ?? []), error]);
     },
     crashAfter(step: string) {
@@ -34,7 +34,7 @@ export function openFaults() {
     replayEveryStep(on = true) {
       replays = on;
     },
-    /** The runs that have crashed since this was asked the last time. */
+    /** The runs that have crashed since the last call. */
     crashed(): string[] {
       const since = crashed;
       crashed = [];

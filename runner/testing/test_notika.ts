@@ -15,7 +15,7 @@ import { type Tasks, toTasks } from "../workflow/load.ts";
 import { openClock } from "./clock.ts";
 import { openFaults } from "./faults.ts";
 
-/** A run, as `notika.runs` shows it. */
+/** A row of `notika.runs`. */
 export interface TestRun {
   id: string;
   workflow: string;
@@ -34,44 +34,44 @@ export interface TestStep {
   error: string | null;
 }
 
-/** A Postgres in this process with Notika in it, your schema, and your tasks published. */
+/** A Postgres in this process with Notika, your schema, and your tasks, which are published. */
 export interface TestNotika extends AsyncDisposable {
-  /** Runs a statement and gives its rows: ``await t.sql`insert into app.users (id) values (${7})` ``. */
+  /** Runs a statement and returns its rows: ``await t.sql`insert into app.users (id) values (${7})` ``. */
   sql<Row extends object = Record<string, unknown>>(
     strings: TemplateStringsArray,
     ...values: RawValue[]
   ): Promise<Row[]>;
-  /** Hands captured events over and runs what is due, until nothing is. */
+  /** Dispatches captured events and executes the runs that are due, until none is left. */
   settle(): Promise<void>;
   /**
-   * Lets time pass, for JavaScript's `Date` and for Postgres: `await t.advance("3 days")`.  What falls due on the way runs in
-   * the order of time, each at its own moment.
+   * Moves the time forward, for JavaScript's `Date` and for Postgres: `await t.advance("3 days")`.  Runs that become due
+   * meanwhile are executed in order, each at its own time.
    */
   advance(duration: Duration): Promise<void>;
   /** All runs, in the order of their events. */
   runs(): Promise<TestRun[]>;
-  /** The steps of a run, in the order in which they ended, and then what it waits for. */
+  /** The steps of a run, in the order in which they ended, and then its waits. */
   steps(run: string): Promise<TestStep[]>;
-  /** The work of the next step of this name is not done: it throws `error` instead. */
+  /** Makes the next step of this name throw `error` instead of doing its work. */
   failNext(step: string, error?: Error): void;
-  /** The next time a step of this name is remembered the runner dies, as by kill -9; another takes over at once. */
+  /** After the next step of this name is kept, the runner dies as by kill -9; another takes over immediately. */
   crashAfter(step: string): void;
-  /** From now on each run starts over after every step: what stands outside of steps shows by happening again. */
+  /** From now on each run starts over after every step, so that code outside of steps runs again and becomes visible. */
   replayEveryStep(on?: boolean): void;
-  /** A deploy: from now on these tasks run, also what the old ones began. */
+  /** Deploys new tasks: from now on they execute all runs, also those that the old ones began. */
   upgrade(tasks: TestOptions["tasks"]): Promise<void>;
   close(): Promise<void>;
 }
 
 export interface TestOptions {
-  /** SQL that makes the tables. */
+  /** SQL that creates the tables. */
   schema?: string;
-  /** The folder of the task modules, or what they export, by name. */
+  /** The folder of the task modules, or their exports by name. */
   tasks: string | Record<string, unknown>;
 }
 
 /**
- * Starts a test world: real Postgres, in process, from a snapshot that the first test of all makes.
+ * Starts an embedded Postgres for a test, from a snapshot that the very first test makes.
  *
  *     const t = await createTestNotika({ schema: "create table users (…)", tasks: "tasks" });
  *     await t.sql`insert into public.users (email) values ('ada@example.com')`;
@@ -107,14 +107,16 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
     await takeOver(faults.crashed());
   }
 
-  /** Does what other runners do when one has died: here graphile-worker took its runs for failed, and would make them wait. */
+  /**
+   * Takes over the runs of a dead runner, as other runners do: graphile-worker considers them failed, and would delay them.
+   */
   async function takeOver(crashed: string[]) {
     if (crashed.length === 0) return;
     await releaseJobs(database, crashed);
     await database.transaction((execute) => execute(statement`select notika.maintain()`));
   }
 
-  /** When there is something to do next; infinity: never. */
+  /** When the next run is due, in milliseconds since 1970; infinity: never. */
   async function nextDue(): Promise<number> {
     const names = JSON.stringify(Object.keys(loaded));
     const [row] = await database.execute<{ at: number | null }>(statement`
@@ -151,7 +153,7 @@ export async function createTestNotika({ schema = "", tasks }: TestOptions): Pro
     async advance(duration) {
       const length = milliseconds(duration);
       if (length === undefined) {
-        throw new TypeError(`advance wants a length of time, such as "3 days", not ${JSON.stringify(duration)}`);
+        throw new TypeError(`advance needs a length of time, such as "3 days", not ${JSON.stringify(duration)}`);
       }
       // Only skipped time counts, not the moments in which runs work: a sleep of three days has ended after three days.
       let left = length;

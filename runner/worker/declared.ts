@@ -4,7 +4,7 @@ import type { Log } from "../log.ts";
 import type { Tasks } from "../workflow/load.ts";
 import { type Source, sourcesOf } from "../workflow/waits.ts";
 
-/** Warns of what tasks declare and the database does not have, or has differently. */
+/** Warns of workflows and sources that tasks declare and that are not published, or are published differently. */
 export async function warnOfUnpublished(database: Database, tasks: Tasks, log: Log) {
   const published = await database.execute<Published>(
     sql`select workflow, table_name, operations, columns, watch, condition, match from notika.workflows`,
@@ -21,7 +21,7 @@ export async function warnOfUnpublished(database: Database, tasks: Tasks, log: L
     const hint = `npx notika publish ${name}`;
     for (const [source, declared] of Object.entries(sourcesOf(workflow))) {
       const own = found.get(`${name}:${source}`);
-      if (!own) log.warn(`${name}:${source} is not published, so no change ends what waits for it`, { hint });
+      if (!own) log.warn(`${name}:${source} is not published, so no change ends a wait for it`, { hint });
       else if (!isAsDeclared(own, declared)) {
         log.warn(`${name}:${source} is published differently from what the task declares`, { hint });
       }

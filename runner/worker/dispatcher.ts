@@ -4,7 +4,7 @@ import { atOnce, type Statements } from "../database/statements.ts";
 import type { Log } from "../log.ts";
 
 export interface Dispatcher {
-  /** Looks for events now: a writer has notified. */
+  /** Looks for events immediately: a writer has notified. */
   wake(): void;
   /** Resolves when the dispatcher has stopped. */
   stop(): Promise<void>;
@@ -15,15 +15,15 @@ interface Setting {
   log: Log;
   /** Whether notifications arrive. */
   hears: () => boolean;
-  /** Called with the number of new jobs, where their NOTIFY does not arrive. */
+  /** Called with the number of new jobs when their NOTIFY does not arrive. */
   onDispatch: (jobs: number) => void;
 }
 
 const most = 1000;
 const pause = {
   few: 5,
-  // Without LISTEN an event waits half of `first` in the median, while the last one is not older than `lively`.  A shorter
-  // pause would be a load on the database.  An event after a silence waits half of `longest`.
+  // Without LISTEN, the median wait of an event is half of `first` if the last event is at most `lively` old, and half of
+  // `longest` otherwise.  A shorter pause would be a load on the database.
   first: 50,
   lively: 10_000,
   longest: 350,
@@ -34,12 +34,12 @@ const pause = {
 }; // milliseconds
 
 /**
- * Dispatches events as they come: at once while there are more, then at longer and longer intervals, unless a writer
- * notifies.  Any number of dispatchers may run; the database admits one at a time.
+ * Dispatches events: without a pause while there are more, then at increasing intervals, unless a writer notifies.  Any
+ * number of dispatchers may run; the database admits one at a time.
  */
 export function startDispatcher({ database, log, hears, onDispatch }: Setting): Dispatcher {
   const bell = openBell();
-  // A connection that hangs must not stop dispatching for good.
+  // A connection that hangs must not stop dispatching permanently.
   const statements = database.within(pause.answer);
   let stopping = false;
 
@@ -53,23 +53,23 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
         const events = await dispatch(statements);
         if (events && !hears()) onDispatch(events);
         asleep &&= !events && hears();
-        // On a server that takes no writes it is possible to look, but not to doze.
+        // On a read-only server, dispatch() works, but not _doze().
         const begins: boolean = events === 0 && hears() && !asleep && (await doze(statements));
         asleep ||= begins;
-        if (failures > 0) log.info("the database is back");
+        if (failures > 0) log.info("the database can be reached again");
         failures = 0;
         if (events) {
           idle = pause.first;
           livelyUntil = Date.now() + pause.lively;
           if (events < most) await bell.wait(pause.few);
         } else if (!begins) {
-          // When it begins to doze it looks once more: a writer may have been in between.
+          // After it begins to doze, it looks once more: a writer may have committed in between.
           await bell.wait(idle);
           if (hears()) idle = Math.min(idle * 2, pause.asleep);
           else if (Date.now() > livelyUntil) idle = Math.min(idle * 2, pause.longest);
         }
       } catch (error) {
-        if (failures === 0) log.error("cannot dispatch, trying again", { error: (error as Error).message });
+        if (failures === 0) log.error("cannot dispatch, retrying", { error: (error as Error).message });
         asleep = false;
         await bell.wait(Math.min(pause.failed * 2 ** failures++, pause.failedLongest));
       }
@@ -87,11 +87,11 @@ export function startDispatcher({ database, log, hears, onDispatch }: Setting): 
   };
 }
 
-/** The number of events that became jobs; null: another dispatcher is at work. */
+/** The number of events that became jobs; null: another dispatcher is running. */
 async function dispatch({ execute }: Statements): Promise<number | null> {
   const [row] = await execute<{ events: number | null }>(
-    // Without waiting for the disk: a crash that loses jobs loses the move of the cursor with them, and a claim waits until
-    // both are on disk.
+    // Does not wait for the disk: a crash that loses jobs also loses the move of the cursor, and a claim waits until both
+    // are on disk.
     atOnce(`set local synchronous_commit = off; select notika.dispatch(${most}) as events`),
   );
   return row?.events ?? null;
@@ -103,7 +103,7 @@ async function doze({ execute }: Statements): Promise<boolean> {
   return row?.asleep === true;
 }
 
-/** A wait that ends early when the bell rings, also when it rang just before. */
+/** A wait that ends early when the bell rings, or if it rang just before. */
 function openBell() {
   let rang = false;
   let wake = () => {};

@@ -1,7 +1,7 @@
 /*
- * The only file that depends on how graphile-worker works inside.  It takes jobs by a statement of ours in place of its own,
- * limits its workers by what it calls before each fetch, keeps it from listening, and ends it when a connection is lost.
- * test/runner/graphile.test.ts holds what this relies on, on the version that package.json pins.
+ * The only file that depends on the internals of graphile-worker.  It replaces the statement by which graphile-worker claims
+ * jobs, limits the number of its workers in a function that it calls before each fetch, prevents its LISTEN, and ends it when
+ * a connection is lost.  test/runner/graphile.test.ts tests these assumptions on the version that package.json pins.
  */
 import { EventEmitter, once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -24,17 +24,17 @@ import { version } from "../install/version.ts";
 import type { Log } from "../log.ts";
 import { openSlots, type Slots, writers } from "./slots.ts";
 
-/** One start of graphile-worker, which runs jobs until it takes no more. */
+/** One start of graphile-worker, which runs jobs until it claims no more. */
 export interface Graphile {
   /** The id by which its jobs are locked. */
   readonly id: string;
-  /** Makes it look for jobs now: there are new ones. */
+  /** Makes it look for jobs immediately: there are new ones. */
   wake(jobs: number): void;
-  /** Asks it to take no more jobs. */
+  /** Asks it to claim no more jobs. */
   end(): void;
-  /** Resolves when it takes no more: it was asked to, or an error ended it, which may have lost jobs that it was taking. */
+  /** Resolves when it claims no more: it was asked to, or an error ended it, which may have lost jobs that it was claiming. */
   over: Promise<Error | undefined>;
-  /** Resolves when all that it was running has ended. */
+  /** Resolves when all its runs have ended. */
   done: Promise<void>;
 }
 
@@ -42,7 +42,7 @@ interface Setting {
   database: Database;
   attempts: Record<string, Attempt>;
   concurrency: number;
-  /** Aborts what runs. */
+  /** Aborts its runs. */
   signal: AbortSignal;
   log: Log;
 }
@@ -93,7 +93,7 @@ export async function startGraphile({ database, attempts, concurrency, signal, l
       await own,
     ]);
     mayBeMore = claimed.rows.length === wanted;
-    if (mayBeMore) wake(1); // it would not ask again: this is less than its local queue can take
+    if (mayBeMore) wake(1); // fewer than its local queue has room for: it would not ask again
     return claimed;
   }
 
@@ -111,15 +111,15 @@ export async function startGraphile({ database, attempts, concurrency, signal, l
     events,
     logger: quiet(log, () => isEnding),
     noHandleSignals: true,
-    // A worker calls it before it asks for a job, and awaits the answer.
+    // A worker calls this function before it asks for a job, and awaits the answer.
     forbiddenFlags: () => slots.take().then(() => null),
     preset: preset(concurrency + writers),
   }).catch((error) => {
-    throw failure ?? error; // its own error is about the answer that it did not get
+    throw failure ?? error; // the error of graphile-worker is only about the missing answer
   });
   const { id } = workers as unknown as WorkerPool; // created before the runner
   const ended = runner.promise.catch(() => {});
-  if (isEnding) runner.stop().catch(() => {}); // there was no runner to stop when it began to end
+  if (isEnding) runner.stop().catch(() => {}); // end() was called before there was a runner to stop
 
   async function finish() {
     await over;
@@ -131,7 +131,7 @@ export async function startGraphile({ database, attempts, concurrency, signal, l
   return { id, wake, end, over, done: finish() };
 }
 
-/** For tests: runs the jobs that are due, one after the other, until none is. */
+/** For tests: runs the jobs that are due, one after the other, until none is left. */
 export async function runDueJobs(database: Database, attempts: Record<string, Attempt>, signal: AbortSignal) {
   await runOnce({
     pgPool: database.pool,
@@ -148,7 +148,7 @@ export async function runDueJobs(database: Database, attempts: Record<string, At
   });
 }
 
-/** For tests: makes the jobs of runs due whose runner has died, which graphile-worker takes for failed. */
+/** For tests: makes the jobs of runs due whose runner has died, which graphile-worker considers failed. */
 export async function releaseJobs(database: Database, runs: string[]): Promise<void> {
   await database.execute(sql`
     select notika_worker.reschedule_jobs(array(
@@ -161,19 +161,19 @@ function preset(workers: number) {
     worker: {
       schema: "notika_worker",
       concurrentJobs: workers,
-      // Jobs that were fetched and cannot begin go back to where other runners find them.
+      // Jobs that were fetched and cannot begin are returned, so that other runners find them.
       localQueue: { size: workers + 1, ttl: 1000 },
       pollInterval: 1000,
-      // A transaction-mode pooler sends each statement to another server connection.
+      // A pooler in transaction mode may send each statement to another server connection.
       preparedStatements: false,
-      // Without batches it does not await the answer, and a lost connection would end the process.
+      // With -1, the default, it does not await the answer, and a lost connection would end the process.
       completeJobBatchDelay: 0,
       failJobBatchDelay: 0,
     },
   };
 }
 
-/** The tasks of graphile-worker, and how many of them run. */
+/** The tasks of graphile-worker, and how many of them are running. */
 function tasksOf(
   attempts: Record<string, Attempt>,
   { slots, signal, wake }: { slots: Slots; signal: AbortSignal; wake: (jobs: number) => void },
@@ -188,7 +188,7 @@ function tasksOf(
       try {
         const write = await attempt(payload, asRunJob(job), signal).finally(slots.release);
         await write?.();
-        // The next run in its line may start now.  Without LISTEN nothing else reports that.
+        // The next run in the line may start now.  Without LISTEN nothing else reports that.
         if (job.flags?.gated) wake(1);
       } finally {
         running--;
@@ -206,21 +206,22 @@ const asRunJob = ({ id, attempts, max_attempts, flags }: Job) => ({ id, attempts
 
 interface PoolSetting {
   isEnding: () => boolean;
-  /** Whether the start is awaited, and can report that it failed. */
+  /** Whether the start is still awaited, so that it can report an error. */
   canFail: () => boolean;
   fail: (error: Error) => void;
-  /** Takes jobs for the runner `id`, of the tasks with these ids. */
+  /** Claims jobs of the tasks with these ids for the runner `id`. */
   claim: (client: AcquiredClient, id: string, taskIds: number[]) => Promise<Claimed>;
 }
 
 type Claimed = Pick<QueryResult, "rows" | "rowCount">;
 
 /**
- * The pool as graphile-worker gets it.  It never gets the connection on which it would LISTEN, which it asks for with a
- * callback: the runner listens itself, and through a transaction-mode pooler that LISTEN would stay on a server connection of
- * others.  An error ends this start of graphile-worker, unless the statement is retried: the lost answer may have been about
- * jobs that are locked for us now, and on a server that takes no writes it would ask without a pause and then never again.
- * It does not see the error, because it would leave a rejection unhandled.  Jobs that it could not complete are freed later.
+ * The pool that graphile-worker gets.  It never gets the connection for its LISTEN, which it asks for with a callback: the
+ * runner listens itself, and through a pooler in transaction mode that LISTEN would stay on a server connection that others
+ * use.  An error ends this start of graphile-worker, unless the statement is retried: the lost answer may have been about jobs
+ * that are now locked for this runner, and on a read-only server graphile-worker would ask without a pause and then never
+ * again.  The error is not passed to it, because it would leave a rejection unhandled.  Jobs that it could not complete are
+ * freed later.
  */
 function poolFor({ pool, acquire }: Database, { isEnding, canFail, fail, claim }: PoolSetting): Pool {
   const nothing: Claimed = { rows: [], rowCount: 0 };
@@ -244,7 +245,7 @@ function poolFor({ pool, acquire }: Database, { isEnding, canFail, fail, claim }
     };
   }
   const connect = (callback?: unknown) => (callback ? undefined : connectClient());
-  // Only its cron queries the pool itself, and there is no cron.
+  // Only the cron of graphile-worker queries the pool itself, and Notika does not use that cron.
   const query = async () => nothing;
   return new Proxy(pool, {
     get(_, name) {
@@ -260,13 +261,13 @@ const deadline = 10_000; // milliseconds; graphile-worker's statements are short
 /** graphile-worker itself retries serialization failures and deadlocks. */
 const isRetried = ({ code = "" }: { code?: string }) => /^40(001|P01)$/.test(code);
 
-/** An error of the server, and not of the connection to it. */
+/** Whether an error comes from the server, and not from the connection to it. */
 const isOfServer = (error: { code?: string; severity?: string }) =>
   error.severity !== undefined && !/^(08|57P)/.test(error.code ?? "");
 
 /**
- * The runner and the tasks, if this is the statement by which graphile-worker takes jobs: it would sort the whole backlog
- * each time, and `notika._claim` does not.  If it is not recognized, graphile-worker takes jobs itself, slowly.
+ * The ids of the runner and of the tasks, if this is the statement by which graphile-worker claims jobs: it would sort the
+ * whole backlog each time, and `notika._claim` does not.  If it is not recognized, graphile-worker claims jobs itself, slowly.
  */
 export function claimedBy(statement: unknown): [string, number[]] | undefined {
   const { text = "", values = [] } = statement as { text?: string; values?: unknown[] };
@@ -275,14 +276,14 @@ export function claimedBy(statement: unknown): [string, number[]] | undefined {
     : undefined;
 }
 
-/** What of graphile-worker's local queue is used here. */
+/** The members of graphile-worker's local queue that are used here. */
 interface LocalQueue {
   mode: string;
-  /** Returns the jobs that wait. */
+  /** Returns the waiting jobs to the database. */
   setModeTtlExpired(): void;
 }
 
-// The runner itself logs how runs end, and why graphile-worker starts again.
+// The runner logs how runs end, and why graphile-worker is restarted.
 function quiet(log: Log, isEnding: () => boolean): Logger {
   return new Logger(() => (level, message, meta) => {
     if (level === "error" && !isEnding() && !(meta && "job" in meta)) log.warn(`graphile-worker: ${message}`);

@@ -2,7 +2,7 @@ import sql from "sql-template-tag";
 import type { Statements } from "../database/statements.ts";
 import type { Log } from "../log.ts";
 
-/** Calls `send` when it is asked to, and every ten seconds from then on; a call that is under way at the stop may fail. */
+/** Calls `send` on `beat`, and every ten seconds from then on; an error of a call in progress at `stop` is not logged. */
 export function openHeartbeat(send: () => Promise<void>, log: Log) {
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;

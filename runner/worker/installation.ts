@@ -4,7 +4,7 @@ import { atOnce } from "../database/statements.ts";
 import { NotikaError } from "../errors.ts";
 import { differenceTo } from "../install/version.ts";
 
-/** Throws unless the database has the Notika that this package is for. */
+/** Throws NOTIKA_VERSION unless the database has the version of Notika that this package needs. */
 export async function checkVersion({ execute }: Database) {
   const unlessMissing = (error: { code?: string }) => {
     if (error.code === "3F000" || error.code === "42883") return [];
@@ -21,7 +21,7 @@ export async function checkVersion({ execute }: Database) {
   if (difference) throw new NotikaError("NOTIKA_VERSION", difference.message, { hint: `Run: ${difference.remedy}` });
 }
 
-/** The name of the installation in this database; in a copy it is a new one from here on. */
+/** The unique name of the installation in this database; a copy of the database gets a new one here. */
 export async function nameInstallation({ execute }: Database): Promise<string> {
   const [row] = await execute<{ installation: string }>(atOnce("select notika._installation() as installation"));
   return row?.installation ?? "";

@@ -21,40 +21,43 @@ import { startWatchdog } from "./watchdog.ts";
 
 /** Runs workflows until it is stopped. */
 export interface Runner {
-  /** Resolves when it runs nothing any more: it was stopped, or the database was upgraded and what ran then has ended. */
+  /** Resolves when all runs have ended after a stop, or after an upgrade of the database. */
   readonly ended: Promise<void>;
-  /** Stops: runs may finish within `deadline` milliseconds (default 10,000), then they are aborted and given to other runners. */
+  /**
+   * Stops: runs may finish within `deadline` milliseconds (default 10,000), then they are aborted and given to other
+   * runners.
+   */
   stop(deadline?: number): Promise<void>;
 }
 
 export interface RunnerOptions {
-  /** Default: the environment's DATABASE_URL, or what its PGHOST, PGDATABASE or PGSERVICE say. */
+  /** The connection string of the database; default: DATABASE_URL, or PGHOST, PGDATABASE or PGSERVICE. */
   url?: string;
-  /** The same database past a transaction-mode pooler, to LISTEN there; default: the environment's NOTIKA_DIRECT_URL. */
+  /** The same database, bypassing a pooler in transaction mode, for LISTEN; default: NOTIKA_DIRECT_URL. */
   directUrl?: string | undefined;
-  /** The folder of the task modules, or what they export, by name. */
+  /** The folder of the task modules, or their exports by name. */
   tasks: string | Record<string, unknown>;
-  /** How many runs at a time; default 10. */
+  /** The maximum number of runs at a time; default: 10. */
   concurrency?: number;
   log?: Log;
-  /** Ends the wait for a database that says that it will be there soon. */
+  /** Ends the wait for a database that is starting. */
   signal?: AbortSignal;
 }
 
-/** Starts a runner for the database at `url`.  Any number of them may run side by side. */
+/** Starts a runner for the database at `url`.  Any number of runners may run at the same time.  Throws a NotikaError. */
 export async function createRunner({ url, directUrl, tasks, signal, ...options }: RunnerOptions): Promise<Runner> {
   const connect = namedDatabase(url);
   if (connect === undefined) {
-    throw new NotikaError("NOTIKA_NO_DATABASE", "no database was named", {
+    throw new NotikaError("NOTIKA_NO_DATABASE", "no database is specified", {
       hint: "Give createRunner a url, or set DATABASE_URL.",
     });
   }
   const loaded = await toTasks(tasks);
   if (Object.keys(loaded).length === 0) {
-    throw new NotikaError("NOTIKA_TASKS", "there is no task to run", {
+    throw new NotikaError("NOTIKA_TASKS", "there are no tasks to run", {
       hint:
         typeof tasks === "string"
-          ? `Put one into ${tasks}, such as ${tasks}/welcome_email.ts.`
+          ? `Add one to ${tasks}, such as ${tasks}/welcome_email.ts.`
           : "Give createRunner tasks.",
     });
   }
@@ -105,7 +108,7 @@ export async function startRunner({
     onStart: () => heartbeat.beat(),
     onIds: watchdog.follow,
     onUpgrade({ message }) {
-      log.error("the database was upgraded: this runner takes no more runs, and finishes those that it has", {
+      log.error("the database was upgraded: this runner claims no more runs, and finishes those that it has", {
         error: message,
       });
       void dispatcher.stop();
@@ -114,7 +117,7 @@ export async function startRunner({
   const listener = database.listen({
     channels: {
       notika: () => dispatcher.wake(),
-      "jobs:insert": (payload) => supervisor.wake(jobsIn(payload)), // of each dispatcher, and of graphile-worker's add_job
+      "jobs:insert": (payload) => supervisor.wake(jobsIn(payload)), // sent by each dispatcher, and by graphile-worker's add_job
     },
     onChange(hears, reason) {
       if (hears) log.info("new events are notified");
@@ -151,7 +154,7 @@ export async function startRunner({
   };
 }
 
-/** The number of jobs in a notification; anybody may send one without. */
+/** The number of jobs in a notification; 1 if it has none, because any session may send one. */
 function jobsIn(payload: string): number {
   return Number(/"count"\s*:\s*(\d+)/.exec(payload)?.[1] ?? 1);
 }
@@ -161,6 +164,6 @@ function logRuns(log: Log): RunObserver {
     const fields = { workflow: event.workflow, run: event.id, ms, attempt };
     if (!error) log.info("done", fields);
     else if (last) log.error("failed", { ...fields, error: error.message });
-    else log.warn("failed, will be tried again", { ...fields, error: error.message });
+    else log.warn("failed, will be retried", { ...fields, error: error.message });
   };
 }

@@ -1,14 +1,14 @@
-/** Limits how many of graphile-worker's workers have or fetch a job at a time, and says how many jobs to fetch for them. */
+/** Limits how many of graphile-worker's workers have or fetch a job at a time, and how many jobs they fetch. */
 export interface Slots {
-  /** Waits for a free slot, in which to wait for a job and do its work. */
+  /** Waits for a free slot, in which a worker waits for a job and does its work. */
   take(): Promise<void>;
-  /** The work begins. */
+  /** Notes that the work begins. */
   begin(): void;
-  /** The work is done; to write how it ended needs no slot. */
+  /** Releases the slot: the work is done.  Writing how it ended needs no slot. */
   release(): void;
   /** Releases a slot that got no job. */
   giveUp(): void;
-  /** How many jobs could begin within a moment. */
+  /** The number of jobs that could begin within 100 ms. */
   wanted(): number;
   /** Lifts the limit: no more jobs are fetched. */
   open(): void;
@@ -20,7 +20,7 @@ const most = 500;
 /** How many workers may write how their work ended, in addition to those that have a slot. */
 export const writers = most;
 
-/** Opens as many slots as `concurrency`; `onTake` is called each time that one is taken. */
+/** Opens `concurrency` slots; calls `onTake` each time that one is taken. */
 export function openSlots(concurrency: number, onTake: () => void): Slots {
   const waiting: (() => void)[] = [];
   let taken = 0;
@@ -55,7 +55,7 @@ export function openSlots(concurrency: number, onTake: () => void): Slots {
     wanted() {
       if (isOpen) return 0;
       const ended = rate.recent();
-      // Jobs that wait here while slow ones run are kept from other runners.
+      // Jobs that wait here while slow ones run are not available to other runners.
       return Math.min(taken - working + (ended > concurrency ? ended : 0), most);
     },
     open() {
@@ -68,7 +68,7 @@ export function openSlots(concurrency: number, onTake: () => void): Slots {
   };
 }
 
-/** Counts roughly what happened within the last moment. */
+/** Counts events within the last 100 ms, approximately. */
 function openRate() {
   let started = 0;
   let before = 0;

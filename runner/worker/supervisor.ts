@@ -9,11 +9,11 @@ import { type Graphile, startGraphile } from "./graphile.ts";
 export interface Supervisor {
   /** Sends a heartbeat for each id by which jobs are locked: several while jobs of an earlier start still run. */
   heartbeat(send: (id: string) => Promise<unknown>): Promise<void>;
-  /** Makes graphile-worker look for jobs now: there are new ones. */
+  /** Makes graphile-worker look for jobs immediately: there are new ones. */
   wake(jobs: number): void;
-  /** Resolves when all has ended: it was stopped, or the database was upgraded and what ran then has ended. */
+  /** Resolves when all runs have ended after a stop, or after an upgrade of the database. */
   ended: Promise<void>;
-  /** Lets what runs finish, for `deadline` milliseconds; then aborts it and frees its jobs for other runners. */
+  /** Lets runs finish for `deadline` milliseconds; then aborts them and frees their jobs for other runners. */
   stop(deadline: number): Promise<void>;
 }
 
@@ -26,11 +26,11 @@ interface Setting {
   onStart: () => void;
   /** Called with the ids by which jobs are locked, when they change. */
   onIds: (ids: string[]) => void;
-  /** Called when the database has another version by now, which gives this one no more jobs. */
+  /** Called when the database was upgraded to another version, which gives this runner no more jobs. */
   onUpgrade: (error: Error) => void;
 }
 
-/** Keeps graphile-worker running: starts it again whenever it ends, for which a lost connection is enough. */
+/** Keeps graphile-worker running: restarts it whenever it ends, for example because a connection was lost. */
 export function startSupervisor({ database, attempts, concurrency, log, ...on }: Setting): Supervisor {
   let graphile: Graphile | undefined;
   let stopping = false;
@@ -39,7 +39,7 @@ export function startSupervisor({ database, attempts, concurrency, log, ...on }:
   const heartbeats = new Set<Promise<unknown>>();
   // graphile-worker's own signal aborts five seconds after the stop, whatever the deadline.
   const abort = new AbortController();
-  setMaxListeners(0, abort.signal); // one a run
+  setMaxListeners(0, abort.signal); // each run adds a listener
 
   async function supervise() {
     const ending: Promise<void>[] = [];
@@ -59,11 +59,11 @@ export function startSupervisor({ database, attempts, concurrency, log, ...on }:
           stopping = true;
           on.onUpgrade(error);
         }
-        if (!stopping) log.warn("graphile-worker starts again", { error: describe(error ?? "it has ended") });
+        if (!stopping) log.warn("restarting graphile-worker", { error: describe(error ?? "it has ended") });
         ending.push(done.then(() => leave(id)));
       } catch (error) {
         if (!stopping && failures++ === 0) {
-          log.warn("graphile-worker cannot start, trying again", { error: describe(error) });
+          log.warn("graphile-worker cannot start, retrying", { error: describe(error) });
         }
       }
       if (Date.now() - started > 30_000) delay = 100;
@@ -74,7 +74,7 @@ export function startSupervisor({ database, attempts, concurrency, log, ...on }:
 
   /** Frees the jobs that are locked by an id, and forgets it. */
   async function leave(id: string) {
-    // A heartbeat that arrived later would stay.
+    // A heartbeat that arrived after _leave() would never be removed.
     leaving.add(id);
     on.onIds([...ids].filter((other) => !leaving.has(other)));
     await Promise.allSettled(heartbeats);
@@ -85,7 +85,9 @@ export function startSupervisor({ database, attempts, concurrency, log, ...on }:
       } catch (error) {
         if (stopping || delay > 10_000) {
           ids.delete(id);
-          log.warn("cannot free the jobs of this runner; others will in a minute", { error: describe(error) });
+          log.warn("cannot free the jobs of this runner; another runner will do so within a minute", {
+            error: describe(error),
+          });
         } else await setTimeout(delay);
       }
     }
@@ -109,7 +111,7 @@ export function startSupervisor({ database, attempts, concurrency, log, ...on }:
       const timer = new AbortController();
       const late = setTimeout(deadline, "late", { signal: timer.signal }).catch(() => "stopped");
       if ((await Promise.race([stopped, late])) === "late") {
-        log.warn("the deadline is over: aborting what still runs");
+        log.warn("the deadline has passed: aborting runs that have not ended");
         abort.abort();
         if ((await Promise.race([stopped, setTimeout(1000, "late")])) === "late") {
           await Promise.all([...ids].map(leave));

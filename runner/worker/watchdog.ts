@@ -17,7 +17,7 @@ export interface Watchdog {
 }
 
 interface Setting {
-  /** The connection string of the database; undefined: it is in this process, where another thread cannot reach it. */
+  /** The connection string of the database; undefined: it is embedded in this process, and another thread cannot reach it. */
   address: string | undefined;
   tasks: string[];
   log: Log;
@@ -35,20 +35,20 @@ export function startWatchdog({ address, tasks, log }: Setting): Watchdog {
   Object.assign(globalThis, { [Symbol.for("notika.findBlockedCode")]: findBlockedCode });
 
   const timer = setInterval(() => {
-    // To other runners, a machine that slept may have been away; a clock that was set looks the same.
+    // Other runners may have considered a machine that slept dead; a clock that was set looks the same.
     if (Date.now() - wall > jump) noteGap(liveness);
     wall = Date.now();
     const ms = blockedFor(liveness);
     noteTurn(liveness);
     if (ms <= patience) return;
     const running = runningAttempts().map(({ workflow, run }) => `${workflow} ${run}`);
-    setImmediate(report, ms, running); // after what the thread has found
+    setImmediate(report, ms, running); // after the message of the thread
   }, tick);
   timer.unref();
 
   function report(ms: number, running: string[]) {
     const { workflow, run } = blocked ?? {};
-    // While no task runs, Notika itself is starting, or a Postgres in this process works.
+    // If no task is running, Notika itself is starting, or a Postgres in this process is working.
     if (workflow === undefined && running.length === 0) return;
     log.warn("the event loop was blocked, and nothing else ran in this process", {
       seconds: Math.round(ms / 1000),
@@ -63,7 +63,9 @@ export function startWatchdog({ address, tasks, log }: Setting): Watchdog {
     blocked = message;
   });
   thread?.on("error", (error) => {
-    log.warn("no thread watches the event loop: a task that blocks it counts as death", { error: error.message });
+    log.warn("no thread watches the event loop: a runner whose task blocks it is considered dead", {
+      error: error.message,
+    });
   });
 
   return {
@@ -83,7 +85,7 @@ function settingOf(log: Log): Pick<WatchdogSetting, "format" | "host"> {
 /** Called by the thread, in the blocked code. */
 function findBlockedCode(): BlockedCode {
   const { workflow, run } = currentAttempt() ?? {};
-  const [, , ...lines] = stackOf(new Error())?.split("\n") ?? []; // but for this function
+  const [, , ...lines] = stackOf(new Error())?.split("\n") ?? []; // without the frame of this function
   const stack = lines.filter((line) => !line.includes("eval at ")).join("\n");
   return { ...(workflow !== undefined && run !== undefined && { workflow, run }), stack };
 }

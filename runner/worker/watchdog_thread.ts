@@ -6,7 +6,7 @@ import { blockedFor, type Liveness, noteHeartbeat, now } from "../attempt/livene
 import type { Database } from "../database/database.ts";
 import { jsonLine, makeLog, silentLog, textLine } from "../log.ts";
 
-/** What this thread is given. */
+/** The settings of this thread. */
 export interface WatchdogSetting {
   address: string;
   host: string;
@@ -17,7 +17,7 @@ export interface WatchdogSetting {
   format: "text" | "json" | undefined;
 }
 
-/** The code that blocks the event loop, as far as it is known. */
+/** The code that blocks the event loop; fields that are not known are missing. */
 export interface BlockedCode {
   workflow?: string;
   run?: string;
@@ -30,7 +30,7 @@ const pause = { look: 1000, heartbeat: 10_000, answer: 10_000, pausing: 2000 }; 
 const write = (text: string) => {
   try {
     writeSync(2, text);
-  } catch {} // nobody reads it
+  } catch {} // stderr is closed
 };
 const log = format === undefined ? silentLog : makeLog(format === "json" ? jsonLine : textLine, write);
 
@@ -67,7 +67,7 @@ async function sendHeartbeats(): Promise<void> {
       });
       if (!counts && !isGivenUp) {
         isGivenUp = true;
-        log.error("the event loop has been blocked for too long: others take over what runs here", {
+        log.error("the event loop has been blocked for too long: other runners take over its runs", {
           seconds: seconds(),
           ...fields,
         });

@@ -9,7 +9,7 @@ const names = new Map(
 /** A length of time: milliseconds, or text such as `"90 seconds"`, `"2h"`, `"1 day 12 hours"`. */
 export type Duration = number | string;
 
-/** How many milliseconds a duration has; undefined when it is none. */
+/** A duration in milliseconds; undefined: it is not a valid one. */
 export function milliseconds(duration: Duration): number | undefined {
   if (typeof duration === "number") return Number.isFinite(duration) && duration >= 0 ? duration : undefined;
   const parts = [...duration.matchAll(/(\d+(?:\.\d+)?)\s*([a-z]+)\s*,?\s*/gi)];
@@ -23,7 +23,7 @@ export function milliseconds(duration: Duration): number | undefined {
   return Number.isFinite(sum) ? sum : undefined;
 }
 
-/** A duration as a Postgres interval; of text Postgres says whether it is one. */
+/** A duration as a Postgres interval; Postgres checks text. */
 export function interval(duration: Duration): string {
   return typeof duration === "number" ? `${duration} milliseconds` : duration;
 }

@@ -1,4 +1,4 @@
-/** What JSON makes of a value, and so what is there when it is read again. */
+/** The type of a value after it was written as JSON and read again. */
 export type Kept<T> = T extends { toJSON(): infer Json }
   ? Kept<Json>
   : T extends string | number | boolean | null
@@ -9,7 +9,7 @@ export type Kept<T> = T extends { toJSON(): infer Json }
         ? { [Key in keyof T]: Kept<T[Key]> }
         : T;
 
-/** JSON that Postgres takes as text: it keeps no NUL. */
+/** JSON without NUL characters, which Postgres cannot store. */
 export function toJson(value: unknown): string {
   return JSON.stringify(value).replaceAll(/(?<!\\)((?:\\\\)*)\\u0000/g, "$1");
 }

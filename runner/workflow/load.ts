@@ -12,7 +12,7 @@ import { asWorkflow, type Workflow } from "./workflow.ts";
 /** Workflows by name. */
 export type Tasks = Record<string, Workflow>;
 
-/** The tasks of a folder, or those that somebody has at hand, by name. */
+/** The tasks of a folder, or the given exports of task modules, by name. */
 export async function toTasks(given: string | Record<string, unknown>): Promise<Tasks> {
   if (typeof given === "string") return loadTasks(given);
   return Object.fromEntries(Object.entries(given).map(([name, exported]) => [name, asWorkflow(exported)]));
@@ -20,7 +20,7 @@ export async function toTasks(given: string | Record<string, unknown>): Promise<
 
 /**
  * Loads the task modules of a folder: `tasks/welcome_email.ts` is the workflow `welcome_email`.
- * Each call loads them and what they import again.
+ * Each call loads the modules and their imports again.  Throws NOTIKA_TASKS, with all problems.
  */
 export async function loadTasks(folder: string): Promise<Tasks> {
   const files = await taskFiles(folder);
@@ -34,12 +34,12 @@ export async function loadTasks(folder: string): Promise<Tasks> {
     } catch (error) {
       problems.push(describeLoadError(error, file));
       const missing = missingPackage(error);
-      if (missing) hints.push(`Install what is imported: npm install ${missing}`);
+      if (missing) hints.push(`Install the missing package: npm install ${missing}`);
       else if (error instanceof TypeError) hints.push(whatTasksAre);
     }
   }
   if (problems.length > 0) {
-    // A helper that several tasks import is one problem.
+    // A problem in a helper that several tasks import is reported once.
     throw new NotikaError("NOTIKA_TASKS", [...new Set(problems)].join("\n"), {
       ...(hints.length > 0 && { hint: [...new Set(hints)].join("\n") }),
     });
@@ -48,7 +48,7 @@ export async function loadTasks(folder: string): Promise<Tasks> {
 }
 
 const whatTasksAre =
-  "A task module exports by default a function or workflow({ … }). Helpers belong in another folder, or in files that begin with _.";
+  "The default export of a task module is a function or workflow({ … }). Put helpers into another folder, or into files that begin with _.";
 
 /** The files of a folder that are tasks. */
 export async function taskFiles(folder: string): Promise<string[]> {
@@ -74,17 +74,17 @@ function namingProblems(files: string[]): string[] {
     const { name, base } = path.parse(file);
     const shown = path.relative("", file);
     if (!/^[A-Za-z][A-Za-z0-9_-]{0,62}$/.test(name)) {
-      return `${shown}: ${name} is no name for a workflow: up to 63 letters, digits, _ and -, a letter first`;
+      return `${shown}: ${name} is not a valid name for a workflow: up to 63 letters, digits, _ and -, starting with a letter`;
     }
     const other = taken.get(name);
     taken.set(name, base);
-    return other ? `${shown}: ${other} is the task ${name} already` : [];
+    return other ? `${shown}: ${other} is already the task ${name}` : [];
   });
 }
 
 const { cache } = createRequire(import.meta.url);
 
-/** Loads files, and what they import, as if none had been loaded before; what two of them import is loaded once. */
+/** Loads files and their imports as if none had been loaded before; a module that two of them import is loaded once. */
 function freshLoader() {
   // Node would find CommonJS modules of an earlier namespace by their relative paths.
   for (const name of Object.keys(cache)) if (name.includes("?namespace=notika-")) delete cache[name];

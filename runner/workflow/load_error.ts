@@ -2,7 +2,9 @@ import { spawnSync } from "node:child_process";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** Says where and why a module could not be loaded: `tasks/a.ts:3: Unexpected ";"`, the file as seen from here. */
+/**
+ * Tells where and why a module could not be loaded: `tasks/a.ts:3: Unexpected ";"`, the path relative to the current folder.
+ */
 export function describeLoadError(error: unknown, file: string): string {
   const { message, stack = "" } = error instanceof Error ? error : { message: String(error) };
   const compiled = [...message.matchAll(/^(.+):(\d+):\d+: ERROR: (.+)$/gm)];
@@ -12,13 +14,13 @@ export function describeLoadError(error: unknown, file: string): string {
   return `${placeIn(stack, file) ?? syntaxErrorIn(file, error) ?? shown(file)}: ${reason}`;
 }
 
-/** The package that was imported and is not there. */
+/** The name of an imported package that is not installed; undefined: the error has another cause. */
 export function missingPackage(error: unknown): string | undefined {
   const { message } = error instanceof Error ? error : { message: "" };
   return /^Cannot find (?:package|module) '((?:@[^'/]+\/)?[^'./#:][^'/:]*)['/]/.exec(message)?.[1];
 }
 
-/** The first line of a stack that is in the project's own code; what stands below the loader is not the module's. */
+/** The first line of a stack that is in the project's own code; frames below the loader are not the module's. */
 function placeIn(stack: string, file: string): string | undefined {
   const [own = "", loader] = stack.split(/\n.*\bModuleJob\./);
   if (loader === undefined) return undefined;
@@ -30,7 +32,7 @@ function placeIn(stack: string, file: string): string | undefined {
   return undefined;
 }
 
-/** Node tells nobody but its own stderr on which line of a JavaScript file the syntax error is. */
+/** Where the syntax error of a JavaScript file is; Node writes the line only to stderr. */
 function syntaxErrorIn(file: string, error: unknown): string | undefined {
   if (!(error instanceof SyntaxError) || !/js$/.test(file)) return undefined;
   const { stderr } = spawnSync(process.execPath, ["--check", file], { encoding: "utf8" });

@@ -1,48 +1,51 @@
 import { type Duration, interval, milliseconds } from "./duration.ts";
 
-/** Keys of the event's `new`, of a delete's `old`: one, or several that count together. */
+/** Columns of the event's `new`, of a delete's `old`: one, or several that are combined. */
 export type Columns = string | readonly string[];
 
 /** How the events of a workflow become runs.  They are published with `on`. */
 export interface Options {
-  /** One run for each value of these columns, while it is remembered: a further event is logged as `cancelled`. */
+  /** One run for each value of these columns, while that run is remembered; a further event is logged as `cancelled`. */
   key?: Columns;
-  /** How many runs at a time, over all runners; one that waits or is tried again later does not count. */
+  /** The maximum number of runs at a time, over all runners; a run that waits or is to be retried later does not count. */
   concurrency?: number;
   /**
-   * Runs of the same value of these columns one after the other, in the order of their events.  One that waits or is tried
-   * again later holds back those behind it; one that has failed for good does not.
+   * Runs with the same value of these columns start one after the other, in the order of their events.  A run that waits or
+   * is to be retried later holds back those behind it; one that has failed permanently does not.
    */
   order?: Columns;
-  /** One run for the events of the same `by`, when none has come for `window`, or `max` after the first (default: ten windows). */
+  /**
+   * One run for the events of the same `by`, when no event has come for `window`, or `max` after the first (default: ten
+   * windows).
+   */
   debounce?: { by?: Columns; window: Duration; max?: Duration };
-  /** One run for the events of the same `by`, `window` after the first, or when there are `max` (default: 10,000). */
+  /** One run for the events of the same `by`, `window` after the first, or when there are `max` events (default: 10,000). */
   digest?: { by?: Columns; window: Duration; max?: number };
   /**
-   * What becomes of a TRUNCATE where deletes wake the workflow, as it gives no events: it is recorded in `notika.guard_log` and
-   * `notika.health` (default), also warned of, or refused.
+   * What happens at a TRUNCATE if deletes wake the workflow, because it makes no events: it is recorded in `notika.guard_log`
+   * and `notika.health` (default), also raises a warning, or is refused.
    */
   truncate?: "record" | "warn" | "refuse";
-  /** Runs at times, also without `on`; the event's `new` has the planned time as `planned_at`. */
+  /** Starts runs at these times, also without `on`; the event's `new` has the planned time as `planned_at`. */
   schedule?: Schedule;
   /**
-   * A whole number from -1000 to 1000; default: 0.  Runs with a smaller one start before all others; those with the same
-   * take turns, workflow by workflow.
+   * A whole number from -1000 to 1000; default: 0.  Runs with a smaller number start first; workflows with the same number
+   * take turns.
    */
   priority?: number;
 }
 
-/** Times that a workflow starts at. */
+/** Times at which runs of a workflow start. */
 export interface Schedule {
   /** Minute, hour, day, month and weekday, as in `"30 2 * * mon-fri"`; or `"@daily"`. */
   cron: string;
-  /** Whose clock they are read from, such as `"Europe/Berlin"`; default: UTC. */
+  /** The time zone of these times, such as `"Europe/Berlin"`; default: UTC. */
   timeZone?: string;
-  /** What becomes of times while no runner was there; default: `"skip"`. */
+  /** What happens to times that passed while no runner was running; default: `"skip"`. */
   missed?: "skip" | "catch up";
 }
 
-/** Those that are given, as the database takes them. */
+/** The options that are given, as the database expects them. */
 export function optionsOf({
   key,
   concurrency,
@@ -70,7 +73,7 @@ export function optionsOf({
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 
-/** Throws a TypeError that says what is wrong with one; whether the columns are there the database knows. */
+/** Throws a TypeError for an invalid option.  The database checks whether the columns exist. */
 export function checkOptions({
   key,
   concurrency,
@@ -109,7 +112,7 @@ export function checkOptions({
   if (truncate !== undefined && !["record", "warn", "refuse"].includes(truncate)) {
     throw new TypeError(`truncate must be "record", "warn" or "refuse", not ${JSON.stringify(truncate)}`);
   }
-  // What the fields of a cron mean the database knows.
+  // The database checks the fields of a cron expression.
   if (schedule !== undefined && typeof schedule?.cron !== "string") {
     throw new TypeError('schedule must be an object such as { cron: "30 2 * * *", timeZone: "Europe/Berlin" }');
   }

@@ -4,38 +4,38 @@ import type { Operation, Trigger } from "./event.ts";
 
 /** Changes that the runs of a workflow may wait for. */
 export interface Source<O extends Operation = Operation> extends Trigger<O> {
-  /** Columns whose values a wait names, so that it is about one user, say: they belong to `columns`. */
+  /** Columns whose values a wait names, for example to wait for one user; they must be among `columns`. */
   match?: readonly string[];
 }
 
 /** Changes that end runs. */
 export interface Cancellation<O extends Operation = Operation> extends Trigger<O> {
-  /** For columns of that table, which belong to `columns`, the columns of the run's own row that they must equal. */
+  /** Maps columns of that table, which must be among `columns`, to the columns of the run's own row that they must equal. */
   match?: Readonly<Record<string, string>>;
 }
 
-/** What changes count for the runs of a workflow that are on their way.  They are published with it. */
+/** Changes that affect runs of a workflow that have not ended.  They are published with it. */
 export interface Sources {
-  /** What `step.waitFor` waits for, each published as `workflow:name`. */
+  /** Changes that `step.waitFor` waits for, by name, each published as `workflow:name`. */
   waitsFor?: Readonly<Record<string, Source>>;
   /** A change that ends the runs it matches as `cancelled`; published as `workflow:cancel`. */
   cancelOn?: Cancellation;
 }
 
-/** What `step.waitFor` waits for: one of the workflow's `waitsFor`, and the values of its `match`. */
+/** The change that `step.waitFor` waits for: one of the workflow's `waitsFor`, and the values of its `match`. */
 export interface Change<O extends Operation = Operation> {
   table: string;
-  /** Where several sources have that table. */
+  /** Needed if several sources have that table. */
   operations?: readonly O[];
-  /** Where several sources have that table and those operations. */
+  /** Needed if several sources have that table and those operations. */
   condition?: string;
-  /** What the columns of the source's `match` must be, as they stand in events: compared as text. */
+  /** The values of the columns in the source's `match`, as they appear in events; compared as text. */
   match?: Readonly<Record<string, string | number | bigint | boolean>>;
 }
 
-/** What ends a wait that no change has ended. */
+/** The limit of a wait. */
 export interface WaitOptions {
-  /** A Postgres interval, such as `"3 days"`, or milliseconds; default: it waits for as long as it takes. */
+  /** A Postgres interval, such as `"3 days"`, or milliseconds; default: no timeout. */
   timeout?: Duration;
 }
 
@@ -49,31 +49,31 @@ export function sourcesOf({ waitsFor = {}, cancelOn }: Sources): Record<string, 
   return { ...waitsFor, [cancel]: { ...trigger, ...(pairs && { match: pairs }) } };
 }
 
-/** Throws a TypeError that says what is wrong with them. */
+/** Throws a TypeError for an invalid source. */
 export function checkSources({ waitsFor = {}, cancelOn }: Sources): void {
-  if (typeof waitsFor !== "object" || waitsFor === null) throw new TypeError("waitsFor is not an object of sources");
+  if (typeof waitsFor !== "object" || waitsFor === null) throw new TypeError("waitsFor must be an object of sources");
   for (const [name, source] of Object.entries(waitsFor)) {
     if (!/^[A-Za-z][A-Za-z0-9_-]{0,62}$/.test(name)) {
       throw new TypeError(
-        `waitsFor: ${JSON.stringify(name)} is no name for a source: letters, digits, _ and -, a letter first`,
+        `waitsFor: ${JSON.stringify(name)} is not a valid name for a source: letters, digits, _ and -, starting with a letter`,
       );
     }
-    if (name === cancel) throw new TypeError("waitsFor: cancel is the name of what cancelOn declares");
+    if (name === cancel) throw new TypeError("waitsFor: the name cancel is reserved for cancelOn");
     if (typeof source?.table !== "string") throw new TypeError(`waitsFor: ${name} has no table`);
     const { match } = source;
     if (match !== undefined && !(Array.isArray(match) && match.every((column) => typeof column === "string"))) {
-      throw new TypeError(`waitsFor: the match of ${name} is a list of columns, such as ["user_id"]`);
+      throw new TypeError(`waitsFor: the match of ${name} must be a list of columns, such as ["user_id"]`);
     }
   }
   if (cancelOn === undefined) return;
   if (typeof cancelOn?.table !== "string") throw new TypeError("cancelOn has no table");
   const own = cancelOn.match === undefined ? [] : Object.values(cancelOn.match);
   if (Array.isArray(cancelOn.match) || own.some((column) => typeof column !== "string")) {
-    throw new TypeError('cancelOn: match names columns and those of the run\'s own row, such as { user_id: "id" }');
+    throw new TypeError('cancelOn: match must map columns to those of the run\'s own row, such as { user_id: "id" }');
   }
 }
 
-/** What a wait for a change tells the database; throws when the workflow has no such source. */
+/** A wait for a change, as the database expects it; throws NonRetriable if the workflow has no such source. */
 export function waitFor(sources: Sources["waitsFor"] = {}, step: string, change: Change, { timeout }: WaitOptions) {
   const [name, source] = pick(sources, step, change);
   const match = change.match ?? {};
@@ -85,11 +85,11 @@ export function waitFor(sources: Sources["waitsFor"] = {}, step: string, change:
   }
   const missing = columns.find((column) => match[column] === undefined || match[column] === null);
   if (missing !== undefined) {
-    throw refusal(step, `source "${name}" compares ${missing}: say match: { ${missing}: … }, with a value`);
+    throw refusal(step, `source "${name}" compares ${missing}: give match: { ${missing}: … } with a value`);
   }
   const values = Object.entries(match).map(([column, value]) => {
     if (!["string", "number", "bigint", "boolean"].includes(typeof value) || String(value).includes("\0")) {
-      throw refusal(step, `match: ${column} has to be a value as it stands in events, a string say`);
+      throw refusal(step, `match: ${column} must be a value as it appears in events, such as a string`);
     }
     return [column, String(value)];
   });
@@ -120,7 +120,7 @@ function pick(sources: NonNullable<Sources["waitsFor"]>, step: string, change: C
     );
   }
   const names = fitting.map(([name]) => name).join(", ");
-  throw refusal(step, `${names} fit: tell them apart by operations and condition`);
+  throw refusal(step, `the sources ${names} fit: name one by its operations and condition`);
 }
 
 const key = (operations: readonly Operation[]) => [...operations].sort().join();

@@ -6,28 +6,31 @@ import { checkOptions, type Options, optionsOf } from "./options.ts";
 import type { Step } from "./step.ts";
 import { checkSources, type Sources } from "./waits.ts";
 
-/** What a task works with. */
+/** The argument of a task. */
 export interface Context<R extends object = Row, O extends Operation = Operation> {
   /** The event; for a workflow with `debounce` or `digest` the first of its events. */
   event: Event<R, O>;
   /** All events that this run is for, oldest first: more than one with `debounce` or `digest`. */
   events: Event<R, O>[];
-  /** Named pieces of the run that are remembered, and waits. */
+  /** The durable steps and the waits of the run. */
   step: Step;
-  /** Runs a statement now, in a transaction of its own; a write that wakes a workflow knows this run as its cause. */
+  /** Runs a statement now, in a transaction of its own; the events of its writes record this run as their cause. */
   query: Execute;
   log: Log;
   /** Aborts when the runner has to stop, or the attempt's time is up. */
   signal: AbortSignal;
 }
 
-/** What a task module exports by default: a function, or more about it. */
+/** The default export of a task module, if it is not just a function. */
 export interface Definition<R extends object = Row, O extends Operation = Operation> extends Options, Sources {
-  /** Where it is published; leave it out when a DBA publishes it in SQL, or when it only has a `schedule`. */
+  /**
+   * The table and changes on which it is published; leave it out if a DBA publishes it in SQL, or if it only has a
+   * `schedule`.
+   */
   on?: Trigger<O>;
-  /** How often a failed run is tried again before it ends as `failed`; default: the database's `max_attempts`. */
+  /** The number of retries of a failed run before it ends as `failed`; default: the database's `max_attempts`. */
   retries?: number;
-  /** How long an attempt may take, such as `"30 seconds"`, before it counts as failed; default: as long as it likes. */
+  /** How long an attempt may take, such as `"30 seconds"`, before it counts as failed; default: no limit. */
   timeout?: Duration;
   /** A run that has not begun after this time, such as `"1 hour"`, is too late to be useful: it ends as `expired`. */
   expires?: Duration;
@@ -59,7 +62,7 @@ export function workflow<R extends object = Row, const O extends Operation = "in
   return asWorkflow(definition);
 }
 
-/** Takes what a task module exports; throws a TypeError that says what is wrong with it. */
+/** Checks what a task module exports; throws a TypeError if it is invalid. */
 export function asWorkflow(exported: unknown): Workflow {
   if (typeof exported === "function") return { run: exported as Workflow["run"] };
   if (typeof exported !== "object" || exported === null) {
@@ -81,7 +84,9 @@ export function asWorkflow(exported: unknown): Workflow {
   checkOptions(options);
   const [option] = Object.keys(optionsOf(options));
   if (option !== undefined && on === undefined && options.schedule === undefined) {
-    throw new TypeError(`${option} is published with on, which is missing; a DBA sets it with notika.configure(…)`);
+    throw new TypeError(
+      `${option} is published with on, which is missing; for a workflow that a DBA publishes, set it with notika.configure(…)`,
+    );
   }
   return exported as Workflow;
 }

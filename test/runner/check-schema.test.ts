@@ -67,7 +67,7 @@ describe("a dump of pg_dump", () => {
 
     expect(stdout).toEqual(["3.sql:1: breaks events: column dropped billing.events.data"]);
     expect(stderr).toBe(
-      "application.sql: stood in for, because the Postgres in this process does not have it: " +
+      "application.sql: replaced by stand-ins, because the Postgres in this process does not have them: " +
         "extension postgres_fdw, foreign-data wrapper postgres_fdw\n",
     );
   });
@@ -106,7 +106,7 @@ select cron.schedule('x', '* * * * *', 'select 1');`,
       "3.sql:1: breaks places: type changed public.places.embedding: public.vector(768) instead of public.vector(1536)",
     ]);
     expect(stderr).toContain(
-      "stood in for, because the Postgres in this process does not have it: access method columnar, " +
+      "replaced by stand-ins, because the Postgres in this process does not have them: access method columnar, " +
         "collation pg_catalog.de_DE.utf8, extension pg_cron, extension postgis, extension timescaledb, extension vector, " +
         "language plpython3u, schema _timescaledb_functions, tablespace slow, type public.geometry, type public.vector\n",
     );
@@ -182,7 +182,7 @@ INSERT INTO "schema_migrations" (version) VALUES ('20240101000000');
     );
 
     expect(stdout).toEqual([
-      "schema.sql:46: unknown: left out of the schema: that is for psql",
+      "schema.sql:46: unknown: left out of the schema: it is a command of psql",
       'schema.sql:48: unknown: left out of the schema: relation "twice" already exists',
       '2.sql:1: breaks users: type changed public."User".role: integer instead of public."Role"',
     ]);
@@ -229,7 +229,7 @@ test("several databases in one file are told apart, and refused", async () => {
   const all = "\\connect one\ncreate table a ();\n\\connect two\ncreate table b ();\n";
   await expect(said(await file("all.sql", all), {}, "select 1")).rejects.toMatchObject({
     message: "the schema has tables of several databases: one, two",
-    hint: "Dump the one that is meant: pg_dump --schema-only two > schema.sql",
+    hint: "Dump only one of them: pg_dump --schema-only two > schema.sql",
   });
 });
 

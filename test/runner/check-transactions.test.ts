@@ -25,7 +25,7 @@ describe("a refusal", () => {
 
   test("of several statements leaves some where each is committed", () => {
     expect(stays("alter table t add b int;\n\nalter table t add c int;\nalter table t drop a;")).toMatch(
-      /^Unless 1\.sql is run in one transaction, what stands in lines 1 to 3 stays after the refusal/,
+      /^Unless 1\.sql is run in one transaction, the changes of lines 1 to 3 stay after the refusal/,
     );
     expect(stays("alter table t add b int;\nalter table t drop a;")).toMatch(maintenance);
   });
@@ -59,7 +59,7 @@ describe("a refusal", () => {
     ],
   ])("leaves what is committed before it: %s", ([commit, lines, text = ""]) => {
     expect(stays(text)).toContain(
-      `1.sql is not one transaction (${commit}): what stands in ${lines} stays after the refusal, and a second try begins with it.`,
+      `1.sql is not one transaction (${commit}): the changes of ${lines} stay after the refusal, and a second attempt begins with them.`,
     );
     expect(stays(text)).toMatch(maintenance);
   });

@@ -49,8 +49,8 @@ afterAll(async () => {
 
 describe("notika check", () => {
   test("says nothing would break, and changes nothing", async () => {
-    expect(await check("1.sql")).toEqual({ code: 0, stdout: "no workflow would notice\n" });
-    expect(await check("1.sql")).toEqual({ code: 0, stdout: "no workflow would notice\n" });
+    expect(await check("1.sql")).toEqual({ code: 0, stdout: "no workflow is affected\n" });
+    expect(await check("1.sql")).toEqual({ code: 0, stdout: "no workflow is affected\n" });
   });
 
   test("names the file, the line and the workflow that would break, one migration building on the other", async () => {
@@ -58,7 +58,7 @@ describe("notika check", () => {
       code: 1,
       stdout: `2.sql:4: breaks welcome_email: column dropped app.users.email
   Publish welcome_email again in the same transaction, or there: select notika.allow_breaking_change('welcome_email', '<reason>');
-  Unless 2.sql is run in one transaction, what stands in line 2 stays after the refusal, and a second try begins with it. For a tool that commits each statement, begin maintenance before the migration: select notika.begin_maintenance('<reason>'); and end it afterwards: select * from notika.end_maintenance();
+  Unless 2.sql is run in one transaction, the changes of line 2 stay after the refusal, and a second attempt begins with them. For a tool that commits each statement, begin maintenance before the migration: select notika.begin_maintenance('<reason>'); and end it afterwards: select * from notika.end_maintenance();
 `,
     });
   });
@@ -99,7 +99,7 @@ describe("notika check", () => {
       code: 1,
       stdout: `7.sql:3: breaks welcome_email: column dropped app.users.email
   Publish welcome_email again in the same transaction, or there: select notika.allow_breaking_change('welcome_email', '<reason>');
-  7.sql is not one transaction (COMMIT in line 2): what stands in line 1 stays after the refusal, and a second try begins with it. Make it one, or begin maintenance before the migration: select notika.begin_maintenance('<reason>'); and end it afterwards: select * from notika.end_maintenance();
+  7.sql is not one transaction (COMMIT in line 2): the changes of line 1 stay after the refusal, and a second attempt begins with them. Make it one, or begin maintenance before the migration: select notika.begin_maintenance('<reason>'); and end it afterwards: select * from notika.end_maintenance();
 `,
       stderr: "7.sql is not one transaction (COMMIT in line 2)\n",
     });

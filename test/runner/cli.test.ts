@@ -58,20 +58,20 @@ describe.concurrent("the command line", () => {
     ["Unknown option '--tasks'", ["status", "--tasks", "x"]],
     ["Unexpected argument 'lunch'", ["status", "lunch"]],
     ["Option '--url <value>' argument missing", ["status", "--url"]],
-    ["no database was named", ["status"]],
-    ["no run was named", ["retry", "--url", "postgres://x/y"]],
+    ["no database is specified", ["status"]],
+    ["no run is specified", ["retry", "--url", "postgres://x/y"]],
     ["lunch is not the id of a run", ["cancel", "lunch", "--url", "postgres://x/y"]],
-    ["no workflow was named", ["unpublish", "--url", "postgres://x/y"]],
+    ["no workflow is specified", ["unpublish", "--url", "postgres://x/y"]],
     ["grant needs one role", ["grant", "--schema", "app", "--url", "postgres://x/y"]],
     ["grant needs one role", ["grant", "one", "other", "--url", "postgres://x/y"]],
     ["Unexpected argument 'all'", ["uninstall", "all", "--url", "postgres://x/y"]],
     ["--limit needs a whole number from 1, not many", ["runs", "--limit", "many", "--url", "postgres://x/y"]],
-    ["--state has no tired", ["runs", "--state", "tired", "--url", "postgres://x/y"]],
+    ["there is no state tired", ["runs", "--state", "tired", "--url", "postgres://x/y"]],
     ["--concurrency needs a whole number from 1, not 0", ["run", "--concurrency", "0", "--url", "postgres://x/y"]],
     ["there is no file nowhere.sql", ["check", "nowhere.sql", "--url", "postgres://x/y"]],
     ["--port needs a port, not 70000", ["dev", "--port", "70000"]],
-    ["--columns describes one workflow, with a table", ["publish", "welcome_email", "--columns", "id"]],
-    ["--table describes one workflow, with a table", ["plan", "a", "b", "--table", "app.users"]],
+    ["--columns needs the name of one workflow, and --table", ["publish", "welcome_email", "--columns", "id"]],
+    ["--table needs the name of one workflow, and --table", ["plan", "a", "b", "--table", "app.users"]],
     ["no task in tasks declares where by_hand is published", ["publish", "by_hand"]],
   ])("refuses with exit code 2: %s", async (message, args) => {
     const { code, stdout, stderr } = await notika(...args);
@@ -310,7 +310,7 @@ Runners
 host    pid  tasks  heard
 a-host  77   1      N s ago
 
-Runs of the last hour, and those to come
+Runs that have not ended, or ended in the last hour
 done  failed  ready
 1     1       2
 
@@ -369,7 +369,7 @@ run  workflow       attempts  ended    error
     });
     expect(await notika("cancel", "1", "2", ...on)).toEqual({
       code: 1,
-      stdout: "run  outcome\n1    had ended before\n2    cancelled\n",
+      stdout: "run  outcome\n1    had already ended\n2    cancelled\n",
       stderr: "",
     });
   });

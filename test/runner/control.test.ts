@@ -175,7 +175,7 @@ test.for([
   ],
   [
     { on: undefined, concurrency: 5 },
-    "concurrency is published with on, which is missing; a DBA sets it with notika.configure(…)",
+    "concurrency is published with on, which is missing; for a workflow that a DBA publishes, set it with notika.configure(…)",
   ],
 ] as const)("workflow(%j) is refused", ([options, message]) => {
   expect(() => workflow({ on, run() {}, ...(options as object) })).toThrow(new TypeError(message));

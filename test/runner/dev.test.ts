@@ -113,13 +113,13 @@ test("tasks are loaded again when they change", async () => {
   await it.says(/#1 hello Ada/);
 
   await write("tasks/_word.ts", 'export const word = "good evening";');
-  await it.says(/tasks loaded again: greet/);
+  await it.says(/tasks reloaded: greet/);
   await it.says(/greet is published/);
   await sql`insert into people values ('Grace')`;
   await it.says(/#2 good evening Grace/);
 
   await write("tasks/greet.ts", "export default {{");
-  await it.says(/tasks\/greet.ts:1: .*\n.*The tasks stay as they were/);
+  await it.says(/tasks\/greet.ts:1: .*\n.*The tasks loaded before stay active/);
   await sql`insert into people values ('Alan')`;
   await it.says(/#3 good evening Alan/);
 
@@ -134,10 +134,10 @@ test("tasks are loaded again when they change", async () => {
     "tasks/fail.ts",
     `export default { on: { table: "public.people" }, run() { throw new Error("not today"); } };`,
   );
-  await it.says(/tasks loaded again: fail, greet/);
+  await it.says(/tasks reloaded: fail, greet/);
   await it.says(/fail is published on public.people/);
   await sql`insert into people values ('Barbara')`;
-  await it.says(/↻ #\d fail insert public.people \d+ ms\n {2}not today, will be tried again/);
+  await it.says(/↻ #\d fail insert public.people \d+ ms\n {2}not today, will be retried/);
 
   await write(
     "tasks/fail.ts",
@@ -150,12 +150,10 @@ test("tasks are loaded again when they change", async () => {
   await it.says(/fail is published on public.people/);
   await sql`insert into people values ('Donald')`;
   await it.says(/✗ #\d fail insert public.people \d+ ms\n {2}the task called process.exit\(3\)/);
-  await it.says(
-    /nothing caught an error of a run that is over, .*\n {2}Error: left alone\n {6}at .*\(.{0,80}\/tasks\/fail.ts:/,
-  );
+  await it.says(/uncaught error of a run that is over; .*\n {2}Error: left alone\n {6}at .*\(.{0,80}\/tasks\/fail.ts:/);
 
   await rm(path.join(project, "tasks/fail.ts"));
-  await it.says(/fail has no task any more.*notika.unpublish\('fail'\)/);
+  await it.says(/fail no longer has a task.*notika.unpublish\('fail'\)/);
 
   await write("tasks/yearly.ts", 'export default { schedule: { cron: "@yearly" }, run() {} };');
   await it.says(/yearly is published by time/);
@@ -201,7 +199,7 @@ describe("a folder that is in use", () => {
     running.push(first);
     const [, url] = await first.says(/(postgres:\S+) \(port \d+ is taken\)/);
     expect(url).not.toContain(`:${port}/`);
-    await first.says(/no task is in tasks yet/);
+    await first.says(/there is no task in tasks yet/);
     await first.says(/Try it/);
     taken.close();
 
@@ -210,7 +208,7 @@ describe("a folder that is in use", () => {
       stdout: "",
       stderr: expect.stringMatching(
         new RegExp(
-          `error: notika dev runs in this folder already, as process ${first.pid}\nhint: .*dev --data .*dev.pid`,
+          `error: notika dev is already running in this folder, as process ${first.pid}\nhint: .*dev --data .*dev.pid`,
         ),
       ),
     });

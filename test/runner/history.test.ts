@@ -100,13 +100,13 @@ describe("notika runs", () => {
   });
 
   test.each([
-    ["one run is shown at a time", ["runs", "1", "2"]],
+    ["only one run can be shown at a time", ["runs", "1", "2"]],
     ["lunch is not the id of a run", ["runs", "lunch"]],
     ["--key needs a column and its value, not id", ["runs", "--key", "id"]],
-    ["--since has no time in it: lunch", ["runs", "--since", "lunch"]],
-    ["retry takes runs, or --workflow and --since for all that failed", ["retry", "--since", "2h"]],
+    ["--since needs a time, not lunch", ["runs", "--since", "lunch"]],
+    ["retry needs ids of runs, or --workflow and --since for all that failed", ["retry", "--since", "2h"]],
     [
-      "retry takes runs, or --workflow and --since for all that failed",
+      "retry needs ids of runs, or --workflow and --since for all that failed",
       ["retry", "1", "--workflow", "a", "--since", "2h"],
     ],
   ])("refuses with exit code 2: %s", async (message, args) => {
@@ -140,7 +140,7 @@ describe("notika check --tasks", () => {
     await write("/* book seat 7 */ `book seat @{1}`; 'each seat'; await import('../names.ts')");
     expect(await notika("check", "--tasks", "tasks")).toMatchObject({
       code: 0,
-      stdout: "the tasks have all steps that unfinished runs remember\n",
+      stdout: "the tasks have all steps of unfinished runs\n",
     });
     await rm(path.join(project, "tasks/welcome.ts"));
     const { code, stdout } = await notika("check", "--tasks", "--json");

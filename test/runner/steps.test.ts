@@ -57,7 +57,7 @@ describe("step.run", () => {
 
     expect(await start()).toMatchObject({
       state: "retrying",
-      error: 'step "second": step "second" fails because the test says so',
+      error: 'step "second": step "second" fails because the test called failNext',
     });
     await t.advance("1 hour");
 
@@ -123,7 +123,7 @@ describe("step.run", () => {
     [
       "a result of more than a megabyte",
       () => "x".repeat(1_048_577),
-      'step "odd": the result of step "odd" has 1048579 bytes, more than 1048576: store it, and return where it is',
+      'step "odd": the result of step "odd" has 1048579 bytes, more than 1048576: store it elsewhere, and return a reference to it',
     ],
   ])("%s ends the run with an error that says so", async (_, work, error) => {
     await deploy(({ step }) => step.run("odd", work as () => unknown));

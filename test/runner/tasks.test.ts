@@ -139,8 +139,8 @@ describe("what is wrong with tasks is said", () => {
     expect(error).toMatchObject({ code: "NOTIKA_TASKS", hint: expect.stringContaining("files that begin with _") });
     const at = `${path.relative("", folder)}/`;
     expect(error.message.replaceAll(at, "").replaceAll(folder, "…").split("\n")).toEqual([
-      "2nd task.ts: 2nd task is no name for a workflow: up to 63 letters, digits, _ and -, a letter first",
-      "o_twice.ts: o_twice.js is the task o_twice already",
+      "2nd task.ts: 2nd task is not a valid name for a workflow: up to 63 letters, digits, _ and -, starting with a letter",
+      "o_twice.ts: o_twice.js is already the task o_twice",
       '_broken.ts:3: Unexpected "="',
       'c_syntax.ts:2: Unexpected ";"',
       "d_syntax.js:3: Unexpected token ';'",
@@ -164,14 +164,14 @@ describe("what is wrong with tasks is said", () => {
     };
 
     expect(await hint('import x from "@scope/missing/part";\nexport default x;')).toBe(
-      "Install what is imported: npm install @scope/missing",
+      "Install the missing package: npm install @scope/missing",
     );
     expect(await hint('import x from "./nowhere.ts";\nexport default x;')).toBeUndefined();
     expect(await hint("export default () => {")).toBeUndefined();
-    expect(await hint("export const run = 1;")).toMatch(/^A task module exports by default/);
+    expect(await hint("export const run = 1;")).toMatch(/^The default export of a task module/);
     await write("package.json", "{}"); // of CommonJS
     expect(await hint('import x from "missing";\nexport default x;')).toBe(
-      "Install what is imported: npm install missing",
+      "Install the missing package: npm install missing",
     );
   });
 

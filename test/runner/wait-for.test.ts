@@ -196,12 +196,12 @@ describe("step.waitFor", () => {
     [
       "several sources",
       { table: "app.payments", match: { user_id: 1 } },
-      'step.waitFor("w"): payment, refund fit: tell them apart by operations and condition',
+      'step.waitFor("w"): the sources payment, refund fit: name one by its operations and condition',
     ],
     [
       "no value for what is compared",
       { table: "app.payments", operations: ["delete"], match: { user_id: null } },
-      'step.waitFor("w"): source "refund" compares user_id: say match: { user_id: … }, with a value',
+      'step.waitFor("w"): source "refund" compares user_id: give match: { user_id: … } with a value',
     ],
     [
       "a value for what is not compared",
@@ -211,7 +211,7 @@ describe("step.waitFor", () => {
     [
       "a value that no event has",
       { table: "app.payments", operations: ["delete"], match: { user_id: new Date() } },
-      'step.waitFor("w"): match: user_id has to be a value as it stands in events, a string say',
+      'step.waitFor("w"): match: user_id must be a value as it appears in events, such as a string',
     ],
   ] as const)("with %s fails at once", async ([, change, error]) => {
     await deploy(({ step }) => step.waitFor("w", change as never));
@@ -328,24 +328,24 @@ describe("cancelOn", () => {
 
 describe("a task module", () => {
   test.for([
-    ["waitsFor is not an object of sources", { waitsFor: "app.payments" }],
+    ["waitsFor must be an object of sources", { waitsFor: "app.payments" }],
     [
-      'waitsFor: "a b" is no name for a source: letters, digits, _ and -, a letter first',
+      'waitsFor: "a b" is not a valid name for a source: letters, digits, _ and -, starting with a letter',
       { waitsFor: { "a b": { table: "a.b" } } },
     ],
     [
-      'waitsFor: "_a" is no name for a source: letters, digits, _ and -, a letter first',
+      'waitsFor: "_a" is not a valid name for a source: letters, digits, _ and -, starting with a letter',
       { waitsFor: { _a: { table: "a.b" } } },
     ],
-    ["waitsFor: cancel is the name of what cancelOn declares", { waitsFor: { cancel: { table: "a.b" } } }],
+    ["waitsFor: the name cancel is reserved for cancelOn", { waitsFor: { cancel: { table: "a.b" } } }],
     ["waitsFor: paid has no table", { waitsFor: { paid: {} } }],
     [
-      'waitsFor: the match of paid is a list of columns, such as ["user_id"]',
+      'waitsFor: the match of paid must be a list of columns, such as ["user_id"]',
       { waitsFor: { paid: { table: "a.b", match: { user_id: "id" } } } },
     ],
     ["cancelOn has no table", { cancelOn: {} }],
     [
-      'cancelOn: match names columns and those of the run\'s own row, such as { user_id: "id" }',
+      'cancelOn: match must map columns to those of the run\'s own row, such as { user_id: "id" }',
       { cancelOn: { table: "a.b", match: ["user_id"] } },
     ],
   ] as const)("is told that %s", ([message, sources]) => {

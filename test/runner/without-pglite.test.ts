@@ -8,7 +8,7 @@ import { built } from "../support/build.ts";
 import { notikaCommand, start } from "./process.ts";
 
 const hint = `Optional dependencies were left out. Run: npm install --save-dev @electric-sql/pglite@${packageJson.optionalDependencies["@electric-sql/pglite"]}`;
-const message = "the Postgres in this process is @electric-sql/pglite, which is not installed";
+const message = "the Postgres in this process needs @electric-sql/pglite, which is not installed";
 
 let folder: string;
 

@@ -151,14 +151,12 @@ test("nor one that a task has let go of", async () => {
   await runner.says(/running/);
   await embedded.database.execute(sql`insert into app."evil \x1b[31m\x9b31m\u202e" values (101, ${hostile})`);
 
-  await runner.says(/nothing caught an error of a run/);
+  await runner.says(/uncaught error of a run/);
   runner.kill("SIGTERM");
   const { code, stderr } = clean(await runner.ended);
 
   expect(code).toBe(0);
-  expect(stderr).toMatch(
-    /^\S+ nothing caught an error of a run.* error="RED \\u001b\[31m.* stack="Error: RED \\u001b\[31m/m,
-  );
+  expect(stderr).toMatch(/^\S+ uncaught error of a run.* error="RED \\u001b\[31m.* stack="Error: RED \\u001b\[31m/m);
   expect(stderr).not.toMatch(new RegExp(`^${forged}`, "m"));
 });
 

@@ -37,7 +37,7 @@ test.runIf(isThorough)(
     onTestFinished(async () => void (await other.end("SIGKILL")));
     await sleep(85_000);
     still.child.kill("SIGCONT");
-    await still.says("the run was given to another runner while this one was away, and goes no further here");
+    await still.says("the run was given to another runner while this one could not be reached, and stops here");
 
     expect(await database.execute(sql`select run_id::int, state, attempts from notika.runs order by 1`)).toEqual([
       { run_id: 1, state: "done", attempts: 2 },

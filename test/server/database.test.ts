@@ -103,7 +103,7 @@ test("an undefined value is refused, since NULL may not be meant", async () => {
   await expect(database.execute(sql`select ${1}::int, ${given.id}::text`)).rejects.toMatchObject({
     code: "NOTIKA_UNDEFINED",
     message: "the value $2 of a statement is undefined: select $1::int, $2::text",
-    hint: "Give null where NULL is meant.",
+    hint: "Use null for NULL.",
   });
 });
 

@@ -51,7 +51,7 @@ test("connect.md: a role that installs Notika itself, the four parts, and removi
 
   const said = await run(leave);
   expect(said).toContain("would be removed");
-  expect(said).toContain("-- Left to an administrator, as far as it was granted for Notika:\n");
+  expect(said).toContain("-- For an administrator to run, if it was granted for Notika:\n");
   expect(await listObjects(url)).toEqual(before);
 });
 

@@ -88,7 +88,9 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
     ]);
 
     expect(text).toMatchObject({ code: 0, stderr: "" });
-    expect(text.stdout).toMatch(/^postgresql:.*\n\nok +address +127.0.0.1:\d+ \(IPv4\) takes connections\nok +login /);
+    expect(text.stdout).toMatch(
+      /^postgresql:.*\n\nok +address +127.0.0.1:\d+ \(IPv4\) accepts connections\nok +login /,
+    );
     expect(text.stdout).toMatch(/\nwarning +notika +it is not installed in this database\n +→ npx notika install\n$/);
     expect({ ...json, stdout: "" }).toEqual({ code: 0, stdout: "", stderr: "" });
     expect(JSON.parse(json.stdout)).toEqual({ url: expect.any(String), findings: expect.any(Array) });
@@ -136,7 +138,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
 
     expect(await finding("tls", url.replace("127.0.0.1", `${ip}`))).toMatchObject({
       severity: "warning",
-      detail: "none: what is sent, and what comes back, can be read and changed on the way",
+      detail: "none: others on the network can read and change what is sent and received",
       remedy: expect.stringContaining("sslmode=require"),
     });
   });
@@ -176,7 +178,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
     expect(
       found.filter(({ severity }) => severity !== "ok").map(({ finding, severity }) => `${severity} ${finding}`),
     ).toEqual(["warning event triggers", "warning guard"]);
-    expect(found).toContainEqual(expect.objectContaining({ finding: "role", detail: "ada, no superuser" }));
+    expect(found).toContainEqual(expect.objectContaining({ finding: "role", detail: "ada, not a superuser" }));
     expect(found).toContainEqual(
       expect.objectContaining({ finding: "install", detail: "the role may install and upgrade" }),
     );
@@ -190,7 +192,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
 
     expect({ severity, detail }).toEqual({
       severity: "error",
-      detail: "the schemas notika and notika_worker are another role's, so Notika cannot be installed",
+      detail: "another role owns the schemas notika and notika_worker, so Notika cannot be installed",
     });
     expect(await finding("install", as("ada"))).toMatchObject({ severity: "ok" });
   });
@@ -272,7 +274,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
       expect(runner.filter(({ severity }) => severity === "error")).toEqual([]);
       expect(await finding("parts", as("ada"))).toMatchObject({
         severity: "ok",
-        detail: "the role may publish workflows, run workflows, read events and runs, see how it is",
+        detail: "the role may publish workflows, run workflows, read events and runs, read the health of Notika",
         remedy: null,
       });
     });
@@ -316,7 +318,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
     await Promise.all(sessions.map((session) => session.close()));
     expect(found).toMatchObject({
       severity: "warning",
-      detail: expect.stringMatching(/^[1-9] are left of 30, of which 3 are reserved; a runner takes up to 14$/),
+      detail: expect.stringMatching(/^[1-9] of 30 are free; 3 are reserved; a runner uses up to 14$/),
       remedy: expect.stringContaining("--concurrency"),
     });
   });
@@ -345,7 +347,7 @@ describe.each(versions)("doctor, on PostgreSQL %i", (major) => {
       severity: "warning",
       workflow: null,
       detail: expect.stringMatching(/^the server's clock is (89|90)\.\d s ahead of this one, so times .* differ/),
-      remedy: "Let both machines take the time from the network: timedatectl set-ntp true",
+      remedy: "Synchronize the clocks of both machines: timedatectl set-ntp true",
     });
   });
 });

@@ -202,7 +202,7 @@ alter default privileges for role app_owner in schema app grant select, trigger 
     expect(await root.value("select count(*)::int from notika.workflows")).toBe(3);
 
     const report = await said("notika", "uninstall");
-    const [steps, left] = report.split("\n-- Left to an administrator, as far as it was granted for Notika:\n");
+    const [steps, left] = report.split("\n-- For an administrator to run, if it was granted for Notika:\n");
     const rows = steps?.trim().split("\n").slice(1);
     expect(rows?.map((line) => line.split(/ {2,}/))).toEqual([
       ["runs", "lost", "3 have not ended and never will"],

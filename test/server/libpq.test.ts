@@ -142,7 +142,7 @@ describe.skipIf(!psql).each(versions)("a connection string leads where it leads 
       finding: "standby",
       severity: "error",
       workflow: null,
-      detail: "the server is a standby, where nothing can be written",
+      detail: "the server is a standby, which is read-only",
       remedy: expect.stringContaining("target_session_attrs=read-write"),
     });
   });

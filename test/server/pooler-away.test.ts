@@ -30,14 +30,14 @@ describe.skipIf(!pgbouncer)("behind a pooler that has lost its server", () => {
     await sleep(1500); // the pooler notices
     const [fresh, impatient] = [run(), run()];
     await Promise.all([fresh.says("waiting for the database"), impatient.says("waiting for the database")]);
-    await old.says("cannot dispatch, trying again");
-    await old.says("graphile-worker cannot start, trying again");
+    await old.says("cannot dispatch, retrying");
+    await old.says("graphile-worker cannot start, retrying");
     await sleep(1000); // and says so once
 
     expect(await impatient.end("SIGTERM")).toBe(0);
     await servers.server.restart();
     await fresh.says("running");
-    await old.says("the database is back");
+    await old.says("the database can be reached again");
     await db.add("polite", 20);
     await db.until("done", 20);
 

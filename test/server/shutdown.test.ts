@@ -56,7 +56,7 @@ test("a runner that npm has started stops when npm is gone", async () => {
 
   npm.kill("SIGKILL");
 
-  await npm.says(/stopping .*npm is gone/);
+  await npm.says(/stopping .*npm has ended/);
   await npm.says(/stopped/);
   await expect.poll(() => isAlive(Number(pid))).toBe(false);
 });

@@ -297,7 +297,7 @@ test("a runner says at its start which sources are missing, or differ from what 
   expect(await warnings({ payment })).toEqual([]);
   expect(await warnings({ payment: { ...payment, condition: "new.amount > 0" }, refund: payment })).toEqual([
     ["drip:payment is published differently from what the task declares", { hint }],
-    ["drip:refund is not published, so no change ends what waits for it", { hint }],
+    ["drip:refund is not published, so no change ends a wait for it", { hint }],
   ]);
 });
 

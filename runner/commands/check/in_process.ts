@@ -12,7 +12,7 @@ import type { Migration } from "./migration.ts";
 import { readSql } from "./read.ts";
 import { judge, type Verdict } from "./verdicts.ts";
 
-/** Judges migrations without a server: on a schema in a file, with the workflows that tasks declare. */
+/** Judges migrations without a server, with a schema in a file and the workflows that tasks declare. */
 export async function judgeInProcess(schema: string, tasks: Tasks, migrations: Migration[]): Promise<Verdict[]> {
   const text = await readSql(schema);
   const extensions = await shippedExtensions(text, ...migrations.map((migration) => migration.sql));
@@ -30,19 +30,19 @@ export async function judgeInProcess(schema: string, tasks: Tasks, migrations: M
   }
 }
 
-/** On stderr: it is about this Postgres and not about the migrations. */
+/** Reports stand-ins and statements that were left out, on stderr: they concern the embedded Postgres, not the migrations. */
 function tell(schema: string, { standIns, leftOut }: LoadedSchema) {
   const lines: string[] = [];
   if (standIns.names.length > 0) {
     lines.push(
-      `${schema}: stood in for, because the Postgres in this process does not have it: ${standIns.names.join(", ")}`,
+      `${schema}: replaced by stand-ins, because the Postgres in this process does not have them: ${standIns.names.join(", ")}`,
     );
   }
   const explained = leftOut.filter((part) => part.isPart || part.isExplained);
   for (const { line, statement, reason } of explained.slice(0, told)) {
     lines.push(`${schema}:${line}: left out: ${reason} (${short(statement)})`);
   }
-  if (explained.length > told) lines.push(`${schema}: left out, too: ${explained.length - told} more statements`);
+  if (explained.length > told) lines.push(`${schema}: left out: ${explained.length - told} more statements`);
   for (const line of lines) process.stderr.write(`${printable(line)}\n`);
 }
 
@@ -52,7 +52,7 @@ function short(statement: string): string {
   return statement.length > 60 ? `${statement.slice(0, 60)} …` : statement;
 }
 
-/** What nothing explains may make a difference. */
+/** Verdicts for statements that were left out without an explanation: they may make a difference. */
 function missed(schema: string, { leftOut }: LoadedSchema): Verdict[] {
   return leftOut
     .filter((part) => !part.isPart && !part.isExplained)
@@ -67,12 +67,12 @@ function missed(schema: string, { leftOut }: LoadedSchema): Verdict[] {
     }));
 }
 
-/** Whether something is not what it would be on a server. */
+/** Whether the schema differs from what it would be on a server. */
 function lacks({ standIns, leftOut }: Pick<LoadedSchema, "standIns" | "leftOut">): boolean {
   return standIns.names.length > 0 || leftOut.some(({ isPart }) => !isPart);
 }
 
-/** A workflow on what could not be made here is not known to break. */
+/** Publishes the workflows; the verdict is unknown for one on an object that could not be created here. */
 async function publishAll(schema: string, { database }: Embedded, tasks: Tasks, loaded: LoadedSchema) {
   const unknown: Verdict[] = [];
   for (const publication of publications(tasks)) {
@@ -97,7 +97,10 @@ async function publishAll(schema: string, { database }: Embedded, tasks: Tasks, 
   return unknown;
 }
 
-/** What fails only because something is stood in for, or left out, is no error: the rest is judged without it. */
+/**
+ * Judges migrations.  A statement that fails only because of a stand-in or a missing object is unknown: the rest is judged
+ * without it.
+ */
 async function judgeWithStandIns(embedded: Embedded, migrations: Migration[], loaded: LoadedSchema) {
   const unknown: Verdict[] = [];
   let tried = migrations;
@@ -127,7 +130,7 @@ function isExplained({ problem }: Verdict, loaded: LoadedSchema): boolean {
   return /does not exist|no default operator class|cannot be cast|is not defined/.test(problem);
 }
 
-/** The same without the statement of a line; its lines stay. */
+/** The same migration without the statement on a line; the numbers of the other lines stay. */
 function without(migration: Migration, line: number): Migration {
   const statement = migration.statements.find((it) => it.line === line);
   if (!statement) throw new NotikaError("NOTIKA_CHECK", `${migration.file}:${line}: there is no such statement`);

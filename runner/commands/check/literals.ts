@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 
-/** The texts that a source names: strings as they are, templates as patterns in which expressions may be anything. */
+/** The texts in a source: strings, and templates as patterns in which an expression matches anything. */
 export type Literals = { has(text: string): boolean };
 
 /** The literals of a source file and of all files that it imports by a relative path. */
@@ -16,7 +16,7 @@ export async function literalsOf(file: string): Promise<Literals> {
     if (source === undefined) continue;
     for (const parts of literals(source)) {
       const [only = ""] = parts;
-      // One that is hardly more than its expressions would be anything.
+      // A template with almost no text besides its expressions would match anything.
       if (parts.length > 1 && parts.join("").length < 3) continue;
       if (parts.length > 1) patterns.push(new RegExp(`^${parts.map(escaped).join(".*")}$`, "s"));
       else strings.add(only);
@@ -26,12 +26,12 @@ export async function literalsOf(file: string): Promise<Literals> {
   return { has: (text) => strings.has(text) || patterns.some((pattern) => pattern.test(text)) };
 }
 
-/** Each literal of a source: the text of a string, the texts between the expressions of a template. */
+/** The literals of a source: the text of a string, or the texts between the expressions of a template. */
 export function* literals(source: string): Generator<string[]> {
   // Where an expression may begin, a slash begins a regular expression; elsewhere it divides.
   const token =
     /\/\/[^\n]*|\/\*[\s\S]*?\*\/|(?<=(?:^|[(,=:[!&|?{};+\-*%~<>]|\b(?:return|typeof|case|in|of|void|delete|throw|await|yield))\s*)\/(?![*/])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\[\n])+\/[a-z]*|(["'])((?:\\[\s\S]|(?!\1)[^\\\n])*)\1|[`{}]/g;
-  // In each template, how many braces of its expression are open.
+  // For each open template, the number of open braces in its expression.
   const depths: number[] = [];
   const templates: string[][] = [];
   for (let match = token.exec(source); match; match = token.exec(source)) {
@@ -76,7 +76,7 @@ function escaped(text: string): string {
   return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 }
 
-/** What an import may mean. */
+/** The files that an import may refer to. */
 function candidates(file: string): string[] {
   const bare = file.replace(/\.[mc]?[jt]sx?$/, "");
   const endings = ["ts", "js", "mts", "mjs", "cts", "cjs", "tsx", "jsx"];

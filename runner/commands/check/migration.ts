@@ -1,14 +1,14 @@
 import { readScript, type Statement } from "../../embedded/psql_script.ts";
 
-/** A file with a migration, as `check_ddl` takes it, and what stays of it when one of its statements is refused. */
+/** A file with a migration, as `check_ddl` expects it, and where it is committed. */
 export interface Migration {
   file: string;
-  /** Its lines are those of the file. */
+  /** The SQL, with the same lines as the file. */
   sql: string;
   statements: Statement[];
-  /** Where it is committed by its own text, or why each statement is committed; empty: it may be one transaction. */
+  /** The lines at which it commits, or the reason that each statement is committed; empty: it may be one transaction. */
   commits: { line: number; reason: string }[];
-  /** Whether its own text makes it one transaction. */
+  /** Whether its own text makes it one transaction, or it has at most one statement. */
   isWhole: boolean;
 }
 
@@ -27,7 +27,7 @@ export function readMigration(file: string, text: string): Migration {
   };
 }
 
-/** Where a text is committed by what it says, and what of it stands in no transaction of its own. */
+/** Where statements commit, and the statements outside of transaction blocks. */
 function blocksOf(statements: Statement[]): { commits: Migration["commits"]; outside: Statement[] } {
   const commits: Migration["commits"] = [];
   const outside: Statement[] = [];
@@ -64,19 +64,19 @@ function isTransactionControl(bare: string): boolean {
   return begins.test(bare) || ends.test(bare);
 }
 
-/** What changes nothing for others leaves nothing behind. */
+/** Whether a statement changes more than its own session. */
 function isWork(bare: string): boolean {
   return !isTransactionControl(bare) && !/^(set|reset|show|select (pg_catalog\.)?set_config)\b/i.test(bare);
 }
 
-/** Why a statement cannot be in a transaction, if it cannot. */
+/** Why a statement cannot run in a transaction; undefined: it can. */
 function whyAlone({ line, bare }: Statement): { line: number; reason: string } | undefined {
   if (!cannotBeInTransaction.test(bare)) return undefined;
   const first = bare.split(" ").slice(0, 2).join(" ").toUpperCase();
   return { line, reason: /\bconcurrently\b/i.test(bare) ? "CONCURRENTLY" : first };
 }
 
-/** What tells a tool to commit each statement. */
+/** The comment that makes a migration tool commit each statement; undefined: there is none. */
 function markerOf(text: string): { line: number; reason: string } | undefined {
   const found =
     /^\s*--+\s*(\+goose no transaction|migrate:up\b.*\btransaction:false|!\s*no-transaction|no-transaction|atlas:txmode none|disable-transaction|\+migrate up\b.*\bnotransaction)\b.*$/im.exec(
@@ -85,7 +85,7 @@ function markerOf(text: string): { line: number; reason: string } | undefined {
   return found ? { line: text.slice(0, found.index).split("\n").length, reason: found[0].trim() } : undefined;
 }
 
-/** Some tools keep in one file what a migration does and what takes it back. */
+/** The text without the down migration, which some tools keep in the same file. */
 function onlyUp(text: string): string {
   if (!/^--\s*(migrate:|\+(goose|migrate) )/im.test(text)) return text;
   let isUp = true;
@@ -99,7 +99,7 @@ function onlyUp(text: string): string {
     .join("\n");
 }
 
-/** Names the files that are committed in the middle, in words. */
+/** A line for each file that is not one transaction. */
 export function notWhole(migrations: Migration[]): string {
   return migrations
     .filter(({ commits }) => commits.length > 0)
@@ -107,7 +107,7 @@ export function notWhole(migrations: Migration[]): string {
     .join("");
 }
 
-/** What a refusal in a line would leave of the file, in words; undefined where nothing stays. */
+/** Describes the changes of a file that stay after a refusal in a line; undefined: none. */
 export function whatStays({ file, statements, commits, isWhole }: Migration, line: number): string | undefined {
   const before = statements.filter((statement) => statement.line < line);
   const [first, last] = [before[0], before.at(-1)];
@@ -118,7 +118,7 @@ export function whatStays({ file, statements, commits, isWhole }: Migration, lin
   const until = each || !inner ? last : statements.findLast((statement) => statement.line <= inner.line);
   if (!until) return undefined;
   const lines = first.line === until.line ? `line ${first.line}` : `lines ${first.line} to ${until.line}`;
-  const stays = `what stands in ${lines} stays after the refusal, and a second try begins with it.`;
+  const stays = `the changes of ${lines} stay after the refusal, and a second attempt begins with them.`;
   const maintenance =
     "begin maintenance before the migration: select notika.begin_maintenance('<reason>'); " +
     "and end it afterwards: select * from notika.end_maintenance();";

@@ -3,7 +3,7 @@ import { buffer } from "node:stream/consumers";
 import { gunzipSync } from "node:zlib";
 import { UsageError } from "../../errors.ts";
 
-/** The text of an SQL file, however it was written; `-` is standard input. */
+/** The text of an SQL file, in any supported encoding and compressed or not; `-` is standard input.  Throws UsageError. */
 export async function readSql(file: string): Promise<string> {
   const bytes = file === "-" ? await buffer(process.stdin) : await readFile(file).catch((error) => refuse(file, error));
   return decoded(file, unpacked(file, bytes));
@@ -24,7 +24,7 @@ function unpacked(file: string, bytes: Buffer): Buffer {
   const isTar = bytes.subarray(257, 262).toString("latin1") === "ustar";
   if (bytes.subarray(0, 5).toString("latin1") === "PGDMP" || isTar) {
     throw new UsageError(`${file} is an archive of pg_dump --format=${isTar ? "tar" : "custom"}, not SQL`, {
-      hint: `Make SQL of it: pg_restore --schema-only --file=schema.sql ${file}`,
+      hint: `Convert it to SQL: pg_restore --schema-only --file=schema.sql ${file}`,
     });
   }
   if (starts(0x1f, 0x8b)) return unpacked(file, gunzipSync(bytes));
@@ -36,7 +36,7 @@ function unpacked(file: string, bytes: Buffer): Buffer {
 }
 
 function decoded(file: string, bytes: Buffer): string {
-  // PowerShell's > writes this.
+  // The redirection of PowerShell writes UTF-16.
   if (bytes[0] === 0xff && bytes[1] === 0xfe) return new TextDecoder("utf-16le").decode(bytes);
   if (bytes[0] === 0xfe && bytes[1] === 0xff) return new TextDecoder("utf-16be").decode(bytes);
   let text: string;
@@ -58,7 +58,7 @@ function decoded(file: string, bytes: Buffer): string {
   return text;
 }
 
-/** Encodings of Postgres and what they are called elsewhere. */
+/** Encodings of Postgres and their names in TextDecoder. */
 const labels: Record<string, string> = {
   SQL_ASCII: "iso-8859-1",
   LATIN1: "iso-8859-1",

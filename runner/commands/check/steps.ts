@@ -12,7 +12,7 @@ interface Remembered {
   run: string;
 }
 
-/** Names the steps that unfinished runs remember, or wait in, and the tasks of a folder no longer have. */
+/** Lists the steps and waits of unfinished runs that the tasks of a folder no longer have; returns the exit code. */
 export async function checkSteps(database: Database, folder: string, json: boolean): Promise<number> {
   const files = new Map((await taskFiles(folder)).map((file) => [path.parse(file).name, file]));
   const remembered = await database.execute<Remembered>(
@@ -30,13 +30,11 @@ export async function checkSteps(database: Database, folder: string, json: boole
       ...row,
       problem: files.has(row.workflow) ? "the task has no such step" : "there is no such task",
     }));
-  output(json, vanished, (rows) =>
-    rows.length > 0 ? table(rows) : "the tasks have all steps that unfinished runs remember\n",
-  );
+  output(json, vanished, (rows) => (rows.length > 0 ? table(rows) : "the tasks have all steps of unfinished runs\n"));
   return vanished.length > 0 ? 1 : 0;
 }
 
-/** The second step of a name is remembered as name#2, an item of each as name/key; a name may look like that by itself. */
+/** Whether a step is in the literals.  Its name may be name#2, of a second step, or name/key, of an item of each. */
 function isIn(literals: Literals | undefined, step: string): boolean {
   const first = step.replace(/#\d+$/, "");
   const names = [step, first, ...[...first.matchAll(/\//g)].map(({ index }) => first.slice(0, index))];

@@ -14,7 +14,7 @@ export interface Verdict {
   remedy: string | null;
 }
 
-/** What migrations would do, each committed after those before it, to the workflows that are published. */
+/** The effect of migrations, each committed after those before it, on published workflows. */
 export async function judge(database: Database, migrations: Migration[]): Promise<Verdict[]> {
   const texts = migrations.map((migration) => migration.sql);
   const starts = texts.map((_, index) => lines(texts.slice(0, index)));
@@ -39,19 +39,19 @@ export async function judge(database: Database, migrations: Migration[]): Promis
   });
 }
 
-/** How many lines the texts take when they are joined, each with a line of its own behind it. */
+/** The number of lines of the joined texts, with one line added after each. */
 function lines(texts: string[]): number {
   return texts.reduce((sum, text) => sum + text.split("\n").length + 1, 0);
 }
 
-/** Says what was found, and gives the exit code. */
+/** Prints the verdicts and returns the exit code. */
 export function report(found: Verdict[], { json, github }: { json: boolean; github: boolean }): number {
   output(json, found, (rows) => (github ? rows.map(annotation).join("") : inWords(rows)));
   return found.some(({ verdict }) => ["breaks", "breaks unguarded", "error"].includes(verdict)) ? 1 : 0;
 }
 
 function inWords(found: Verdict[]): string {
-  if (found.length === 0) return "no workflow would notice\n";
+  if (found.length === 0) return "no workflow is affected\n";
   return found
     .map(({ file, line, workflow, verdict, problem, remedy }) =>
       [

@@ -1,13 +1,13 @@
 import { type FSWatcher, readdirSync, watch } from "node:fs";
 import path from "node:path";
 
-/** Calls `onChange` shortly after code in a folder or below it has changed.  Returns what ends that. */
+/** Calls `onChange` shortly after code in a folder or below it has changed.  Returns the function that ends this. */
 export function onCodeChange(folder: string, onChange: () => void): () => void {
   let watchers: FSWatcher[] = [];
   let timer: NodeJS.Timeout | undefined;
 
   function heard(_event: string, file: string | null) {
-    if (file && /~$|^\.|\.sw.$/.test(path.basename(file))) return; // an editor's own
+    if (file && /~$|^\.|\.sw.$/.test(path.basename(file))) return; // a temporary file of an editor
     clearTimeout(timer);
     timer = setTimeout(() => {
       look();
@@ -38,6 +38,6 @@ function foldersIn(folder: string): string[] {
       path.join(folder, name),
     );
   } catch {
-    return []; // it was removed
+    return []; // the folder was removed
   }
 }

@@ -3,13 +3,13 @@ import type { RunObserver } from "../../attempt/conclusion.ts";
 import { color, fieldText, type Log, makeLog, styled } from "../../log.ts";
 import { indented, printable } from "../../printable.ts";
 
-/** What tasks and runner say, for a person who watches: `· #7 Dear Ada, welcome! to=ada@example.com` */
+/** Formats the log of tasks and runner for a terminal: `· #7 Dear Ada, welcome! to=ada@example.com` */
 export const devLog: Log = makeLog((level, message, { run, workflow: _, stack, ...fields }) => {
   const sign = level === "info" ? styled("dim", "·") : styled(color[level], "!");
   return `${sign} ${run === undefined ? "" : styled("dim", `#${printable(String(run))} `)}${styled(color[level], indented(message))}${fieldText(fields)}${stack ? `\n  ${styled("dim", indented(String(stack)))}` : ""}`;
 });
 
-/** One line a run, on stdout: `✓ #7 welcome_customer insert shop.customers 3 ms` */
+/** Prints one line for each attempt of a run on stdout: `✓ #7 welcome_customer insert shop.customers 3 ms` */
 export const runLine: RunObserver = (event, { ms, attempt, error, last }) => {
   const style = error ? (last ? "red" : "yellow") : "green";
   const sign = error ? (last ? "✗" : "↻") : "✓";
@@ -17,7 +17,7 @@ export const runLine: RunObserver = (event, { ms, attempt, error, last }) => {
     .filter((part) => part !== null)
     .join(" ");
   const outcome = error
-    ? `\n  ${styleText(style, indented(error.message, "    "))}${last ? "" : ", will be tried again"}`
+    ? `\n  ${styleText(style, indented(error.message, "    "))}${last ? "" : ", will be retried"}`
     : "";
   const [id, workflow] = [printable(event.id), printable(event.workflow)];
   process.stdout.write(
@@ -25,7 +25,7 @@ export const runLine: RunObserver = (event, { ms, attempt, error, last }) => {
   );
 };
 
-/** What an error says, and what it says to do about it, on lines below. */
+/** Message, detail and hint of an error, each on its own line. */
 export function explained({ message, detail, hint }: Error & { detail?: string; hint?: string }): string {
   return [message, detail, hint].filter(Boolean).join("\n");
 }

@@ -8,7 +8,7 @@ import { NotikaError } from "../../errors.ts";
 import { inPackage } from "../../install/migrations.ts";
 import { version } from "../../install/version.ts";
 
-/** Writes the example's tasks to a folder and its SQL beside it; what is there already is left alone. */
+/** Writes the example's tasks to a folder and its SQL beside that; existing files are not changed. */
 export async function writeExample(tasks: string): Promise<void> {
   const project = path.dirname(tasks);
   const example = fileURLToPath(inPackage("runner/example/"));
@@ -23,18 +23,18 @@ export async function writeExample(tasks: string): Promise<void> {
   await makeResolvable(project);
 }
 
-/** Runs one of the example's SQL files. */
+/** Runs one of the example's SQL files; throws NOTIKA_EXAMPLE if it fails. */
 export async function runExample(database: Database, tasks: string, file: "schema.sql" | "seed.sql"): Promise<void> {
   const script = path.relative("", path.join(path.dirname(tasks), file));
   await database.script(await readFile(script, "utf8")).catch((cause) => {
     throw new NotikaError("NOTIKA_EXAMPLE", `${script}: ${cause.message}`, {
-      hint: "Correct it, or remove it to get the example's own back.",
+      hint: "Correct it, or remove it to restore the file of the example.",
       cause,
     });
   });
 }
 
-/** In an empty folder, where nobody ran npm install, the tasks find notika, and so does an editor that shows its types. */
+/** Makes the tasks, and an editor, find notika and its types in a folder without npm install. */
 async function makeResolvable(project: string) {
   const { resolve } = createRequire(path.join(project, "package.json"));
   try {
@@ -49,6 +49,6 @@ async function makeResolvable(project: string) {
   }
   const link = path.join(project, "node_modules/notika");
   await mkdir(path.dirname(link), { recursive: true });
-  await rm(link, { force: true }); // it may point to where npx no longer keeps it
+  await rm(link, { force: true }); // it may point to a folder that npx has removed
   await symlink(fileURLToPath(inPackage("./")), link, "junction");
 }

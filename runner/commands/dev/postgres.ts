@@ -10,12 +10,12 @@ import { lockFolder } from "./folder_lock.ts";
 export interface DevPostgres {
   database: Database;
   port: number;
-  /** Whether it was made just now. */
+  /** Whether its data were created by this start. */
   isNew: boolean;
   close(): Promise<void>;
 }
 
-/** Starts an embedded Postgres that keeps its data in a folder and listens on the port or, if that is taken, on another. */
+/** Starts an embedded Postgres with its data in a folder.  It listens on the port or, if that is in use, on a free one. */
 export async function startPostgres(folder: string, port: number): Promise<DevPostgres> {
   const closing: (() => Promise<void>)[] = [await lockFolder(folder)];
   const close = async () => {

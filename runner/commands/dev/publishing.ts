@@ -4,7 +4,7 @@ import type { Log } from "../../log.ts";
 import type { Tasks } from "../../workflow/load.ts";
 import { explained } from "./console.ts";
 
-/** Publishes what tasks declare; what cannot be published yet, say for want of its table, is tried again until it can. */
+/** Publishes the workflows of tasks; retries every second those that fail, for example because a table does not exist yet. */
 export async function keepPublished(database: Database, tasks: Tasks, log: Log): Promise<() => Promise<void>> {
   const said = new Map<string, string>();
   let waiting = publications(tasks);

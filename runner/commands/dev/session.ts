@@ -7,7 +7,7 @@ import { onCodeChange } from "./code_changes.ts";
 import { explained, runLine } from "./console.ts";
 import { keepPublished } from "./publishing.ts";
 
-/** Publishes and runs the tasks of a folder, and starts over when they change; gives what ends that. */
+/** Publishes and runs the tasks of a folder, and starts over when they change; returns the function that ends this. */
 export async function startSession(database: Database, folder: string, log: Log): Promise<() => Promise<void>> {
   let tasks = await loadTasks(folder);
   let stop = await start(tasks);
@@ -15,7 +15,7 @@ export async function startSession(database: Database, folder: string, log: Log)
   async function start(tasks: Tasks) {
     if (Object.keys(tasks).length === 0) {
       log.warn(
-        `no task is in ${path.relative("", folder)} yet: a file there exports a function, and its name is the workflow`,
+        `there is no task in ${path.relative("", folder)} yet: each file there exports a function, and its name is that of the workflow`,
       );
       return async () => {};
     }
@@ -37,12 +37,14 @@ export async function startSession(database: Database, folder: string, log: Log)
     try {
       tasks = await loadTasks(folder);
     } catch (error) {
-      log.error(`${explained(error as Error)}\nThe tasks stay as they were.`);
+      log.error(`${explained(error as Error)}\nThe tasks loaded before stay active.`);
       return;
     }
-    log.info(`tasks loaded again: ${Object.keys(tasks).join(", ")}`);
+    log.info(`tasks reloaded: ${Object.keys(tasks).join(", ")}`);
     for (const name of Object.keys(before).filter((name) => !(name in tasks))) {
-      log.warn(`${name} has no task any more, so its runs wait; to end it: select notika.unpublish('${name}')`);
+      log.warn(
+        `${name} no longer has a task, so its runs wait; to end the workflow: select notika.unpublish('${name}')`,
+      );
     }
     await stop();
     stop = async () => {};

@@ -20,14 +20,14 @@ export const publishOptions = { ...urlOption, ...tasksOption, ...jsonOption, ...
 
 type Given = Context<typeof publishOptions>;
 
-/** What plan and publish are about: a workflow that the options describe, or those that tasks declare. */
+/** The workflows for plan and publish: the one that the options describe, or those that tasks declare.  Throws UsageError. */
 export async function requestedPublications({ values, arguments: names }: Given): Promise<Publication[]> {
   const option = Object.keys(triggerOptions).find((name) => name in values);
   if (option === undefined) return declared(values.tasks, names);
 
   const [name, ...others] = names;
   if (values.table === undefined || name === undefined || others.length > 0) {
-    throw new UsageError(`--${option} describes one workflow, with a table`, {
+    throw new UsageError(`--${option} needs the name of one workflow, and --table`, {
       hint: "notika publish my_workflow --table my_schema.my_table",
     });
   }
@@ -42,16 +42,16 @@ async function declared(folder: string, names: string[]) {
   );
   if (unknown !== undefined) {
     throw new UsageError(`no task in ${folder} declares where ${unknown} is published`, {
-      hint: `Give the task an on: { table }, or say it here: notika publish ${unknown} --table my_schema.my_table`,
+      hint: `Add on: { table } to the task, or name the table here: notika publish ${unknown} --table my_schema.my_table`,
     });
   }
-  // A workflow brings along what its runs wait for.
+  // The sources that the runs of a workflow wait for are published with it.
   return declared.filter(
     ({ name }) => names.length === 0 || names.includes(name) || names.includes(name.replace(/:.*/, "")),
   );
 }
 
-// What was not given stays away; the database judges the rest, and says what would be right.
+// Options that are not given are left out; the database checks the others.
 function described(values: Given["values"] & { table: string }): Trigger {
   const trigger = {
     table: values.table,

@@ -2,7 +2,7 @@ import sql, { type Sql } from "sql-template-tag";
 import type { Database } from "../../database/database.ts";
 import { since } from "../support/arguments.ts";
 
-/** Which runs are wanted. */
+/** Conditions for runs; undefined: any. */
 export interface Filter {
   workflow: string | undefined;
   state: string | undefined;
@@ -13,7 +13,7 @@ export interface Filter {
   limit: number;
 }
 
-/** A run as the command shows it. */
+/** A run as printed by the command. */
 export interface Found {
   run: string;
   workflow: string;

@@ -5,10 +5,10 @@ import { stopSignal } from "../support/stop_signal.ts";
 import { type Filter, type Found, findRuns } from "./find.ts";
 
 const pause = 1000; // milliseconds
-// An outcome is dated before it is committed, so each look overlaps with the one before.
+// The time of an outcome is set before it is committed, so each query overlaps with the one before.
 const overlap = "30 seconds";
 
-/** Shows the latest runs that have ended, and then each that ends, until it is stopped. */
+/** Prints the latest runs that have ended, and then each run that ends, until it is stopped; returns the exit code. */
 export async function followRuns(database: Database, filter: Filter, json: boolean): Promise<number> {
   let stopped = false;
   const stop = stopSignal().then(() => {
@@ -32,7 +32,7 @@ export async function followRuns(database: Database, filter: Filter, json: boole
   }
 }
 
-/** A run may end again after a retry. */
+/** A name for one end of a run: it may end again after a retry. */
 function name({ run, finished_at }: Found): string {
   return `${run} ${finished_at?.getTime()}`;
 }

@@ -13,9 +13,9 @@ interface Entry {
   detail: string | null;
 }
 
-/** Tells what has happened to a run, and what comes next. */
+/** Prints the history of a run and what happens next; returns the exit code. */
 export async function showRun(database: Database, run: string, json: boolean): Promise<number> {
-  // Infinity is no Date.
+  // JavaScript has no infinite Date.
   const timeline = await database.execute<Entry>(sql`
     select case when isfinite(at) then at end as at, entry, name, state, attempts,
            extract(epoch from took)::float8 as seconds, detail

@@ -3,19 +3,19 @@ import { namedDatabase, readSettings } from "../../connection/settings.ts";
 import { UsageError } from "../../errors.ts";
 import { interval, milliseconds } from "../../workflow/duration.ts";
 
-/** Where the database is, from --url or the environment; refused here already when it cannot be read. */
+/** The connection string of --url or the environment; throws an error if there is none, or it is invalid. */
 export function databaseUrl(given: unknown): string {
   const text = namedDatabase(typeof given === "string" ? given : undefined);
   if (text === undefined) {
-    throw new UsageError("no database was named", {
-      hint: "Set DATABASE_URL, or give --url postgres://user@host/database. Without a server: notika dev",
+    throw new UsageError("no database is specified", {
+      hint: "Set DATABASE_URL, or use --url postgres://user@host/database. Without a server: notika dev",
     });
   }
   readSettings(text);
   return text;
 }
 
-/** Where the same database is past a pooler, if that is named: by --direct-url, or by the environment that names the database. */
+/** The connection string of --direct-url, or, without --url, of NOTIKA_DIRECT_URL; undefined: none.  Throws NOTIKA_URL. */
 export function directUrl({ url, "direct-url": given }: { url?: unknown; "direct-url"?: unknown }): string | undefined {
   const fromEnvironment = url === undefined ? process.env.NOTIKA_DIRECT_URL || undefined : undefined;
   const text = typeof given === "string" ? given : fromEnvironment;
@@ -23,16 +23,16 @@ export function directUrl({ url, "direct-url": given }: { url?: unknown; "direct
   return text;
 }
 
-/** The ids of runs that were given; at least one. */
+/** Checks that the arguments are ids of runs, at least one; throws UsageError. */
 export function runIds(given: string[]): string[] {
-  const hint = "Runs are listed by: notika runs";
-  if (given.length === 0) throw new UsageError("no run was named", { hint });
+  const hint = "List runs with: notika runs";
+  if (given.length === 0) throw new UsageError("no run is specified", { hint });
   const wrong = given.find((id) => !/^\d{1,18}$/.test(id));
   if (wrong !== undefined) throw new UsageError(`${wrong} is not the id of a run`, { hint });
   return given;
 }
 
-/** The time that an option names, in SQL: so long ago, such as `2h`, or a date, in UTC unless it says otherwise. */
+/** The time of an option as SQL: a length of time ago, such as `2h`, or a date, in UTC by default.  Throws UsageError. */
 export function since(text: string): Sql {
   const ago = milliseconds(text);
   if (ago !== undefined && ago < Date.now()) return sql`(clock_timestamp() - ${interval(ago)}::text::interval)`;
@@ -41,14 +41,14 @@ export function since(text: string): Sql {
     ? new Date(`${text.replace(" ", "T").replace(/^\S{10}$/, "$&T00:00")}Z`)
     : new Date(text);
   if (!/^\d{4}-\d\d-\d\d/.test(text) || Number.isNaN(at.getTime())) {
-    throw new UsageError(`--since has no time in it: ${text}`, {
+    throw new UsageError(`--since needs a time, not ${text}`, {
       hint: "For instance: --since 2h, --since 2026-11-20, --since 2026-11-20T14:30Z",
     });
   }
   return sql`${at.toISOString()}::text::timestamptz`;
 }
 
-/** The items of a list that commas separate. */
+/** The items of a comma-separated list. */
 export function items(text: string | undefined): string[] | undefined {
   return text?.split(",").map((item) => item.trim());
 }

@@ -12,35 +12,35 @@ export interface Command<O extends Options = Options> {
   options: O;
   /** Whether it takes arguments: names of workflows, ids of runs. */
   takesArguments?: boolean;
-  /** What an option means that is given without its value. */
+  /** The values of options that are given without one. */
   bare?: Record<string, string>;
   /** The role of Notika that its user needs, unless it owns Notika. */
   role?: "publisher" | "runner" | "reader";
-  /** Gives the exit code. */
+  /** Runs the command; returns the exit code. */
   run(context: Context<O>): Promise<number>;
 }
 
-/** What a command is given. */
+/** The argument of a command. */
 export interface Context<O extends Options = Options> {
   values: ReturnType<typeof parseArgs<{ options: O }>>["values"];
   arguments: string[];
-  /** The database of --url or DATABASE_URL, past a pooler if the command may go there; opened when first asked for. */
+  /** The database of --url or DATABASE_URL, or of --direct-url if the command has that option; opened at the first use. */
   readonly database: Database;
 }
 
-/** The option of all that needs a database. */
+/** The option of every command that needs a database. */
 export const urlOption = { url: { type: "string" } } as const;
-/** The option of all that do better past a pooler. */
+/** The option of every command that should bypass a pooler. */
 export const directOption = { "direct-url": { type: "string" } } as const;
 export const tasksOption = { tasks: { type: "string", default: "tasks" } } as const;
 export const jsonOption = { json: { type: "boolean", default: false } } as const;
 
-/** Declares a command; its options give the types of its values. */
+/** Declares a command; the types of its values follow from its options. */
 export function defineCommand<const O extends Options>(definition: Command<O>): Command {
   return definition as unknown as Command;
 }
 
-/** Runs a command with the arguments of a command line, and gives the exit code. */
+/** Runs a command with the arguments of a command line; returns the exit code. */
 export async function runCommand(command: Command, args: string[]): Promise<number> {
   const { values, positionals } = parse(command, args);
   let database: Database | undefined;
@@ -62,7 +62,7 @@ export async function runCommand(command: Command, args: string[]): Promise<numb
   }
 }
 
-/** Adds a hint to a refusal of Postgres that has none: the role that the user needs. */
+/** Adds a hint to a permission error of Postgres that has none: the role that the user needs. */
 async function explainRefusal(error: Error & { code?: string; hint?: string }, { role }: Command, context: Context) {
   if (role && error.code === "42501" && !error.hint) {
     const [user] = await context.database.execute<{ name: string }>(

@@ -3,12 +3,12 @@ import { serverHint } from "../../connection/errors.ts";
 import { UsageError } from "../../errors.ts";
 import { indented, printable, printableJson } from "../../printable.ts";
 
-/** Writes data to stdout: one JSON document, or what is made of it for people, which has to be printable. */
+/** Writes data to stdout, as one JSON document or as the result of `toText`, which must be printable. */
 export function output<T>(json: boolean, data: T, toText: (data: T) => string): void {
   process.stdout.write(json ? `${printableJson(data, 2)}\n` : toText(data));
 }
 
-/** Rows in aligned columns, with a head; columns without a value are left out. */
+/** Formats rows in aligned columns with a header; columns without values are left out. */
 export function table(rows: object[]): string {
   const texts = rows.map((row) => Object.entries(row).map(([name, value]) => [name, cell(value)] as const));
   const names = [...new Set(texts.flatMap((row) => row.filter(([, text]) => text !== "").map(([name]) => name)))];
@@ -36,7 +36,7 @@ interface Said extends Error {
   hint?: string | undefined;
 }
 
-/** What is said about an error: message, detail and hint, each on its line, and never a password. */
+/** Formats an error: message, detail and hint, each on its own line, without passwords. */
 export function complaint(error: Said): string {
   const { message, detail, hint } = { ...plain(error), ...translated(error) };
   return Object.entries({ error: message, detail, hint })
@@ -44,7 +44,7 @@ export function complaint(error: Said): string {
     .join("");
 }
 
-/** What is said of an error that nothing has caught, which may be anything: Node would print it as it is. */
+/** Formats an uncaught error, which may be any value; Node would print it without escapes and with passwords. */
 export function lastWords(thrown: unknown): string {
   return `error: ${indented(withoutPassword(inspect(thrown)))}\n`;
 }
@@ -63,7 +63,7 @@ function plain({ message, detail, hint }: Said) {
   return { message, detail, hint };
 }
 
-/** What Node and Postgres say too briefly. */
+/** Better messages and hints for errors of Node and Postgres; undefined: the error is clear. */
 function translated(error: Said): Partial<Said> | undefined {
   if (["ECONNRESET", "EPIPE"].includes(error.code ?? "") || /^Connection terminated/.test(error.message)) {
     return { message: "the connection to the database was lost", hint: "Was the server restarted? Try again." };

@@ -1,8 +1,8 @@
 import { readFileSync } from "node:fs";
 
 /**
- * Resolves with what asks this process to stop: a signal, that nobody reads its output, or that npm is gone; a second
- * signal ends it at once.
+ * Resolves with the reason to stop: a signal, a closed output, or the end of npm.  A second signal ends the process
+ * immediately.
  */
 export function stopSignal(): Promise<string> {
   return new Promise((resolve) => {
@@ -13,13 +13,13 @@ export function stopSignal(): Promise<string> {
       });
     }
     process.stdout.once("error", () => resolve("closed output"));
-    onParentGone(() => resolve("npm is gone"));
+    onParentGone(() => resolve("npm has ended"));
   });
 }
 
 /**
- * Calls `onGone` when npm is gone, or the shell by which it has started this process: it passes no signal on.  Where
- * nothing of npm's stands in between, a parent that goes is somebody who has put this process into the background.
+ * Calls `onGone` when npm, or the shell by which npm started this process, has ended: npm passes no signal on.  Without npm,
+ * the end of the parent only means that this process runs in the background.
  */
 function onParentGone(onGone: () => void): void {
   if (process.env.npm_command === undefined && process.env.npm_lifecycle_event === undefined) return;
@@ -38,6 +38,6 @@ function parents(): string {
     const [, name = "", parent] = /\((.*)\) \S (\d+)/.exec(readFileSync(`/proc/${process.ppid}/stat`, "utf8")) ?? [];
     return `${process.ppid} ${/^(a|ba|da|k|z)?sh$|^busybox$/.test(name) ? parent : ""}`;
   } catch {
-    return `${process.ppid}`; // no Linux, or it is gone already
+    return `${process.ppid}`; // not Linux, or the parent has ended
   }
 }

@@ -1,6 +1,6 @@
 import { sql, workflow } from "notika";
 
-/** Tells the customer when an order leaves the house: woken only when its status changes to shipped. */
+/** Notifies the customer when an order is shipped: runs only when its status changes to shipped. */
 export default workflow({
   on: {
     table: "shop.orders",

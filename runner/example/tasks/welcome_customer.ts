@@ -1,6 +1,6 @@
 import { workflow } from "notika";
 
-/** Greets each new customer that has an address. */
+/** Welcomes each new customer with an email address. */
 export default workflow({
   on: {
     table: "shop.customers",

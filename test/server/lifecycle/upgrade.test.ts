@@ -50,7 +50,7 @@ describe("an upgrade to a version with another migration, other code and other t
     expect((await later.ended).code).toBe(0);
     expect(oldCode).toBe(1);
     expect(oldSaid).toMatch(
-      /the database was upgraded: this runner takes no more runs, and finishes those that it has/,
+      /the database was upgraded: this runner claims no more runs, and finishes those that it has/,
     );
     expect(oldSaid).toContain("the database has notika 0.2.0, this runner is notika 0.1.0");
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
