@@ -17,7 +17,7 @@ export const command: Command = defineCommand({
   takesArguments: true,
   async run({ values, arguments: [role, ...others], database }) {
     if (role === undefined || others.length > 0) {
-      throw new UsageError("grant needs one role", { hint: "For instance: notika grant notika --schema app" });
+      throw new UsageError("grant needs one role", { hint: "For example: notika grant notika --schema app" });
     }
     const { revoke, apply } = values;
     const schemas = items(values.schema);

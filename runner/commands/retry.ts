@@ -23,7 +23,7 @@ export const command: Command = defineCommand({
     }
     if (workflow === undefined || from === undefined || given.length > 0) {
       throw new UsageError("retry needs ids of runs, or --workflow and --since for all that failed", {
-        hint: "For instance: notika retry --workflow welcome_email --since 2h",
+        hint: "For example: notika retry --workflow welcome_email --since 2h",
       });
     }
     const [row] = await database.execute<{ runs: number }>(sql`

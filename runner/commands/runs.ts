@@ -50,7 +50,7 @@ export const command: Command = defineCommand({
 function keyValue(text: string): [string, string] {
   const [, column, value] = /^([^=]+)=(.*)$/s.exec(text) ?? [];
   if (column === undefined || value === undefined) {
-    throw new UsageError(`--key needs a column and its value, not ${text}`, { hint: "For instance: --key id=7" });
+    throw new UsageError(`--key needs a column and its value, not ${text}`, { hint: "For example: --key id=7" });
   }
   return [column, value];
 }

@@ -76,18 +76,18 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
          and k.relation = pg_catalog.to_regclass(format('notika.event_log_%s', notika._segment(1)))
          and k.pid not in (select h.pid from lock as h where h.hands_over)
       union
-      select k.pid, format('a lock on %s', k.relation::pg_catalog.regclass), 'hand-over'
+      select k.pid, format('a lock on %s', k.relation::pg_catalog.regclass), 'dispatch'
         from lock as k
         join session as s on s.pid = k.pid and s.is_old
        where k.is_ours and k.is_strong and k.granted
       union
-      select k.pid, 'the right to hand over', 'hand-over'
+      select k.pid, 'the right to dispatch', 'dispatch'
         from lock as k
         join session as s on s.pid = k.pid and s.is_old
        -- A session that waits is itself delayed by another one.
        where k.hands_over and k.pid not in (select w.pid from waiting as w)
       union
-      select k.pid, r.holds, 'hand-over'
+      select k.pid, r.holds, 'dispatch'
         from (
           select l.xmax, format('the line of workflow "%s"', w.name) as holds
             from notika.line_lock as l
@@ -106,11 +106,11 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
       from held as h
       join session as s on s.pid = h.pid
     union all
-    select s.holder, format('what pid %s waits for', min(b.waits)), 'hand-over', s.since,
+    select s.holder, format('what pid %s waits for', min(b.waits)), 'dispatch', s.since,
            format('select pg_terminate_backend(%s);', s.pid)
       from blocking as b
       join session as s on s.pid = b.pid
-     where b.pid not in (select h.pid from held as h where h.blocks = 'hand-over')
+     where b.pid not in (select h.pid from held as h where h.blocks = 'dispatch')
        and b.pid not in (select w.pid from waiting as w where not w.is_strong)
      group by s.pid, s.holder, s.since
     union all

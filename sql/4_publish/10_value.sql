@@ -1,11 +1,10 @@
--- What an event carries of a row, as json: a payload function for each workflow that Postgres itself
--- keeps in step with the table.
--- What the owner's rights turn into json has columns of types that are somebody else's, or will be: a
--- cast of such a column, an implicit one included, and to_json too, call a function of the type's
--- owner.  So no column is ever cast.  Output functions are safe whatever the type, and so is a call
--- that takes any type.  What is parsed once, when it is made, is looked at afterwards
--- (_check_payload_code); what is parsed again later names the types that it takes (_exactly).
--- What runs at a write is parsed in the writer's session: a backslash is only safe in E''.
+-- The values of a row in an event, as json. The json that is made with the owner's rights has
+-- columns of types that belong to other roles, now or later: a cast of such a column, an implicit
+-- one included, and to_json too, call a function of the type's owner. So no column is ever cast.
+-- Output functions are safe for any type, and so is a call that accepts any type. Expressions that
+-- are parsed once, when a function is created, are examined afterwards (_check_payload_code);
+-- expressions that are parsed again later name the types that they accept (_exactly). Code that
+-- runs at a write is parsed in the writer's session: a backslash is safe only in E''.
 
 create or replace function notika._settings(types oid[])
   returns text
@@ -13,7 +12,7 @@ create or replace function notika._settings(types oid[])
   stable
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
-  set plan_cache_mode = force_generic_plan -- to plan takes longer than to run
+  set plan_cache_mode = force_generic_plan -- planning takes longer than execution
 as $$
 declare
   v_plain oid[] :=
@@ -21,11 +20,11 @@ declare
       timestamp,inet,cidr,macaddr,macaddr8,bit,varbit,oid,tsvector}'::regtype[];
 begin
   if types <@ v_plain then
-    return ''; -- as nearly always, and the guard waits for it
+    return ''; -- the usual case, for which the guard waits
   end if;
 
-  -- Each setting costs every row a little, so only those that the types need; a type that is not
-  -- listed may hold any of the others.
+  -- Each setting costs every row a little, so only those that the types need are set. A type that
+  -- is not listed may contain any of the others.
   return (
     with dependent (type, setting) as (
       values ('timestamptz'::regtype, 'timezone = ''UTC'''),
@@ -82,7 +81,7 @@ end;
 $$;
 
 comment on function notika._fold(json[], anyarray) is
-  'The elements of an array as a json array that is nested as deep as the array is.';
+  'The elements of an array as a json array with as many dimensions as the array.';
 
 create or replace function notika._json_cast(type oid)
   returns regprocedure
@@ -91,8 +90,8 @@ create or replace function notika._json_cast(type oid)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- An extension's: written in C, which takes a superuser, and the type is no less protected, so that
-  -- nobody else puts another cast in its place.
+  -- A function of an extension: written in C, which requires a superuser, and the type is equally
+  -- protected, so no other role can replace the cast.
   return (
     select p.oid::regprocedure
       from pg_cast as c
@@ -108,7 +107,7 @@ end;
 $$;
 
 comment on function notika._json_cast(oid) is
-  'The function by which an extension says how values of its type look as json; null: there is none.';
+  'The function of an extension that turns values of its type into json; null if there is none.';
 
 create or replace function notika._exactly(value anyelement, example anyelement)
   returns anyelement
@@ -117,8 +116,8 @@ create or replace function notika._exactly(value anyelement, example anyelement)
 as 'select $1';
 
 comment on function notika._exactly(anyelement, anyelement) is
-  'The value, which has the type of the example: with any other the call is an error when it is '
-  'parsed. It has no settings, so that Postgres puts the value in its place.';
+  'The value, which must have the type of the example: with any other type the call is an error '
+  'when it is parsed. It has no settings, so that Postgres inlines it.';
 
 create or replace function notika._json_object(names text[], elements json[])
   returns json
@@ -147,7 +146,7 @@ declare
   v_statement text;
   v_json json;
 begin
-  -- Each statement is parsed when it is come to, with the type that the value has.
+  -- Each statement is parsed when it is reached, with the type that the value has.
   if num_nulls(value) = 1 then
     return null;
   elsif pg_typeof(value) = any (v_plain) then
@@ -177,14 +176,14 @@ begin
   elsif notika._json_cast(v_type.oid) is not null then
     return to_json(value);
   end if;
-  -- JavaScript would round int8 and numeric.  Of others Postgres has a text only, also of a type that
-  -- came after the snapshot of the transaction.
+  -- JavaScript would round int8 and numeric. Other types are known to Postgres as text only,
+  -- including a type that was created after the snapshot of the transaction.
   return to_json(format('%s', value));
 end;
 $$;
 
 comment on function notika._json_value(anyelement) is
-  'A value as json, whatever its type: slower than the expressions for a type that is known.';
+  'A value of any type as json; slower than the expressions for a known type.';
 
 create or replace function notika._settled_json(value anyelement)
   returns json
@@ -203,7 +202,7 @@ as $$
 $$;
 
 comment on function notika._settled_json(anyelement) is
-  'A value as json, whatever its type, which looks the same in every session.';
+  'A value of any type as json that looks the same in every session.';
 
 create or replace function notika._json_expression(
   path text,
@@ -289,8 +288,8 @@ end;
 $$;
 
 comment on function notika._json_expression(text, oid, boolean, integer) is
-  'An SQL expression for a value of this type as an argument of json_build_object. Exact: it is '
-  'parsed once, now, and looked at then; otherwise it does no harm whatever the type is by then.';
+  'An SQL expression for a value of this type, as an argument of json_build_object. If exact, it '
+  'is parsed once, now, and examined then; otherwise it is safe whatever the type is later.';
 
 create or replace function notika._exact_path(path text, type pg_type)
   returns text
@@ -304,7 +303,8 @@ end;
 $$;
 
 comment on function notika._exact_path(text, pg_type) is
-  'An SQL expression for a value that is an error if it is not of this type, which is Postgres'' own.';
+  'An SQL expression for a value that is an error if the value is not of this type, which is one '
+  'of Postgres'' own.';
 
 create or replace function notika._text_path(path text, type pg_type)
   returns text
@@ -325,7 +325,8 @@ end;
 $$;
 
 comment on function notika._text_path(text, pg_type) is
-  'An SQL expression for a value of this type, which is Postgres'' own, as text: no cast, and as fast.';
+  'An SQL expression for a value of this type, one of Postgres'' own, as text: without a cast, '
+  'and as fast as one.';
 
 create or replace function notika._is_string(type oid)
   returns boolean
@@ -346,7 +347,7 @@ end;
 $$;
 
 comment on function notika._is_string(oid) is
-  'Whether json has a string for each value of this type, and it is the value as text.';
+  'Whether each value of this type is a string in json, which is the value as text.';
 
 create or replace function notika._object_expression(
   names text[],
@@ -363,8 +364,8 @@ as $$
 begin
   return (
     select case
-             -- Where all are strings Postgres need not look up what they are, which is half of the
-             -- price.
+             -- If all values are strings, Postgres need not look up their types, which takes half
+             -- of the time.
              when bool_and(coalesce(notika._is_string(v.type), false)) then format(
                'pg_catalog.json_object(%L::pg_catalog.text[], array[%s])',
                _object_expression.names,
@@ -397,9 +398,11 @@ begin
 end;
 $$;
 
-comment on function notika._object_expression(text[], text[], oid[], boolean, integer) is
-  'An SQL expression for a json object of these keys, with the values that are at these paths. '
-  'Exact: see _json_expression.';
+comment on function notika._object_expression(
+  text[], text[], oid[], boolean, integer
+) is
+  'An SQL expression for a json object with these keys and the values at these paths. Exact: see '
+  '_json_expression.';
 
 create or replace function notika._value_expression(names text[], paths text[])
   returns text
@@ -413,8 +416,8 @@ as $$
 $$;
 
 comment on function notika._value_expression(text[], text[]) is
-  'An SQL expression for a json object of these keys, with the values that are at these paths, whatever '
-  'their types are when it is executed: what a snapshot shows of a column may be older than that.';
+  'An SQL expression for a json object with these keys and the values at these paths, whatever '
+  'their types are when it is executed: the catalog in a snapshot may be older.';
 
 create or replace function notika._size_expression(
   path text,
@@ -433,7 +436,7 @@ begin
              when t.typlen <> -1 or t.oid = 'numeric'::regtype then null
              when t.oid in ('varchar'::regtype, 'bpchar'::regtype)
               and _size_expression.typmod between 0 and 1024 then null
-             -- The size before compression, told without reading the value.
+             -- The size before compression, which is known without reading the value.
              when t.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype)
               and (_size_expression.is_exact or t.oid = _size_expression.type)
                then format('coalesce(pg_catalog.octet_length(%s), 0)',
@@ -448,5 +451,5 @@ end;
 $$;
 
 comment on function notika._size_expression(text, oid, integer, boolean) is
-  'An SQL expression for the size of a value in bytes; null for a type that is always small. Exact: '
-  'see _json_expression.';
+  'An SQL expression for the size of a value in bytes; null for a type that is always small. '
+  'Exact: see _json_expression.';

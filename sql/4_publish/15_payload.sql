@@ -1,5 +1,5 @@
--- The payload of an event: a function for each workflow, which Postgres itself keeps in step
--- with the table.
+-- The payload of an event: a function for each workflow, with dependencies by which Postgres
+-- itself keeps it consistent with the table.
 
 create or replace function notika._pick(changed anyelement, relation regclass, columns smallint[])
   returns json
@@ -38,7 +38,7 @@ end;
 $$;
 
 comment on function notika._pick(anyelement, regclass, smallint[]) is
-  'Some columns of a row as json, or all: slow, and right whatever they hold.';
+  'Some columns of a row as json, or all of them; slow, and correct for any values.';
 
 create or replace function notika._key_expression(
   path text,
@@ -66,8 +66,8 @@ as $$
 $$;
 
 comment on function notika._key_expression(text, regclass, text[]) is
-  'An SQL expression for the json that _key makes of a row, from its columns one by one and whatever '
-  'their types are when it is parsed; null: it has no key.';
+  'An SQL expression for the json that _key makes of a row, from its columns one by one and '
+  'whatever their types are when it is parsed; null if the table has no key.';
 
 create or replace function notika._key(
   changed anyelement,
@@ -89,8 +89,8 @@ as $$
 $$;
 
 comment on function notika._key(anyelement, regclass, text[]) is
-  'The key columns of a row as json, and what waits compare: what is left of a row that is too big '
-  'for an event.';
+  'The key columns of a row, and those that waits compare, as json: what remains of a row that is '
+  'too large for an event.';
 
 create or replace function notika._whole_row(changed anyelement, relation regclass)
   returns json
@@ -102,8 +102,8 @@ as $$
 declare
   v_row json;
 begin
-  -- Looked up for each row, so that it is right after any DDL.  to_json would call a cast that the
-  -- owner of a type wrote; a snapshot that is older than the lock of the trigger may not show it.
+  -- Looked up for each row, so that it is correct after any DDL. to_json would call a cast that
+  -- the owner of a type wrote; a snapshot older than the lock of the trigger may not show it.
   if current_setting('transaction_isolation') <> 'read committed' or exists (
     select from pg_attribute as a
      where a.attrelid = _whole_row.relation and a.attnum > 0 and not a.attisdropped
@@ -113,7 +113,7 @@ begin
   end if;
 
   v_row := to_json(_whole_row.changed);
-  -- json columns may hold escapes that Postgres keeps but refuses to read.
+  -- json columns may contain escapes that Postgres keeps but refuses to read.
   if strpos(v_row::text, E'\\u') > 0 and v_row::text ~* E'\\\\u(0000|d[89a-f])' then
     return notika._pick(_whole_row.changed, _whole_row.relation, null);
   end if;
@@ -143,7 +143,7 @@ end;
 $$;
 
 comment on function notika._whole_row(anyelement, regclass) is
-  'A whole row as json, its int8 and numeric numbers as strings.';
+  'A whole row as json, with its int8 and numeric numbers as strings.';
 
 create or replace function notika._expect_columns(relation regclass, names text[])
   returns void
@@ -162,17 +162,17 @@ begin
         and a.attname = k.name and a.attnum > 0 and not a.attisdropped
    );
   if found then
-    raise exception 'column "%" of table % is not there any more',
+    raise exception 'column "%" of table % does not exist any more',
       v_column, notika._quoted(_expect_columns.relation)
       using errcode = 'undefined_column',
-            detail = 'It was dropped or renamed since the workflow was published.',
+            detail = 'It was dropped or renamed after the workflow was published.',
             hint = 'Publish the workflow again with the columns that the table has now.';
   end if;
 end;
 $$;
 
 comment on function notika._expect_columns(regclass, text[]) is
-  'Refuses to generate code that would leave out a published column in silence.';
+  'Refuses to generate code that would silently leave out a published column.';
 
 create or replace function notika._payload_definition(
   workflow_id integer,
@@ -221,7 +221,7 @@ begin
     notika._quoted(_payload_definition.relation),
     case
       when v_size is null then v_object
-      -- A few big values are more than an integer holds.
+      -- The sum of a few large values exceeds an integer.
       else format('case when 0::pg_catalog.int8 + %s <= %s then %s end',
                   v_size, (select s.payload_bytes from notika.setting as s), v_object)
     end
@@ -230,8 +230,9 @@ end;
 $$;
 
 comment on function notika._payload_definition(integer, regclass, text[], text[]) is
-  'The statement that makes the payload function: begin atomic, so that Postgres records what it '
-  'reads, refuses to drop it and follows renames. It gives null for a row that is too big.';
+  'The statement that creates the payload function: begin atomic, so that Postgres records what '
+  'the function reads, refuses to drop it and follows renames. The function returns null for a '
+  'row that is too large.';
 
 create or replace function notika._payload_function(workflow_id integer, relation oid)
   returns regprocedure
@@ -240,7 +241,7 @@ create or replace function notika._payload_function(workflow_id integer, relatio
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Not by its name: that asks for rights to the schema of the table.
+    -- Not by its name: that requires rights on the schema of the table.
   return (
     select p.oid::regprocedure
       from pg_proc as p

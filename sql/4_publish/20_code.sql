@@ -1,5 +1,5 @@
--- What the rights of Notika's owner execute besides its own code, and how to know: the functions in
--- what Postgres has parsed of a payload function, and those that belong to a table and that Postgres
+-- Which functions the rights of Notika's owner execute besides its own code: the functions in what
+-- Postgres has parsed of a payload function, and those that belong to a table and that Postgres
 -- may execute when it plans a query of it.
 
 create or replace function notika._type_parts(type oid)
@@ -31,7 +31,7 @@ as $$
 $$;
 
 comment on function notika._type_parts(oid) is
-  'A type and all types in it: elements, attributes, what a domain or range is over.';
+  'A type and all types that it contains: elements, attributes, the base of a domain or range.';
 
 create or replace function notika._is_trusted(class oid, object oid, owner oid)
   returns boolean
@@ -41,7 +41,7 @@ create or replace function notika._is_trusted(class oid, object oid, owner oid)
 as $$
   select _is_trusted.object < 16384
       or (select r.rolsuper from pg_roles as r where r.oid = _is_trusted.owner)
-      -- Who owns an extension may add a function to it.
+      -- The owner of an extension may add a function to it.
       or exists (
         select from pg_depend as d
           join pg_extension as x on x.oid = d.refobjid
@@ -59,7 +59,7 @@ create or replace function notika._is_trusted(function oid)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- A function can be replaced by its owner, also by one that does something else.
+  -- A function can be replaced by its owner, with one that does something else.
   select _is_trusted.function < 16384
       or coalesce((
            select notika._is_trusted('pg_proc'::regclass, p.oid, p.proowner) or p.proowner = n.nspowner
@@ -70,7 +70,8 @@ as $$
 $$;
 
 comment on function notika._is_trusted(oid) is
-  'Whether a function is Postgres'' own, an extension''s, a superuser''s or the owner''s of Notika.';
+  'Whether a function is Postgres'' own, an extension''s, a superuser''s, or belongs to the owner '
+  'of Notika.';
 
 create or replace function notika._foreign_code(tree text)
   returns text
@@ -87,7 +88,7 @@ declare
   v_types oid[];
   v_makes_json boolean;
 begin
-  -- Names in it have a backslash before whatever could be taken for structure.
+  -- In names, a backslash precedes every character that could be taken for structure.
   for v_token in
     select m
       from regexp_matches(
@@ -115,7 +116,7 @@ begin
     elsif v_token[3] is not null then
       v_depth := v_depth - 1;
       continue when v_depth < 1 or v_types[v_depth + 1] < 16384;
-      -- What makes json of any value looks for a cast of its type when it runs.
+      -- A function that makes json of any value looks for a cast of its type when it runs.
       v_makes_json := v_kinds[v_depth] = 'TARGETENTRY' and v_kinds[v_depth + 1] = 'FIELDSELECT'
         or exists (
           select from pg_proc as p
@@ -133,8 +134,8 @@ end;
 $$;
 
 comment on function notika._foreign_code(text) is
-  'Something in a parsed function that is not Postgres'' own, a superuser''s or the owner''s and would '
-  'be executed with it; null: there is nothing.';
+  'A function in a parsed function that would be executed with it and is not Postgres'' own, a '
+  'superuser''s or the owner''s; null if there is none.';
 
 create or replace function notika._check_payload_code(workflow_id integer)
   returns void
@@ -146,7 +147,8 @@ declare
   v_function regprocedure;
   v_foreign text;
 begin
-  -- Between the look at the table and the making of the function its columns may have changed.
+  -- The columns of the table may have changed between reading the catalog and creating the
+  -- function.
   select f.function, f.foreign_code into v_function, v_foreign
     from (
       select p.oid::regprocedure as function, notika._foreign_code(p.prosqlbody::text) as foreign_code
@@ -160,14 +162,14 @@ begin
     raise exception 'function % would execute % with the rights of "%"',
       v_function, v_foreign, current_user
       using errcode = 'insufficient_privilege',
-            detail = 'The table was changed while the function was made.',
+            detail = 'The table was changed while the function was created.',
             hint = 'Try again.';
   end if;
 end;
 $$;
 
 comment on function notika._check_payload_code(integer) is
-  'Refuses payload functions in which Postgres found more than what was written.';
+  'Refuses payload functions in which Postgres has found more than was written.';
 
 create or replace function notika._planned_functions(relation regclass)
   returns table (function regprocedure, part text, is_partition_key boolean)
@@ -195,7 +197,7 @@ as $$
       from parts as p
       join pg_statistic_ext as s on s.stxrelid = p.relation
     union all
-    -- Virtual ones are computed by the query.
+    -- Virtual columns are computed by the query.
     select 'pg_attrdef'::regclass, d.oid, format('column %I', a.attname), false
       from parts as p
       join pg_attribute as a on a.attrelid = p.relation and a.attgenerated = 'v'
@@ -209,8 +211,8 @@ as $$
 $$;
 
 comment on function notika._planned_functions(regclass) is
-  'The functions of others that Postgres may execute for any role that plans a query of a table: it computes '
-  'beforehand what has the same value for all rows.';
+  'The functions of other roles that Postgres may execute for any role that plans a query of a '
+  'table: the planner evaluates expressions that have the same value for all rows.';
 
 create or replace function notika._check_planning(relation regclass, only_partition_key boolean)
   returns void
@@ -231,7 +233,7 @@ begin
     raise exception 'function % of % would be executed with the rights of "%"',
       v_function, v_part, current_user
       using errcode = 'insufficient_privilege',
-            detail = 'Postgres executes it already when it looks at the table, where it has the same '
+            detail = 'Postgres executes it when it plans a query of the table, where it has the same '
                      'value for all rows.',
             hint = format('If you trust it: alter function %s owner to %I;', v_function, current_user);
   end if;
@@ -239,5 +241,5 @@ end;
 $$;
 
 comment on function notika._check_planning(regclass, boolean) is
-  'Refuses a table whose indexes, statistics or partition keys call functions of others; for who makes '
-  'a trigger, the partition keys alone matter.';
+  'Refuses a table whose indexes, statistics or partition keys call functions of other roles. For '
+  'creating a trigger only the partition keys matter.';

@@ -1,4 +1,4 @@
--- The text of a condition: its strings, casts and operators, each as Postgres reads them.
+-- The text of a condition: its strings, casts and operators, as Postgres reads them.
 
 create or replace function notika._unsafe_literal(tree text)
   returns text
@@ -7,7 +7,7 @@ create or replace function notika._unsafe_literal(tree text)
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
 as $$
-  -- Base types are a superuser's, and so are their input functions.
+  -- Base types belong to a superuser, and so do their input functions.
   select format_type(t.oid, null)
     from (
       select distinct m[1]::oid as type
@@ -21,8 +21,8 @@ as $$
 $$;
 
 comment on function notika._unsafe_literal(text) is
-  'The type by which a string in a condition, which this is the tree of, would execute code of its '
-  'owner when it is parsed; null: there is none.';
+  'The type by which a string in a condition, given as its tree, would execute code of the '
+  'type''s owner when it is parsed; null if there is none.';
 
 create or replace function notika._without_literals(condition text, are_text boolean default false)
   returns text
@@ -32,7 +32,7 @@ create or replace function notika._without_literals(condition text, are_text boo
   set standard_conforming_strings = on
 as $body$
 declare
-  -- Words that a string may follow without being of a type of that name.
+  -- Words before a string that are not the name of its type.
   v_words constant text[] := '{and,or,not,is,like,ilike,in,between,symmetric,asymmetric,then,else,when,
     case,from,to,escape,for,distinct,placing,both,leading,trailing,zone,of,on,as,using,passing,default,
     any,all,some,array,document,content,version,variadic,value,key}'::text[];
@@ -44,13 +44,13 @@ declare
   v_done text := '';
 begin
   loop
-    -- Up to the next string; one that goes on after a new line is one string.
+    -- Up to the next string; one that continues on a new line is one string.
     v_token := regexp_match(v_rest,
       $re$^((?:[^'"]|"(?:[^"]|"")*")*)('(?:[^']|'')*'(?:\s*\n\s*'(?:[^']|'')*')*)(.*)$$re$);
     exit when v_token is null;
     v_done := v_done || v_token[1];
     v_rest := v_token[3];
-    -- Bits and the field of extract() have no type to choose.
+    -- Bit strings and the field of extract() have no type to choose.
     if v_done ~* '(^|[^\w$"])[bx]$' or v_done ~* '(^|[^\w$."])extract\s*\(\s*$' then
       v_done := v_done || v_token[2];
       continue;
@@ -80,7 +80,7 @@ end;
 $body$;
 
 comment on function notika._without_literals(text, boolean) is
-  'A condition with null::unknown in the place of each string, or with each string as a text.';
+  'A condition with null::unknown in place of each string, or with each string as text.';
 
 create or replace function notika._names_others(condition text)
   returns boolean
@@ -89,7 +89,8 @@ create or replace function notika._names_others(condition text)
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
 as $$
-  -- Without a schema there is only what is Postgres' own.  An attribute may be of another type by then.
+  -- A name without a schema is Postgres' own. An attribute may have another type when it is
+  -- evaluated.
   select exists (
     select from regexp_matches(
         regexp_replace(_names_others.condition, $re$("(?:[^"]|"")*")|'(?:[^']|'')*'$re$, '\1', 'g'),
@@ -99,7 +100,8 @@ as $$
 $$;
 
 comment on function notika._names_others(text) is
-  'Whether a condition names a type, function or operator by its schema, or an attribute of a value.';
+  'Whether a condition names a type, function or operator with its schema, or an attribute of a '
+  'value.';
 
 create or replace function notika._with_text(condition_sql text)
   returns text
@@ -122,8 +124,8 @@ as $$
 $$;
 
 comment on function notika._with_text(text) is
-  'A condition as Postgres prints it, whose strings of types that are not its own are text first: to '
-  'parse it executes no input function of theirs.';
+  'A condition as Postgres prints it, in which strings of types that are not Postgres'' own are '
+  'text first: parsing it executes none of their input functions.';
 
 create or replace function notika._without_casts(condition_sql text, types text[])
   returns text
@@ -139,7 +141,7 @@ declare
   v_type text;
   v_list text;
 begin
-  -- Each string is a number meanwhile, so that nothing in one is taken for code.
+  -- Each string is replaced by a number meanwhile, so that nothing in a string is taken for code.
   for v_token in
     select m[1]
       from regexp_matches(_without_casts.condition_sql, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"|[^'"]+$re$, 'g') as m
@@ -180,8 +182,8 @@ end;
 $$;
 
 comment on function notika._without_casts(text, text[]) is
-  'A condition as Postgres prints it, whose strings of these types say no type: that of the column they '
-  'are compared with is theirs.';
+  'A condition as Postgres prints it, in which strings of these types have no type: they get that '
+  'of the column with which they are compared.';
 
 create or replace function notika._condition_code(spec notika.workflow)
   returns text
@@ -198,9 +200,9 @@ begin
   if v_text is not distinct from spec.condition_sql then
     return v_text;
   end if;
-  -- A string that says no type is read as its column's, which no name changes.  That takes a column
-  -- whose type was looked at, and a lock, so that it stays so.  A constant it is then, and goes on
-  -- being one when its label is renamed.
+  -- A string without a type is read as the type of its column, which no name changes. This
+  -- requires a column whose type was checked, and a lock, so that it stays so. The string becomes
+  -- a constant then, and remains one when its label is renamed.
   if notika._names_others(spec.condition)
      or not exists (
        select from pg_locks as l
@@ -234,8 +236,8 @@ end;
 $$;
 
 comment on function notika._condition_code(notika.workflow) is
-  'The condition of a workflow as Notika''s owner lets Postgres parse it: no string in it is of a type '
-  'that is found by its name.';
+  'The condition of a workflow in the form in which Notika''s owner lets Postgres parse it: no '
+  'string in it has a type that is found by its name.';
 
 create or replace function notika._operators_in(tree text)
   returns oid[]

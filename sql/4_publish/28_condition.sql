@@ -1,12 +1,13 @@
--- Conditions: text of others that becomes part of a trigger and of a query of the owner's.
--- To parse a text is to execute some of it: a string takes the input function of the type that it
--- is compared with, which evaluates the checks of domains in arrays, composites and ranges.  So the
--- caller parses it, twice: first with null::unknown in the place of each string, which resolves to
--- the same tree and calls no input function; and with its strings only when no constant in that
--- tree is of a type that would.  What has a name of its own may be another by then: where there is
--- one in the condition, each string is a text that is converted when the condition is evaluated.
--- The owner takes the finished tree, keeps it as text with every name in full, and keeps what each
--- name meant: it parses that text only while the names mean the same, and compares what it got.
+-- Conditions: text of other roles that becomes part of a trigger and of a query of the owner.
+-- Parsing executes code: a string is passed to the input function of the type with which it is
+-- compared, which evaluates the checks of domains in arrays, composites and ranges. So the caller
+-- parses the condition, twice: first with null::unknown in place of each string, which resolves to
+-- the same tree and calls no input function; then with its strings, if no constant in that tree
+-- has a type that would execute code. A name may refer to another object meanwhile: if the
+-- condition contains one, each string is text that is converted when the condition is evaluated.
+-- The owner takes the finished tree, keeps it as text with every name qualified, and keeps what
+-- each name meant: it parses that text only while the names mean the same, and compares the
+-- result.
 
 create or replace function notika._unreadable(caller name, function regprocedure, relation regclass)
   returns text
@@ -16,7 +17,7 @@ create or replace function notika._unreadable(caller name, function regprocedure
 as $$
   select case
            when has_table_privilege(_unreadable.caller, _unreadable.relation, 'select') then null
-           -- A row as a whole leaves no trace in pg_depend.
+           -- A row as a whole leaves no entry in pg_depend.
            when (
              select p.prosqlbody::text ~ ':varattno 0 ' from pg_proc as p where p.oid = _unreadable.function
            ) then '*'
@@ -47,12 +48,12 @@ begin
     execute format('lock table only %s in access share mode', notika._quoted(spec.relation));
   end if;
 exception when insufficient_privilege then
-  null; -- nothing can be made on it, as is said then
+  null; -- nothing can be created on it, and that error follows
 end;
 $$;
 
 comment on function notika._hold_columns(notika.workflow) is
-  'Keeps the columns that a condition is about as they are until the end of the transaction.';
+  'Keeps the columns that a condition uses as they are until the end of the transaction.';
 
 create or replace function notika._refuse_condition(
   spec notika.workflow,
@@ -91,18 +92,18 @@ begin
               when '42702' then 'Write new.<column> or old.<column>.'
               when '42804' then 'Compare with something, as in: new.<column> = ''x''.'
             end,
-            'Write one expression over new and old, for instance: new.<column> is not null.');
+            'Write one expression over new and old, for example: new.<column> is not null.');
 end;
 $$;
 
 comment on function notika._refuse_condition(notika.workflow, text, text, text, text) is
-  'Says what is wrong with a condition, as an error.';
+  'Raises an error that says what is wrong with a condition.';
 
 create or replace function notika._parse_condition(spec notika.workflow, condition text)
   returns text
   language plpgsql
   volatile
-  security invoker -- whatever parsing executes, the caller does
+  security invoker -- what parsing executes runs with the rights of the caller
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
   set client_min_messages = warning
@@ -112,8 +113,8 @@ declare
   v_message text;
   v_hint text;
 begin
-  -- Postgres judges it as an expression over two rows.  What it refuses in a WHERE it refuses in a
-  -- trigger's WHEN, which it refuses subqueries in too.
+  -- Postgres checks it as an expression over two rows. What it refuses in a WHERE it refuses in
+  -- the WHEN of a trigger, in which it refuses subqueries too.
   begin
     execute format(
       'create or replace function pg_temp.notika_condition() returns boolean language sql '
@@ -125,7 +126,7 @@ begin
     when others then
       get stacked diagnostics
         v_state = returned_sqlstate, v_message = message_text, v_hint = pg_exception_hint;
-      -- Which is said of the condition as it was given, where that is not it.
+      -- The error is about the condition as it was given, if that differs.
       perform notika._refuse_condition(spec, v_message, v_state, coalesce(nullif(v_hint, ''), case
         when v_state = '42601' and _parse_condition.condition <> spec.condition
           then 'A string that has its type in front of it is better written as a cast: ''...''::<type>.'
@@ -166,7 +167,7 @@ declare
   v_hint text;
   v_context text;
 begin
-  -- What is left without strings and quoted names must not end the expression it stands in.
+  -- Without strings and quoted names, the rest must not end the expression that contains it.
   v_bare := regexp_replace(spec.condition, $re$'(?:[^']|'')*'|"(?:[^"]|"")*"$re$, '''''', 'g');
   for v_sign in select m[1] from regexp_matches(v_bare, '[()]', 'g') as m loop
     v_depth := v_depth + case v_sign when '(' then 1 else -1 end;
@@ -180,7 +181,7 @@ begin
     when v_bare ~ ';' then 'it is more than one expression'
     when v_bare ~ '--|/\*' then 'it has a comment'
     when v_bare ~ '\$' then 'it has a dollar sign outside of quotes'
-    -- A backslash in them may hide a quote.
+    -- A backslash in a string may hide a quote.
     when v_bare ~* $re$(^|[^a-z0-9_])(e|n)'|u&'$re$ then 'it has a string with escapes'
   end;
   if v_problem is not null then
@@ -188,7 +189,7 @@ begin
     raise exception 'condition of workflow "%" is not valid: %', spec.name, v_problem
       using errcode = 'syntax_error',
             detail = format('The condition is: %s', spec.condition),
-            hint = 'Write one expression over new and old, for instance: '
+            hint = 'Write one expression over new and old, for example: '
                    || notika._publish_call(v_corrected);
   end if;
   if not has_database_privilege(current_database(), 'temporary') then
@@ -231,8 +232,8 @@ end;
 $$;
 
 comment on function notika._read_condition(notika.workflow) is
-  'Parses a condition as the caller into a temporary function, if nothing but Postgres'' own code and '
-  'that of superusers is executed by it; an error says why it is not valid.';
+  'Parses a condition as the caller into a temporary function, if that executes only Postgres'' '
+  'own code and that of superusers; otherwise an error says why the condition is not valid.';
 
 create or replace function notika._meaning(kind text, object oid)
   returns table (name text, others text)
@@ -241,7 +242,7 @@ create or replace function notika._meaning(kind text, object oid)
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
 as $$
-  -- By what else there is of that name, or converts to it, it could come to mean something else.
+  -- By other objects of that name, or conversions to them, its meaning could change.
   select format_type(t.oid, null), (
            select string_agg(format('%s>%s:%s%s', c.castsource, c.casttarget, c.castfunc, c.castcontext), ' '
                              order by c.castsource, c.casttarget)
@@ -271,7 +272,7 @@ as $$
 $$;
 
 comment on function notika._meaning(text, oid) is
-  'The name of a type, function or operator, and what else there is by that name.';
+  'The name of a type, function or operator, and the other objects of that name.';
 
 create or replace function notika._uses(tree text)
   returns jsonb
@@ -331,5 +332,5 @@ as $$
 $$;
 
 comment on function notika._uses(text) is
-  'What a condition with this tree uses: types, functions and operators, each with its number and, '
-  'where it is not Postgres'' own, its name and what else there is by that name.';
+  'What a condition with this tree uses: types, functions and operators, each with its oid and, '
+  'if it is not Postgres'' own, its name and the other objects of that name.';

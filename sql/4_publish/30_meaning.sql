@@ -1,4 +1,4 @@
--- What the names in a condition meant when it was published, and whether they mean it still.
+-- What the names in a condition meant when it was published, and whether they still mean it.
 
 create or replace function notika._columns_hold_code(spec notika.workflow)
   returns text
@@ -8,8 +8,8 @@ create or replace function notika._columns_hold_code(spec notika.workflow)
   set standard_conforming_strings = on
 as $$
 begin
-  -- In the catalog alone: the writer has no right on Notika.  In a restored copy all numbers are others.
-  -- The types because a session would go on with its plan, and fail.
+  -- In the catalog alone: the writer has no right on Notika. In a restored copy all oids differ.
+  -- The types are included because a session would keep its plan, and fail.
   return (
     with read (attnum, attname, type) as (
       select a.attnum, a.attname, a.atttypid
@@ -45,8 +45,8 @@ end;
 $$;
 
 comment on function notika._columns_hold_code(notika.workflow) is
-  'SQL that is true while the columns that a condition reads, and the labels of their enums, have the '
-  'names and types that they have now; null: it reads none.';
+  'SQL that is true while the columns that a condition reads, and the labels of their enums, have '
+  'the names and types that they have now; null if it reads none.';
 
 create or replace function notika._lost_meaning(uses jsonb)
   returns text
@@ -64,7 +64,8 @@ as $$
 $$;
 
 comment on function notika._lost_meaning(jsonb) is
-  'What a condition uses whose name may mean something else by now; null: all means the same.';
+  'An object that a condition uses whose name may mean something else now; null if all names mean '
+  'the same.';
 
 create or replace function notika._uses_by_name(uses jsonb)
   returns jsonb
@@ -73,7 +74,8 @@ create or replace function notika._uses_by_name(uses jsonb)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Of several functions or operators of a name the text of the condition would choose as it did.
+  -- Of several functions or operators of a name, the text of the condition would choose the same
+  -- one.
   return (
     select jsonb_agg(case when u.use ? 'name' then u.use || coalesce((
              select jsonb_build_object('oid', o.oid, 'others', m.others)
@@ -101,7 +103,7 @@ end;
 $$;
 
 comment on function notika._uses_by_name(jsonb) is
-  'What a condition uses, found by its names again: in a restored copy the numbers are others.';
+  'What a condition uses, found by its names again: in a restored copy the oids differ.';
 
 create or replace function notika._takes_code(function pg_proc)
   returns boolean
@@ -109,8 +111,8 @@ create or replace function notika._takes_code(function pg_proc)
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- The text of a query, the name of a table or type, or the number of one: the input function of a
-  -- domain, and what looks at a partition key, execute what belongs to it.
+  -- The text of a query, the name of a table or type, or its oid: the input function of a domain,
+  -- and functions that read a partition key, execute code that belongs to it.
   select (function).oid < 16384 and (
     (function).proname ~ '(_to_xml|_to_xmlschema|_to_xml_and_xmlschema)$|^pg_input_|^ts_(stat|rewrite)$'
     or (function).proname in ('satisfies_hash_partition', 'pg_get_partition_constraintdef')
@@ -140,8 +142,8 @@ as $$
     union
     select o.oprcode::oid from operator as u join pg_operator as o on o.oid = u.oid
   ), is_deep (yes) as (
-    -- What makes json of any value calls the casts of its type, what makes a value of json its input
-    -- functions, and a function in SQL casts what it gets.
+    -- A function that makes json of any value calls the casts of its type, one that makes a value
+    -- of json calls its input functions, and a function in SQL casts its arguments.
     select exists (select from used as u where u.kind = 'node' and u.note = 'json')
         or exists (
           select from called as c
@@ -190,7 +192,8 @@ as $$
 $$;
 
 comment on function notika._executed(jsonb, regclass) is
-  'The functions that a condition over rows of a table may execute, and the types whose checks it may.';
+  'The functions that a condition over rows of a table may execute, and the types whose checks it '
+  'may execute.';
 
 create or replace function notika._take_condition(
   spec notika.workflow,
@@ -232,7 +235,7 @@ begin
   if v_tree is null
      or not starts_with(v_text, v_start) or right(v_text, 5) <> E';\nEND'
      or (select count(*) from regexp_matches(v_tree, '[{]QUERY ', 'g')) <> 1 + (
-       -- A subquery is refused below, with what it is.
+       -- A subquery is refused below, by its own message.
        select count(*) from regexp_matches(v_tree, '[{]SUBLINK ', 'g'))
   then
     raise exception 'condition of workflow "%" was not read', spec.name
@@ -246,7 +249,7 @@ begin
   if v_tree ~ '[{]SUBLINK ' then
     perform notika._refuse_condition(
       spec, 'it has a subquery, which a trigger''s WHEN cannot have', '0A000',
-      'Publish without it, and let the task look.');
+      'Publish without it, and check that in the task.');
   end if;
 
   select o into v_operation
@@ -265,7 +268,7 @@ begin
                           v_operation, notika._publish_call(v_corrected));
   end if;
 
-  -- From the events one could tell what decides about them.
+  -- The events would reveal what decides about them.
   v_unreadable := notika._unreadable(caller, function, spec.relation);
   if v_unreadable is not null then
     perform notika._refuse_condition(
@@ -288,10 +291,10 @@ begin
   if found then
     perform notika._refuse_condition(
       spec, format('%s %s is temporary', v_found.kind, v_found.name), '0A000',
-      'Use what is still there when the session has ended.');
+      'Use objects that still exist when the session has ended.');
   end if;
 
-  -- A trigger's WHEN is evaluated with the rights of the role that writes.
+  -- The WHEN of a trigger is evaluated with the rights of the role that writes.
   select r.rolname, e.name into v_found
     from notika._executed(condition_uses, spec.relation) as e
     join pg_roles as r
@@ -336,11 +339,11 @@ begin
       '42501',
       format('If you trust it: alter %s %s owner to %I;', v_found.kind, v_found.name, (
         select pg_get_userbyid(c.relowner) from pg_class as c where c.oid = spec.relation)),
-      'It would run with the rights of every role that writes to the table. It may use what is owned '
+      'It would run with the rights of every role that writes to the table. It may use objects owned '
       'by the owner of the table, by the role that publishes, by a superuser, or by an extension.');
   end if;
 
-  -- Names are found by the owner as well, when it makes the trigger.
+  -- Names are found by the owner too, when it creates the trigger.
   select string_agg(distinct format('grant usage on schema %I to %I;', n.nspname, current_user), ' ') as statements
     into v_found
     from jsonb_to_recordset(condition_uses) as u (kind text, oid oid, name text)
@@ -355,7 +358,8 @@ begin
       '42501', 'Run: ' || v_found.statements);
   end if;
 
-  -- A constant in a trigger stays what it is when a label of its type is renamed; a text would not.
+  -- A constant in a trigger remains the same when a label of its type is renamed; a text would
+  -- not.
   condition_sql := regexp_replace(
     ltrim(substr(v_text, length(v_start) + 1, length(v_text) - length(v_start) - 5), E' \n'),
     $re$\(('(?:[^']|'')*')::text\)::((?:[[:alpha:]_][\w$]*|"(?:[^"]|"")*")\.)$re$, '\1::\2', 'g');
@@ -363,8 +367,8 @@ end;
 $$;
 
 comment on function notika._take_condition(notika.workflow, name, oid) is
-  'Takes a condition from the temporary function that its author has read it into: its text with all '
-  'names in full, and what they mean; or says why it cannot be published.';
+  'Takes a condition from the temporary function into which its author has read it: its text with '
+  'all names qualified, and what they mean; or an error that says why it cannot be published.';
 
 create or replace function notika._distrusted(uses jsonb, relation regclass)
   returns table (kind text, name text, flaw text)
@@ -384,8 +388,8 @@ as $$
 $$;
 
 comment on function notika._distrusted(jsonb, regclass) is
-  'A function or type that the owner should not let a condition use: it is not the owner''s, nor a '
-  'superuser''s, or it does more than compute.';
+  'A function or type that the owner should not let a condition use: it does not belong to the '
+  'owner or a superuser, or has other effects than its result.';
 
 create or replace function notika._with_names(spec notika.workflow)
   returns notika.workflow
@@ -399,14 +403,14 @@ declare
   v_spec notika.workflow := _with_names.spec;
   v_use record;
 begin
-  -- Of a type there is one by each name: where it has another name now, so it has in the condition.
+  -- A type has one meaning by each name: if it has another name now, the condition gets that name.
   for v_use in
     select u.oid, u.name as old_name, m.name as new_name, m.others
       from jsonb_to_recordset(v_spec.condition_uses) as u (kind text, oid oid, name text)
      cross join lateral notika._meaning(u.kind, u.oid) as m
      where u.kind = 'type' and m.name <> u.name
   loop
-    -- A cast to it is a token of its own; in a string or in a name it is none.
+    -- A cast to it is a token of its own; in a string or in a quoted name it is not.
     select string_agg(case t.token[1] when '::' || v_use.old_name then '::' || v_use.new_name
                                       else t.token[1] end, '' order by t.place)
       into v_spec.condition_sql
@@ -426,7 +430,7 @@ end;
 $$;
 
 comment on function notika._with_names(notika.workflow) is
-  'A workflow whose condition has the names that its types have now.';
+  'A workflow whose condition has the current names of its types.';
 
 create or replace function notika._expect_meaning(spec notika.workflow)
   returns void
@@ -438,18 +442,18 @@ declare
   v_lost text := notika._lost_meaning(spec.condition_uses);
 begin
   if v_lost is not null then
-    raise exception 'the condition of workflow "%" may mean something else by now: % was replaced, or '
-                    'there is more by that name', spec.name, v_lost
+    raise exception 'the condition of workflow "%" may mean something else now: % was replaced, or '
+                    'there are other objects of that name', spec.name, v_lost
       using errcode = 'NK002',
             detail = format('The condition is: %s', spec.condition),
-            hint = 'Look at it and publish it again: ' || notika._publish_call(spec);
+            hint = 'Check it and publish it again: ' || notika._publish_call(spec);
   end if;
 end;
 $$;
 
 comment on function notika._expect_meaning(notika.workflow) is
-  'An error if a name in the condition of a workflow may mean something else than when it was '
-  'published: then the owner must not parse it.';
+  'Raises an error if a name in the condition of a workflow may mean something else than when it '
+  'was published: then the owner must not parse it.';
 
 create or replace function notika._names_hold_code(uses jsonb)
   returns text

@@ -1,14 +1,12 @@
--- The trigger function of a workflow and its triggers, in one of two forms.
--- row: a trigger for each row, with the filter as its WHEN.
--- statement: one call for all rows that a statement changed, a quarter of the cost for many and a
--- little dearer for one; only where it sees the same changes in the same order, which is for the
--- event triggers of the guard to watch over.
+-- The trigger function of a workflow and its triggers, in one of two forms. row: a trigger for
+-- each row, with the filter as its WHEN. statement: one call for all rows that a statement
+-- changed, a quarter of the cost for many rows and a little more for one. It is used only where it
+-- sees the same changes in the same order; the event triggers of the guard watch over that.
 --
--- Here are the parts that both forms are put together from, and the form that pins nothing: while a
--- migration is let through, while a workflow is broken, and where a guard that only warns has
--- no event
--- triggers.  It is slower, and never the reason why a write fails: a column is found by its name or
--- else by its number, and one that is gone is left out.
+-- This file has the pieces from which both forms are assembled, and the form without pins: while a
+-- migration is let through, while a workflow is broken, and where a guard that only warns has no
+-- event triggers. That form is slower, and never makes a write fail: a column is found by its name
+-- or else by its number, and a missing one is left out.
 
 create or replace function notika._acts_on_its_own(trigger pg_trigger)
   returns boolean
@@ -16,7 +14,7 @@ create or replace function notika._acts_on_its_own(trigger pg_trigger)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- What only looks whether a constraint holds writes nothing that would come before or after.
+  -- Triggers that only check whether a constraint holds write nothing before or after.
   select p.proname not in ('RI_FKey_check_ins', 'RI_FKey_check_upd', 'RI_FKey_noaction_del',
                            'RI_FKey_noaction_upd', 'RI_FKey_restrict_del', 'RI_FKey_restrict_upd',
                            'unique_key_recheck')
@@ -26,7 +24,8 @@ as $$
 $$;
 
 comment on function notika._acts_on_its_own(pg_trigger) is
-  'Whether a trigger may write something: not those by which Postgres checks constraints.';
+  'Whether a trigger may write something; the triggers by which Postgres checks constraints do '
+  'not.';
 
 create or replace function notika._form(spec notika.workflow)
   returns text
@@ -35,26 +34,27 @@ create or replace function notika._form(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Changes of one operation come in order; between those of several the order would be lost.
+  -- Changes of one operation come in order; between several operations the order would be lost.
   if not spec.is_pinned or spec.columns is null or spec.condition is not null
      or spec.operations not in ('{insert}', '{delete}')
-     or spec.fires_always -- what is replicated fires no trigger for each statement
+     or spec.fires_always -- replicated changes fire no trigger for each statement
      or not notika._has_event_triggers()
   then
     return 'row';
   end if;
 
   if exists (select from pg_class as c where c.oid = spec.relation and c.relkind <> 'r')
-     -- As part of a row that a statement changed Postgres cannot compute it.
+     -- Postgres cannot compute it as part of a row that a statement changed.
      or exists (
        select from pg_attribute as a
         where a.attrelid = spec.relation and a.attgenerated = 'v' and not a.attisdropped
      )
-     -- What is written to a part is a matter of the part's triggers.
+     -- Changes of a partition are seen by the triggers of the partition.
      or exists (
        select from pg_inherits as i where spec.relation in (i.inhrelid, i.inhparent)
      )
-     -- Others may write before it, or between the rows; and its own may have been enabled always.
+     -- Other triggers may write before it, or between the rows; and its own may have been enabled
+     -- always.
      or exists (
        select from pg_trigger as t
          join pg_proc as p on p.oid = t.tgfoid
@@ -74,7 +74,8 @@ end;
 $$;
 
 comment on function notika._form(notika.workflow) is
-  'The form in which a workflow is captured: statement where such a trigger sees the same, or row.';
+  'The form in which a workflow is captured: statement if such a trigger sees the same changes, '
+  'otherwise row.';
 
 create or replace function notika._is_held(spec notika.workflow)
   returns boolean
@@ -89,7 +90,7 @@ end;
 $$;
 
 comment on function notika._is_held(notika.workflow) is
-  'Whether its triggers go with the payload function; otherwise they do without it.';
+  'Whether its triggers depend on the payload function; otherwise they do without it.';
 
 create or replace function notika._has_fallback(spec notika.workflow)
   returns boolean
@@ -99,15 +100,15 @@ create or replace function notika._has_fallback(spec notika.workflow)
 as $$
 begin
   return spec.is_pinned and spec.columns is not null and not notika._is_held(spec)
-     -- For a row of a part or a child there would be two to choose from.
+     -- For a row of a partition or child, two functions would match.
      and (select c.relkind <> 'p' from pg_class as c where c.oid = spec.relation)
      and (select count(*) = 1 from notika._family(spec.relation));
 end;
 $$;
 
 comment on function notika._has_fallback(notika.workflow) is
-  'Whether a function for any row takes over if the payload function is dropped, so that writes go '
-  'on and need no subtransaction for it.';
+  'Whether a function for any row takes over if the payload function is dropped, so that writes '
+  'continue and need no subtransaction.';
 
 create or replace function notika._rows(operation text)
   returns text[]
@@ -121,7 +122,7 @@ as $$
 $$;
 
 comment on function notika._rows(text) is
-  'Which rows an operation has: after the change, before it.';
+  'Which rows an operation has: the one after the change, the one before it.';
 
 create or replace function notika._fits_expression(changed text)
   returns text
@@ -135,7 +136,8 @@ as $$
 $$;
 
 comment on function notika._fits_expression(text) is
-  'SQL that is true in a trigger for each row if the json of new or old goes into an event.';
+  'SQL that is true in a trigger for each row if the json of new or old is small enough for an '
+  'event.';
 
 create or replace function notika._control_code(condition text default 'true')
   returns text
@@ -143,11 +145,11 @@ create or replace function notika._control_code(condition text default 'true')
   immutable
   set search_path = pg_catalog, pg_temp
 as $body$
-  -- The row that was written gave the transaction its xid before the segment is read.  Who reads
-  -- the sequence keeps a lock on it, by which _doze finds those who do not know yet that they are
+  -- The row that was written gave the transaction its xid before the segment is read. Reading the
+  -- sequence takes a lock on it, by which _doze finds sessions that do not know yet that they have
   -- to notify.
   select format($$
-  -- In one expression, because each that looks at the world takes a snapshot.
+  -- In one expression, because each expression that reads a table takes a snapshot.
   v_control := case
     when pg_catalog.current_setting('notika.mute', true) operator(pg_catalog.<>) '' then 7
     when pg_catalog.current_setting('notika.run', true) operator(pg_catalog.<>) '' then 7
@@ -158,8 +160,8 @@ as $body$
 $body$;
 
 comment on function notika._control_code(text) is
-  'What a trigger does to know the segment that it writes to, which is half of v_control, and '
-  'whether it has to notify: then v_control is odd. 7: the session or, where there is a condition, '
+  'Code by which a trigger knows the segment that it writes to, which is half of v_control, and '
+  'whether it has to notify: then v_control is odd. 7: the session or, if there is a condition, '
   'the row is not of the usual kind.';
 
 create or replace function notika._at_segment(template text)
@@ -196,15 +198,15 @@ begin
   if v_expression is null then
     return format('        v_%1$s := %2$s;', changed, v_key);
   end if;
-  -- A row that is passed on takes all along that is kept outside of it: time, memory, and from a
-  -- gigabyte on an error.
+  -- Passing a row to a function passes its values that are stored outside of it too: time, memory,
+  -- and an error from a gigabyte on.
   return format($$        v_%1$s := null;
         begin -- key %5$s
           if notika._key_names(tg_relid) operator(pg_catalog.=) %2$L::pg_catalog.text[] then
             v_%1$s := %3$s;
           end if;
         exception when undefined_column or datatype_mismatch then
-          null; -- it was changed, and this was not made again
+          null; -- the table was changed, and this function was not created again
         end;
         if v_%1$s is null then
           v_%1$s := %4$s;
@@ -215,7 +217,7 @@ end;
 $body$;
 
 comment on function notika._key_code(notika.workflow, text) is
-  'What a trigger for each row does to have the key of new or old as json.';
+  'Code by which a trigger for each row gets the key of new or old as json.';
 
 create or replace function notika._shape(relation regclass)
   returns text
@@ -231,7 +233,7 @@ as $$
 $$;
 
 comment on function notika._shape(regclass) is
-  'Tells a table from what it was before its columns, their names or types changed.';
+  'A value that changes when the columns of a table, their names or their types change.';
 
 create or replace function notika._listed_shape(definition text[])
   returns text
@@ -247,7 +249,7 @@ as $$
 $$;
 
 comment on function notika._listed_shape(text[]) is
-  'The shape of a table when its columns were listed for a workflow; null: they are not listed.';
+  'The shape of a table when its columns were listed for a workflow; null if they are not listed.';
 
 create or replace function notika._lists_columns(spec notika.workflow)
   returns boolean
@@ -257,7 +259,7 @@ create or replace function notika._lists_columns(spec notika.workflow)
 as $$
 begin
   return spec.is_pinned and spec.columns is null and notika._has_event_triggers()
-     -- Children have columns of their own, and those of parents change without a word.
+     -- Children have columns of their own, and those of their parents change without an event.
      and not exists (
        select from pg_inherits as i
          join pg_class as c on c.oid = i.inhrelid
@@ -267,7 +269,8 @@ end;
 $$;
 
 comment on function notika._lists_columns(notika.workflow) is
-  'Whether a whole row is made from a list of its columns, which the guard keeps in step with it.';
+  'Whether a whole row is made from a list of its columns, which the guard keeps consistent with '
+  'it.';
 
 create or replace function notika._has_parts(spec notika.workflow)
   returns boolean
@@ -282,7 +285,7 @@ end;
 $$;
 
 comment on function notika._has_parts(notika.workflow) is
-  'Whether rows of other tables are captured, too: of partitions or children.';
+  'Whether rows of partitions or children are captured too.';
 
 create or replace function notika._image_expression(spec notika.workflow, changed text)
   returns text
@@ -294,8 +297,8 @@ as $$
 declare
   v_limit integer := (select s.payload_bytes from notika.setting as s);
 begin
-  -- What takes the row of a published table would take that of a part, too, and convert it: by a
-  -- cast between the two, if their owner made one.
+  -- A function that takes a row of a published table would take that of a partition too, and
+  -- convert it by a cast between the two, if their owner created one.
   if spec.is_pinned and spec.columns is not null and not notika._has_parts(spec) then
     return format('notika.payload_%s(%s)', spec.workflow_id, changed);
   elsif spec.is_pinned and spec.columns is not null or notika._lists_columns(spec) then
@@ -336,7 +339,7 @@ end;
 $$;
 
 comment on function notika._image_expression(notika.workflow, text) is
-  'SQL for the json of new or old in a trigger for each row; null: the row is too big.';
+  'SQL for the json of new or old in a trigger for each row; null if the row is too large.';
 
 create or replace function notika._images_code(spec notika.workflow, operation text)
   returns text
@@ -353,7 +356,7 @@ declare
       from unnest(v_rows) as r
   );
 begin
-  -- What it names may be gone or be of another type, and nobody saw to it.
+  -- What it names may be gone or have another type, and the guard has not handled that.
   if spec.is_pinned
      and (spec.columns is not null and notika._has_parts(spec) or notika._lists_columns(spec))
   then
@@ -375,7 +378,7 @@ end;
 $body$;
 
 comment on function notika._images_code(notika.workflow, text) is
-  'What a trigger for each row does to have the rows before and after as json.';
+  'Code by which a trigger for each row gets the rows before and after the change as json.';
 
 create or replace function notika._repair_code(spec notika.workflow)
   returns text
@@ -407,7 +410,7 @@ end;
 $body$;
 
 comment on function notika._repair_code(notika.workflow) is
-  'What a trigger for each row does about rows that are too big, or whose payload function is gone.';
+  'Code of a trigger for each row for rows that are too large, or whose payload function is gone.';
 
 create or replace function notika._usual_code(spec notika.workflow, operation text)
   returns text
@@ -437,7 +440,7 @@ end;
 $body$;
 
 comment on function notika._usual_code(notika.workflow, text) is
-  'What a trigger for each row does about an operation, if there is nothing special about it.';
+  'Code of a trigger for each row for an operation in the usual case.';
 
 create or replace function notika._present_columns(workflow_id integer, names text[], part regclass)
   returns table (place bigint, name text, type oid, attnum smallint)
@@ -446,9 +449,9 @@ create or replace function notika._present_columns(workflow_id integer, names te
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- A column is told by its number, and where it is gone by its name, unless that has gone to another
-  -- column of the workflow.  Numbers are those of the published table, a part of it may have others; and
-  -- in a restored copy they are nothing before the copy is bound.
+  -- A column is identified by its number and, if that is gone, by its name, unless another column
+  -- of the workflow has that name. The numbers are those of the published table; a partition may
+  -- have others. In a restored copy they mean nothing before the copy is bound.
   return query
     select k.place, a.attname::text, a.atttypid, a.attnum
       from unnest(_present_columns.names) with ordinality as k (name, place)
@@ -470,7 +473,7 @@ end;
 $$;
 
 comment on function notika._present_columns(integer, text[], regclass) is
-  'Which of these columns of a workflow are still there, and as what.';
+  'Which of these columns of a workflow still exist, and in which form.';
 
 create or replace function notika._loose_image(changed anyelement, part regclass, workflow_id integer)
   returns json
@@ -509,7 +512,7 @@ end;
 $$;
 
 comment on function notika._loose_image(anyelement, regclass, integer) is
-  'What an event carries of a row, as far as the columns are still there.';
+  'The part of a row that an event carries, from the columns that still exist.';
 
 create or replace function notika._is_watched_change(
   new_row anyelement,
@@ -529,12 +532,14 @@ begin
     from notika.workflow as w
    cross join notika._present_columns(w.workflow_id, w.watch, part) as p
    where w.workflow_id = _is_watched_change.workflow_id;
-  -- Rather an event too many than one too few.
+  -- An event too many is better than one too few.
   return v_columns is null
       or notika._pick(new_row, part, v_columns)::text
          is distinct from notika._pick(old_row, part, v_columns)::text;
 end;
 $$;
 
-comment on function notika._is_watched_change(anyelement, anyelement, regclass, integer) is
-  'Whether an update changed one of the watched columns that are still there.';
+comment on function notika._is_watched_change(
+  anyelement, anyelement, regclass, integer
+) is
+  'Whether an update changed one of the watched columns that still exist.';

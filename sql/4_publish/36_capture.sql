@@ -1,4 +1,4 @@
--- The trigger function of a workflow: what runs at each write of a published table.
+-- The trigger function of a workflow: the code that runs at each write to a published table.
 
 create or replace function notika._row_code(spec notika.workflow)
   returns text
@@ -20,7 +20,8 @@ begin
   end if;$$, spec.workflow_id);
   end if;
 
-  -- Each operation has its own, because every further expression costs a transaction a little.
+  -- Each operation has its own code, because every further expression costs a transaction a
+  -- little.
   if cardinality(spec.operations) = 1 then
     v_code := v_code || notika._usual_code(spec, spec.operations[1]);
   else
@@ -75,7 +76,7 @@ end;
 $body$;
 
 comment on function notika._row_code(notika.workflow) is
-  'What the function of a trigger for each row does.';
+  'The body of the function of a trigger for each row.';
 
 create or replace function notika._mark_oversized()
   returns boolean
@@ -90,7 +91,8 @@ end;
 $$;
 
 comment on function notika._mark_oversized() is
-  'Called for each row that is too big for an event; leaves it out, and a note that there is one.';
+  'Called for each row that is too large for an event; leaves the row out and notes that there is '
+  'one.';
 
 create or replace function notika._statement_code(spec notika.workflow)
   returns text
@@ -108,7 +110,7 @@ declare
       from (
         select notika.payload_%3$s(r.*) as image
           from changed as r
-        offset 0 -- so that it is made once
+        offset 0 -- so that it is computed once
       ) as c
      where pg_catalog.octet_length(c.image::pg_catalog.text) operator(pg_catalog.<=) %6$s
         or notika._mark_oversized();$$,
@@ -128,7 +130,7 @@ begin
     end if;
     v_control :=
       pg_catalog.pg_sequence_last_value('notika.control_seq') operator(pg_catalog.%%) 6;%3$s
-  else -- what has no variables in it is not planned anew for each statement%2$s
+  else -- without variables in it, it is not planned for each statement%2$s
   end if;
 
   if pg_catalog.current_setting('notika.set_aside', true) operator(pg_catalog.=) 'on' then
@@ -165,7 +167,7 @@ end;
 $body$;
 
 comment on function notika._statement_code(notika.workflow) is
-  'What the function of a trigger for each statement does.';
+  'The body of the function of a trigger for each statement.';
 
 create or replace function notika._capture_definition(spec notika.workflow)
   returns text
@@ -176,7 +178,7 @@ as $body$
 declare
   v_types oid[];
 begin
-  -- Who makes a trigger of a partitioned table looks at its partition key.
+  -- Creating a trigger on a partitioned table reads its partition key.
   if (select c.relkind = 'p' from pg_class as c where c.oid = spec.relation) then
     perform notika._check_planning(spec.relation, true);
   end if;
@@ -191,8 +193,8 @@ begin
     v_types := array['point'::regtype]; -- any type may be added later
   end if;
 
-  -- No search_path of its own, which would cost a row more than half of what the call of a trigger
-  -- costs: every name in it says where it is from.
+  -- No search_path of its own, which would cost each row more than half of the call of a trigger:
+  -- every name in it is qualified.
   return format($template$create or replace function notika._capture_%1$s()
   returns trigger
   language plpgsql
@@ -201,14 +203,14 @@ as %3$s$template$,
     spec.workflow_id,
     notika._settings(v_types),
     notika._dollar_quoted(format($capture$
-declare -- without values, each of which would cost every row an expression%1$s
+declare -- without initial values, each of which would be an expression for every row%1$s
   v_control pg_catalog.int8;
   v_is_muted pg_catalog.bool;
   v_cause_id pg_catalog.int8;
   v_depth pg_catalog.int2;
   v_nothing pg_catalog.bool;
 begin%2$s
-  return v_nothing; -- an after trigger's result is ignored; null would be an expression
+  return v_nothing; -- the result of an after trigger is ignored; null would be an expression
 end;
 $capture$,
     case spec.capture when 'row' then '
@@ -223,4 +225,4 @@ end;
 $body$;
 
 comment on function notika._capture_definition(notika.workflow) is
-  'The statement that makes the trigger function of a workflow.';
+  'The statement that creates the trigger function of a workflow.';

@@ -33,7 +33,7 @@ begin
                -- json has no equality, and comparing it would fail the user's update.
                then 'pg_catalog.format(''%%s'', old.%1$I) is distinct from '
                     'pg_catalog.format(''%%s'', new.%1$I)'
-               -- A collation may find values equal that are not the same.
+               -- Under some collations, values are equal that are not the same.
                when not l.collisdeterministic
                then 'old.%1$I collate "C" is distinct from new.%1$I collate "C"'
                else 'old.%1$I is distinct from new.%1$I'
@@ -49,7 +49,7 @@ end;
 $$;
 
 comment on function notika._changed_expression(text, oid, oid) is
-  'SQL over new and old that is true when the column changed, whatever its type.';
+  'SQL over new and old that is true if the column changed, whatever its type.';
 
 create or replace function notika._trigger_definition(
   spec notika.workflow,
@@ -88,8 +88,8 @@ begin
     v_filters := v_filters || format('(%s)', notika._condition_code(spec));
   end if;
   if notika._is_held(spec) then
-    -- Never false, but a dependency: what takes the payload function away with CASCADE takes the
-    -- trigger away too, instead of leaving one that fails the user's writes.
+    -- Never false, but a dependency: dropping the payload function with CASCADE drops the trigger
+    -- too, instead of leaving one that fails the user's writes.
     v_filters := v_filters || format(
       '(%L::pg_catalog.regprocedure is not null)',
       format('notika.payload_%s(%s)', spec.workflow_id,
@@ -97,7 +97,7 @@ begin
     );
   end if;
 
-  -- The function does not read its argument: it tells in psql's \d which workflow the trigger is of.
+  -- The function does not read its argument: in psql's \d it shows the workflow of the trigger.
   return format(
     E'create or replace trigger notika_%1$s_%2$s\n'
     '  after %2$s on %3$s\n'
@@ -115,7 +115,7 @@ end;
 $$;
 
 comment on function notika._trigger_definition(notika.workflow, regclass, text) is
-  'The statement that makes the trigger of a workflow for one operation.';
+  'The statement that creates the trigger of a workflow for one operation.';
 
 create or replace function notika._passes_definition(spec notika.workflow)
   returns text
@@ -124,8 +124,8 @@ create or replace function notika._passes_definition(spec notika.workflow)
   set search_path = pg_catalog, pg_temp
 as $body$
 begin
-  -- With the writer's rights, like the condition of a trigger.  Its names are found again in each
-  -- session, so before that they must mean what they meant when it was published.
+  -- With the writer's rights, like the condition of a trigger. Its names are looked up again in
+  -- each session, so before that they must mean what they meant when it was published.
   return format($template$create or replace function notika._passes_%s(new record, old record)
   returns boolean
   language plpgsql
@@ -141,7 +141,7 @@ begin
   end if;
   return %s;
 exception when others then
-  return true; -- what it reads is not there any more: rather an event too many than one too few
+  return true; -- what it reads no longer exists: an event too many is better than one too few
 end;
 $passes$, case when notika._lost_meaning((spec).condition_uses) is null
                then concat(notika._names_hold_code((spec).condition_uses), notika._columns_hold_code(spec))
@@ -151,4 +151,4 @@ end;
 $body$;
 
 comment on function notika._passes_definition(notika.workflow) is
-  'The statement that makes a function of the condition, which is parsed in each session.';
+  'The statement that creates a function of the condition, which is parsed in each session.';

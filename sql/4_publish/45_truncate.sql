@@ -1,6 +1,6 @@
--- TRUNCATE of a table whose deletes wake a workflow.  It removes rows without an event for any of
--- them, so it does not pass unnoticed: the option truncate of the workflow says what is done.
--- Postgres fires no trigger of a partitioned table when one of its partitions is truncated by itself.
+-- TRUNCATE of a table whose deletes start a workflow. It removes rows without an event for any of
+-- them, so the option truncate of the workflow says what happens. Postgres fires no trigger of a
+-- partitioned table when one of its partitions is truncated.
 
 create or replace function notika._notices_truncate(spec notika.workflow)
   returns boolean
@@ -13,7 +13,8 @@ as $$
 $$;
 
 comment on function notika._notices_truncate(notika.workflow) is
-  'Whether a workflow has triggers for TRUNCATE: if deletes wake it, and its table takes such triggers.';
+  'Whether a workflow has triggers for TRUNCATE: if deletes start it, and its table can have such '
+  'triggers.';
 
 create or replace function notika._truncate_definition(workflow_id integer)
   returns text
@@ -32,7 +33,7 @@ as $$
 $$;
 
 comment on function notika._truncate_definition(integer) is
-  'The statement that makes the function of a workflow''s triggers for TRUNCATE.';
+  'The statement that creates the function of a workflow''s triggers for TRUNCATE.';
 
 create or replace function notika._truncate_trigger(workflow_id integer, relation regclass)
   returns text
@@ -53,7 +54,7 @@ end;
 $$;
 
 comment on function notika._truncate_trigger(integer, regclass) is
-  'The statement that makes the trigger for TRUNCATE on a table of a workflow.';
+  'The statement that creates the trigger for TRUNCATE on a table of a workflow.';
 
 create or replace function notika._truncate_tables(workflow_id integer)
   returns setof text
@@ -89,7 +90,7 @@ end;
 $$;
 
 comment on function notika._truncates_fit(notika.workflow) is
-  'Whether the triggers for TRUNCATE of a workflow stand on no other tables than they have to.';
+  'Whether the triggers for TRUNCATE of a workflow are on no other tables than required.';
 
 create or replace function notika._has_truncate_triggers(spec notika.workflow)
   returns boolean
@@ -107,7 +108,7 @@ end;
 $$;
 
 comment on function notika._has_truncate_triggers(notika.workflow) is
-  'Whether all triggers for TRUNCATE are there that a workflow needs.';
+  'Whether all triggers for TRUNCATE exist that a workflow needs.';
 
 create or replace function notika._note_truncate(workflow_id integer, relation regclass)
   returns void
@@ -120,7 +121,7 @@ declare
   v_workflow notika.workflow;
   v_answer text;
 begin
-  -- Only what the option asks for may fail the statement of somebody else.
+  -- Only the option may fail the statement of a user.
   begin
     select w.* into v_workflow
       from notika.workflow as w
@@ -147,7 +148,7 @@ begin
                     notika._quoted(_note_truncate.relation), v_workflow.name
       using errcode = 'NK003',
             detail = 'TRUNCATE removes the rows without an event for any of them.',
-            hint = format('Delete them: delete from %s; or let those who published the workflow allow it: '
+            hint = format('Delete them: delete from %s; or let the publisher of the workflow allow it: '
                           'select notika.configure(%L, %L);', notika._quoted(_note_truncate.relation),
                           v_workflow.name, v_workflow.options || '{"truncate": "record"}');
   elsif v_answer = 'warn' then
@@ -158,8 +159,8 @@ end;
 $$;
 
 comment on function notika._note_truncate(integer, regclass) is
-  'Records a TRUNCATE of a table whose deletes wake a workflow, warns of it, or refuses it, as the '
-  'workflow''s option truncate says.';
+  'Records a TRUNCATE of a table whose deletes start a workflow, warns of it, or refuses it, as '
+  'the option truncate of the workflow says.';
 
 create or replace function notika._truncate_health()
   returns table (finding text, severity text, workflow text, detail text, remedy text)
@@ -188,4 +189,5 @@ end;
 $$;
 
 comment on function notika._truncate_health() is
-  'What notika.health says for a day about tables that were truncated although deletes wake a workflow.';
+  'The findings of notika.health, for a day, about tables that were truncated although deletes '
+  'start a workflow.';

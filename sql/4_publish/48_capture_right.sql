@@ -1,6 +1,6 @@
--- Who may execute what captures besides Notika's owner.  Who makes or attaches a partition gives it the
--- triggers of the partitioned table, and has to have the right to execute their function.  Nobody
--- else needs it, and could forge events, or run it where it is not meant to run.
+-- Which roles besides Notika's owner may execute trigger functions. Creating or attaching a
+-- partition gives it the triggers of the partitioned table, and requires the right to execute
+-- their function. No other role needs this right: with it, it could forge events.
 
 create or replace function notika._capture_rights(workflow_id integer, relation regclass)
   returns table (function regprocedure, grantee oid)
@@ -20,7 +20,8 @@ end;
 $$;
 
 comment on function notika._capture_rights(integer, regclass) is
-  'Who is to have EXECUTE on the trigger function of a workflow: the owners of partitioned tables.';
+  'The roles that should have EXECUTE on the trigger function of a workflow: the owners of '
+  'partitioned tables.';
 
 create or replace function notika._capture_grants(workflow_id integer, relation regclass)
   returns setof text
@@ -47,7 +48,7 @@ as $$
 $$;
 
 comment on function notika._capture_grants(integer, regclass) is
-  'The statements by which exactly those have EXECUTE who are to; none: they have it.';
+  'The statements that give EXECUTE to exactly these roles; none if they have it.';
 
 create or replace function notika._settle_capture_rights(workflow_id integer, relation regclass)
   returns integer
@@ -74,8 +75,8 @@ end;
 $$;
 
 comment on function notika._settle_capture_rights(integer, regclass) is
-  'Gives the owners of partitioned tables, and nobody else, the right to execute the trigger function '
-  'of a workflow, and says how many changes it took.';
+  'Gives the owners of partitioned tables alone the right to execute the trigger function of a '
+  'workflow, and returns the number of changes.';
 
 create or replace function notika._suspend_guard(busy boolean)
   returns void
@@ -87,11 +88,12 @@ begin
   if busy then
     insert into notika.guard_busy (pid) values (pg_backend_pid());
   else
-    -- One of them: whoever called is busy still.
+    -- One of them: the caller is still using it.
     delete from notika.guard_busy as b where b.ctid = (select max(o.ctid) from notika.guard_busy as o);
   end if;
 end;
 $$;
 
 comment on function notika._suspend_guard(boolean) is
-  'Tells the guard that the DDL that follows is Notika''s own. A setting would do, could not anybody set it.';
+  'Tells the guard that the following DDL is Notika''s own. A table, not a setting: any role may '
+  'set a setting.';

@@ -1,5 +1,5 @@
--- What publish makes for a workflow: the statements, how they are compared with what is there,
--- and how they are run.
+-- The objects that publish creates for a workflow: the statements, how they are compared with
+-- existing objects, and how they are executed.
 
 create or replace function notika._locked(relation regclass)
   returns text
@@ -8,7 +8,7 @@ create or replace function notika._locked(relation regclass)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- The trigger of a partitioned table is made on each of its partitions, too.
+  -- The trigger of a partitioned table is created on each of its partitions too.
   return concat_ws(', ', notika._quoted(_locked.relation), (
     select string_agg(notika._quoted(p.relid), ', ' order by p.level, notika._quoted(p.relid))
       from pg_partition_tree(_locked.relation) as p
@@ -18,7 +18,8 @@ end;
 $$;
 
 comment on function notika._locked(regclass) is
-  'The tables that are locked by who makes or drops a trigger on this one: its partitions, too.';
+  'The tables that are locked when a trigger on this one is created or dropped: its partitions '
+  'too.';
 
 create or replace function notika._statements(spec notika.workflow)
   returns table (statement text, lock text)
@@ -36,7 +37,7 @@ begin
     )
     select s.statement, s.lock
       from (
-        -- One for each table of the family: a child that leaves it goes on by itself.
+        -- One for each table of the family: a child that leaves the family keeps working.
         select 1, f.name,
                notika._payload_definition((spec).workflow_id, f.relation, (spec).columns,
                                           (spec).column_names),
@@ -108,7 +109,7 @@ end;
 $$;
 
 comment on function notika._statements(notika.workflow) is
-  'The statements that make what a workflow consists of, and the locks they take.';
+  'The statements that create the objects of a workflow, and the locks they take.';
 
 create or replace function notika._definition(spec notika.workflow)
   returns text[]
@@ -124,7 +125,7 @@ end;
 $$;
 
 comment on function notika._definition(notika.workflow) is
-  'The statements that make what a workflow consists of.';
+  'The statements that create the objects of a workflow.';
 
 create or replace function notika._captures(spec notika.workflow)
   returns boolean
@@ -144,7 +145,7 @@ as $$
 $$;
 
 comment on function notika._captures(notika.workflow) is
-  'Whether all triggers of a workflow are there and enabled.';
+  'Whether all triggers of a workflow exist and are enabled.';
 
 create or replace function notika._generated(workflow_id integer)
   returns setof regprocedure
@@ -165,7 +166,8 @@ begin
 end;
 $$;
 
-comment on function notika._generated(integer) is 'The functions that publish made for a workflow.';
+comment on function notika._generated(integer) is
+  'The functions that publish created for a workflow.';
 
 create or replace function notika._triggers(workflow_id integer)
   returns table (relation regclass, name name)
@@ -187,7 +189,7 @@ end;
 $$;
 
 comment on function notika._triggers(integer) is
-  'The triggers that publish made for a workflow, without those of partitions.';
+  'The triggers that publish created for a workflow, without those of partitions.';
 
 create or replace function notika._steps(
   before notika.workflow,
@@ -213,8 +215,8 @@ begin
     return;
   end if;
 
-  -- What is left on tables that are not, or not any more, those of the workflow.  Only the owner of
-  -- a table may drop a trigger on it, but whoever owns a function may drop it with its triggers.
+  -- Triggers on tables that are not, or no longer, those of the workflow. Only the owner of a
+  -- table may drop a trigger on it, but the owner of a function may drop it with its triggers.
   for v_function, v_table in
     select p.oid::regprocedure, t.typrelid::regclass
       from notika._generated(after.workflow_id) as g (function)
@@ -246,7 +248,7 @@ begin
            from notika._family(after.relation) as f (relation)
           cross join unnest(after.operations) as o (name)
        )
-     order by notika._quoted(t.relation), t.name -- locked in the order in which everybody locks them
+     order by notika._quoted(t.relation), t.name -- all sessions lock them in this order
   loop
     if not pg_has_role(v_trigger.relowner, 'usage') then
       return query
@@ -259,7 +261,7 @@ begin
          where g.function = to_regprocedure(format('notika._capture_%s()', after.workflow_id));
       exit;
     end if;
-    -- It may go along with the payload function.
+    -- It may be dropped with the payload function.
     statement := format('drop trigger %s%I on %s',
                         case when v_trigger.relation = any (v_left) then 'if exists ' end,
                         v_trigger.name, notika._quoted(v_trigger.relation));
@@ -307,7 +309,7 @@ end;
 $$;
 
 comment on function notika._always_enabled(integer) is
-  'Which triggers of a workflow somebody has enabled for changes that replication brings, too.';
+  'The triggers of a workflow that were enabled for replicated changes too.';
 
 create or replace function notika._enable_always(workflow_id integer, triggers text[])
   returns void
@@ -318,7 +320,7 @@ as $$
 declare
   v_statement text;
 begin
-  -- Kept even if what follows is not for Notika's owner: the owner of the table enables the new ones.
+  -- Kept even if Notika's owner may not enable the new ones: the owner of the table enables them.
   update notika.workflow as w
      set fires_always = true
    where w.workflow_id = _enable_always.workflow_id
@@ -335,8 +337,8 @@ begin
       execute v_statement;
     end loop;
   exception when insufficient_privilege or object_in_use then
-    -- That takes the owner of the table, and that nothing waits for the end of the transaction.
-    raise warning 'changes that replication brings do not wake a workflow any more: its trigger was replaced'
+    -- That requires the owner of the table, and that no trigger event is pending.
+    raise warning 'replicated changes no longer start a workflow: its trigger was replaced'
       using hint = format('Run, as the owner of the table: %s;', v_statement);
   end;
 end;
@@ -351,8 +353,8 @@ create or replace function notika._apply(before notika.workflow, after notika.wo
   volatile
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
-  set lc_monetary = 'C' -- as what it parses was printed
-  set client_min_messages = warning -- what is dropped along is what was meant
+  set lc_monetary = 'C' -- as when the text was printed that it parses
+  set client_min_messages = warning -- the drops that cascade are intended
 as $$
 declare
   v_always text[] := notika._always_enabled(after.workflow_id);
@@ -396,7 +398,8 @@ end;
 $$;
 
 comment on function notika._apply(notika.workflow, notika.workflow) is
-  'Takes the steps from one definition of a workflow to another and says how many there were.';
+  'Executes the statements that lead from one definition of a workflow to another, and returns '
+  'their number.';
 
 create or replace function notika._expect_as_read(spec notika.workflow)
   returns void
@@ -418,7 +421,7 @@ begin
        select from jsonb_to_recordset(spec.condition_uses) as k (kind text, oid oid)
         where (k.kind, k.oid) = (u.kind, u.oid)
      )
-     -- What else the trigger compares is of its columns' types.
+     -- Everything else that the trigger compares has the types of its columns.
      and not exists (
        select from pg_attribute as a
          join pg_type as y on y.oid = a.atttypid
@@ -426,7 +429,7 @@ begin
      )
    limit 1;
   if found then
-    raise exception 'the condition of workflow "%" came to mean something else while it was published: %',
+    raise exception 'the condition of workflow "%" changed its meaning while it was published: %',
       spec.name, v_other
       using errcode = 'NK002',
             hint = 'Publish it again: ' || notika._publish_call(spec);
@@ -435,7 +438,8 @@ end;
 $$;
 
 comment on function notika._expect_as_read(notika.workflow) is
-  'An error if the condition in a trigger calls what the condition that was read does not.';
+  'Raises an error if the condition in a trigger calls a function that the condition as it was '
+  'read does not call.';
 
 create or replace function notika._is_complete(spec notika.workflow)
   returns boolean
@@ -472,7 +476,7 @@ end;
 $$;
 
 comment on function notika._is_complete(notika.workflow) is
-  'Whether all functions and triggers of a workflow are there, and nowhere else.';
+  'Whether all functions and triggers of a workflow exist, and none elsewhere.';
 
 create or replace function notika._unpin(workflow_id integer)
   returns void
@@ -486,14 +490,15 @@ declare
 begin
   perform notika._suspend_guard(true);
   for v_function in
-    -- To name an argument asks for rights on its schema, so those where that fails come last.
+    -- Naming an argument requires rights on its schema, so functions for which that fails come
+    -- last.
     select g
       from notika._generated(_unpin.workflow_id) as g
       join pg_proc as p on p.oid = g
       left join pg_type as t on t.oid = p.proargtypes[0]
      order by has_schema_privilege(t.typnamespace, 'usage') is false, g::text
   loop
-    -- By its name alone where it is the last of that name.
+    -- By its name alone, if it is the last function of that name.
     execute format('drop function %s cascade', (
       select case when count(*) = 1 then format('notika.%I', p.proname) else v_function::text end
         from pg_proc as p
@@ -507,8 +512,7 @@ begin
 end;
 $$;
 
-comment on function notika._unpin(integer) is
-  'Takes the functions and triggers of a workflow away.';
+comment on function notika._unpin(integer) is 'Drops the functions and triggers of a workflow.';
 
 create or replace function notika._renew_capture(before notika.workflow, after notika.workflow)
   returns void
@@ -524,14 +528,15 @@ begin
     select notika._capture_definition(after)
      where to_regprocedure(format('notika._capture_%s()', after.workflow_id)) is not null
     union all
-    -- What an owner who must not parse the condition makes of it lets every row pass.
+    -- For an owner that must not parse the condition, it is replaced by one that lets every row
+    -- pass.
     select notika._passes_definition(after)
      where not after.is_pinned and after.condition is not null
        and to_regprocedure(format('notika._passes_%s(record, record)', after.workflow_id)) is not null
   loop
     continue when v_statement = any (before.definition);
     perform notika._suspend_guard(true);
-    execute v_statement; -- the function alone: it takes no lock on the table
+    execute v_statement; -- only the function, so no lock on the table is taken
     perform notika._suspend_guard(false);
     update notika.workflow as w
        set definition = array(
@@ -546,14 +551,15 @@ end;
 $$;
 
 comment on function notika._renew_capture(notika.workflow, notika.workflow) is
-  'Makes the trigger function of a workflow, and that of its condition, again if they would be others now.';
+  'Creates the trigger function of a workflow, and that of its condition, again if they would '
+  'differ now.';
 
 create or replace function notika._drop_captures(workflow_id integer)
   returns void
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
-  set client_min_messages = warning -- the triggers are what is dropped along
+  set client_min_messages = warning -- the triggers are dropped by CASCADE
 as $$
 begin
   perform notika._suspend_guard(true); -- until _drop_notika has dropped the guard

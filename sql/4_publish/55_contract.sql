@@ -17,7 +17,7 @@ end;
 $$;
 
 comment on function notika._bind_key(integer) is
-  'Writes down the key of a workflow''s table, as the catalog says it now.';
+  'Records the key of a workflow''s table, as the catalog has it now.';
 
 create or replace function notika._bind(workflow_id integer)
   returns void
@@ -43,7 +43,7 @@ begin
      and (
        a.attname = any (v_spec.column_names || v_spec.watch)
        or not v_spec.is_pinned and notika._reads(v_spec.condition, a.attname)
-       -- What the condition reads, Postgres has written down.
+       -- Postgres has recorded what the condition reads.
        or exists (
          select from pg_depend as d
            join notika._triggers(v_spec.workflow_id) as t (relation, name) on true
@@ -59,4 +59,4 @@ end;
 $$;
 
 comment on function notika._bind(integer) is
-  'Writes down what a workflow depends on, as the catalog says it now.';
+  'Records what a workflow depends on, as the catalog has it now.';

@@ -1,6 +1,6 @@
--- When a schedule is due.  Times are those of the wall clock of a time zone: one that the clock leaps
--- over in spring is kept as late as the clock leaps, one that comes twice in autumn is kept the first
--- time; but a schedule of every hour keeps its rhythm and is due both times.
+-- When a schedule is due. Times are those of the wall clock of a time zone. A time that is skipped
+-- when the clock is put forward runs later by as much; a time that occurs twice when it is put
+-- back runs the first time. A schedule of every hour keeps its rhythm and runs both times.
 
 create or replace function notika._refuse_cron(cron text, field text, problem text, hint text)
   returns void
@@ -18,7 +18,7 @@ end;
 $$;
 
 comment on function notika._refuse_cron(text, text, text, text) is
-  'Says what is wrong with a field of a schedule, as an error.';
+  'Raises an error that says what is wrong with a field of a schedule.';
 
 create or replace function notika._cron_values(
   cron text,
@@ -47,7 +47,7 @@ begin
     if v_parts is null or v_parts[1] = '*' and v_parts[2] is not null then
       perform notika._refuse_cron(
         cron, name, format('has "%s", which is no number, range or step', v_item),
-        format('For instance: *, %1$s, %1$s-%2$s, %1$s,%2$s, */2 or %1$s-%2$s/2.', low, high));
+        format('For example: *, %1$s, %1$s-%2$s, %1$s,%2$s, */2 or %1$s-%2$s/2.', low, high));
     end if;
 
     v_bounds := array[]::integer[];
@@ -83,7 +83,7 @@ begin
       end if;
       v_bounds[2] := v_bounds[1];
     elsif v_parts[2] = 'sun' then
-      v_bounds[2] := high; -- at the end of a week it is its seventh day
+      v_bounds[2] := high; -- at the end of a range, Sunday is the seventh day
     end if;
     if v_bounds[1] > v_bounds[2] then
       perform notika._refuse_cron(
@@ -96,7 +96,7 @@ begin
     if v_step not between 1 and high then
       perform notika._refuse_cron(
         cron, name, format('has "%s", a step that is not between 1 and %s', v_item, high),
-        format('For instance: */2.'));
+        format('For example: */2.'));
     end if;
     v_values := v_values || array(select generate_series(v_bounds[1], v_bounds[2], v_step));
   end loop;
@@ -148,7 +148,7 @@ begin
       format('is %s instead of five',
              case when v_fields = '{""}' then 0 else cardinality(v_fields) end),
       case when cardinality(v_fields) = 6 then 'There are no seconds: leave the first field out.'
-           else 'For instance, each day at half past seven: 30 7 * * *.' end);
+           else 'For example, each day at half past seven: 30 7 * * *.' end);
   end if;
 
   minutes := notika._cron_values(cron, 'minute', v_fields[1], 0, 59, null);
@@ -158,7 +158,7 @@ begin
     '{jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec}');
   weekdays := notika._cron_values(cron, 'weekday', v_fields[5], 0, 7,
     '{sun,mon,tue,wed,thu,fri,sat}');
-  -- As cron has always read it: two fields that say something are two ways to be due.
+  -- As in cron: if day and weekday are both restricted, either is enough.
   any_day := v_fields[3] !~ '^\*' and v_fields[5] !~ '^\*';
 
   if not any_day and not exists (
@@ -173,7 +173,8 @@ end;
 $$;
 
 comment on function notika._cron(text) is
-  'What the fields of a schedule stand for; any_day: day or weekday, instead of day and weekday.';
+  'What the fields of a schedule stand for. any_day: day or weekday is enough, instead of day and '
+  'weekday.';
 
 create or replace function notika._local_instants(
   local timestamp,
@@ -186,7 +187,8 @@ create or replace function notika._local_instants(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Postgres reads a time that there is not by the clock before the leap, and of two the second.
+  -- Postgres reads a time that is skipped by the clock before the change, and of two times the
+  -- second.
   v_last timestamptz := _local_instants.local at time zone _local_instants.time_zone;
   v_day_before timestamptz := v_last - interval '24 hours';
   v_first timestamptz := _local_instants.local at time zone 'UTC' - (
@@ -204,8 +206,8 @@ end;
 $$;
 
 comment on function notika._local_instants(timestamp, text, boolean) is
-  'When a clock shows a time: once; the first time where the clock is set back, unless both are '
-  'asked for; and after a leap that leaves the time out, as much later as the clock leaps.';
+  'The instants at which a clock shows a time: one; if the clock is put back, the first, or both '
+  'if asked for; if the clock skips the time, an instant that is later by as much.';
 
 create or replace function notika._is_clock_set(time_zone text, instant timestamptz)
   returns boolean
@@ -233,7 +235,7 @@ declare
   v_last_day date;
   v_first timestamp;
   v_next timestamptz;
-  -- Clocks leap by less.
+  -- Clocks are changed by less.
   v_leap constant interval := interval '3 hours';
 begin
   select c.*, cardinality(c.hours) = 24 as is_hourly into v_cron
@@ -241,7 +243,7 @@ begin
   v_from := v_from + case when notika._is_clock_set(time_zone, after) then -v_leap
                           else interval '1 minute' end;
   v_day := v_from::date;
-  -- The twenty-ninth of February is on a given weekday once in forty years.
+  -- The twenty-ninth of February falls on a given weekday once in forty years.
   v_last_day := v_day + 366 * 41;
 
   while v_day < v_last_day loop
@@ -261,7 +263,7 @@ begin
         return v_next;
       end if;
 
-      -- Around a leap a later time may come first.
+      -- Around a change of the clock a later time may come first.
       select min(i.instant) into v_next
         from unnest(v_cron.hours) as h (hour)
        cross join unnest(v_cron.minutes) as m (minute)
@@ -282,4 +284,4 @@ end;
 $$;
 
 comment on function notika._next_time(text, text, timestamptz) is
-  'When a schedule is due for the first time after an instant; null: not in forty years.';
+  'When a schedule is first due after an instant; null if it is not due within forty years.';

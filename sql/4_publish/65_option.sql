@@ -1,7 +1,6 @@
--- What a workflow asks of its hand-over beyond "each event, at once": its options.
--- They are kept as they are understood: a list where a column may stand alone.  Whatever the
--- dispatcher meets in them was checked here, because an error there would stop the hand-over of all
--- workflows.
+-- The options of a workflow: how its events become runs, if not each at once. They are kept in
+-- their normal form: a list where a single column may be given. Everything that dispatch reads in
+-- them is checked here, because an error there would stop the dispatch of all workflows.
 
 create or replace function notika._check_schedule(workflow text, schedule jsonb)
   returns jsonb
@@ -39,7 +38,7 @@ begin
   if v_checked ->> 'missed' not in ('skip', 'catch up') then
     perform notika._refuse_option(
       workflow, 'schedule.missed', 'is not skip or catch up', v_example,
-      detail => 'It says what becomes of times that nobody was there to keep.');
+      detail => 'It says what happens to times that passed without a run.');
   end if;
   if notika._next_time(v_checked ->> 'cron', v_checked ->> 'timeZone', clock_timestamp()) is null
   then
@@ -51,7 +50,7 @@ end;
 $$;
 
 comment on function notika._check_schedule(text, jsonb) is
-  'A schedule {cron, timeZone, missed} as it is kept, or an error.';
+  'A schedule {cron, timeZone, missed} in its normal form, or an error.';
 
 create or replace function notika._set_schedule(workflow_id integer, schedule jsonb)
   returns void
@@ -65,7 +64,7 @@ begin
     return;
   end if;
 
-  -- One that stays as it was keeps what it still has to catch up with.
+  -- A schedule that does not change keeps the times that it still has to catch up with.
   insert into notika.schedule as s (workflow_id, cron, time_zone, missed, next_at)
   select _set_schedule.workflow_id, g.cron, g."timeZone", g.missed,
          notika._next_time(g.cron, g."timeZone", clock_timestamp())
@@ -80,7 +79,7 @@ end;
 $$;
 
 comment on function notika._set_schedule(integer, jsonb) is
-  'Makes a checked {cron, timeZone, missed} the schedule of a workflow, null that it has none.';
+  'Makes a checked {cron, timeZone, missed} the schedule of a workflow; null removes it.';
 
 create or replace function notika._check_scheduled_name(workflow text)
   returns void
@@ -96,7 +95,7 @@ begin
     using errcode = 'invalid_name',
           detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
                    'of which the first is a letter: a file whose name begins with _ is no task.',
-          hint = 'For instance: select notika.schedule(''nightly_report'', ''30 2 * * *'');';
+          hint = 'For example: select notika.schedule(''nightly_report'', ''30 2 * * *'');';
 end;
 $$;
 
@@ -120,12 +119,12 @@ begin
   raise exception '% of workflow "%" %', _refuse_option.option, workflow, problem
     using errcode = _refuse_option.code,
           detail = coalesce(_refuse_option.detail, ''),
-          hint = format('For instance: select notika.configure(%L, %L);', workflow, example);
+          hint = format('For example: select notika.configure(%L, %L);', workflow, example);
 end;
 $$;
 
 comment on function notika._refuse_option(text, text, text, text, text, text) is
-  'Says what is wrong with an option, with an example of what would be right, as an error.';
+  'Raises an error that says what is wrong with an option, with a correct example.';
 
 create or replace function notika._option_columns(
   workflow text,
@@ -203,7 +202,7 @@ end;
 $$;
 
 comment on function notika._option_interval(text, text, jsonb, text) is
-  'The time that an option says, or an error.';
+  'The length of time that an option gives, or an error.';
 
 create or replace function notika._option_number(
   workflow text,
@@ -235,7 +234,7 @@ end;
 $$;
 
 comment on function notika._option_number(text, text, jsonb, integer, integer, text) is
-  'The number that an option says, or an error.';
+  'The number that an option gives, or an error.';
 
 create or replace function notika._option_choice(
   workflow text,
@@ -260,7 +259,7 @@ end;
 $$;
 
 comment on function notika._option_choice(text, text, jsonb, text[], text) is
-  'The word that an option says, or an error.';
+  'The word that an option gives, or an error.';
 
 create or replace function notika._gathering_options(
   workflow text,
@@ -320,7 +319,7 @@ end;
 $$;
 
 comment on function notika._gathering_options(text, text, jsonb, text[]) is
-  'What debounce or digest says, as it is kept, or an error.';
+  'The settings of debounce or digest in their normal form, or an error.';
 
 create or replace function notika._check_options(spec notika.workflow, options jsonb)
   returns jsonb
@@ -339,7 +338,7 @@ begin
     raise exception 'options of workflow "%" are not an object', spec.name
       using errcode = 'invalid_parameter_value',
             detail = format('They are %s.', coalesce(_check_options.options::text, 'null')),
-            hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
+            hint = format('For example: select notika.configure(%L, ''{"concurrency": 5}'');',
                           spec.name);
   end if;
 
@@ -373,7 +372,7 @@ begin
         using errcode = 'invalid_parameter_value',
               detail = 'The options are key, concurrency, order, debounce, digest, schedule, truncate and '
                        'priority.',
-              hint = format('For instance: select notika.configure(%L, ''{"concurrency": 5}'');',
+              hint = format('For example: select notika.configure(%L, ''{"concurrency": 5}'');',
                             spec.name);
     end if;
   end loop;
@@ -382,7 +381,7 @@ begin
     perform notika._refuse_option(
       spec.name, 'debounce', 'excludes its digest',
       jsonb_build_object('digest', v_checked -> 'digest')::text,
-      detail => 'Both gather events into one run: debounce until no more come, '
+      detail => 'Both collect events into one run: debounce until no more come, '
                 'digest for a fixed time.');
   end if;
   for v_option in select unnest('{debounce,digest}'::text[]) loop
@@ -399,7 +398,7 @@ end;
 $$;
 
 comment on function notika._check_options(notika.workflow, jsonb) is
-  'The options of a workflow as they are kept, or an error.';
+  'The options of a workflow in their normal form, or an error.';
 
 create or replace function notika.configure(workflow text, options jsonb)
   returns text
@@ -418,7 +417,7 @@ begin
   perform set_config('lock_timeout', v_before, true);
   return v_outcome;
 exception when lock_not_available then
-  raise exception 'cannot configure workflow "%": somebody else is changing it', configure.workflow
+  raise exception 'cannot configure workflow "%": another session is changing it', configure.workflow
     using errcode = 'lock_not_available',
           detail = format('Gave up after %s.', notika._lock_timeout('3s')),
           hint = 'Try again. Which sessions may hold it: select pid, query from pg_stat_activity '
@@ -427,12 +426,12 @@ end;
 $$;
 
 comment on function notika.configure(text, jsonb) is
-  'Sets the options of a workflow, which replace those it has. key: one run for each value; '
-  'concurrency: how many runs at a time; order: runs of the same value one after the other; '
-  'debounce, digest: {by, window, max}, one run for many events; '
-  'schedule: {cron, timeZone, missed}, as in notika.schedule; truncate: record, warn or refuse, what '
-  'becomes of a TRUNCATE where deletes wake the workflow; priority: a whole number, 0 if it is not '
-  'given: runs with a smaller one go before all others. Says changed or unchanged.';
+  'Sets the options of a workflow; they replace all earlier ones. key: one run for each value; '
+  'concurrency: the greatest number of runs at a time; order: runs of the same value one after '
+  'the other; debounce, digest: {by, window, max}, one run for many events; schedule: {cron, '
+  'timeZone, missed}, as in notika.schedule; truncate: record, warn or refuse, for a TRUNCATE if '
+  'deletes start the workflow; priority: a whole number, default 0: runs with a smaller one start '
+  'before all others. Returns changed or unchanged.';
 
 create or replace function notika._do_configure(caller name, workflow text, options jsonb)
   returns text
@@ -462,4 +461,5 @@ begin
 end;
 $$;
 
-comment on function notika._do_configure(name, text, jsonb) is 'Carries out configure for a caller.';
+comment on function notika._do_configure(name, text, jsonb) is
+  'Carries out configure for a caller.';

@@ -1,4 +1,4 @@
--- From the arguments of publish to a workflow: every name looked up, every right asked for.
+-- From the arguments of publish to a workflow: every name is looked up, every right is checked.
 
 create or replace function notika._find_table(spec notika.workflow)
   returns regclass
@@ -103,7 +103,7 @@ begin
 
   foreach v_column in array coalesce(names, '{}') loop
     continue when v_column = any (v_known);
-    -- Often a name is right but for its case or an underscore.
+    -- A misspelled name often differs only by its case or an underscore.
     names := array(
       select k.name
         from unnest(names) with ordinality as n (name, place)
@@ -123,7 +123,7 @@ begin
       coalesce(v_column, 'null'), spec.table_name
       using errcode = 'undefined_column',
             detail = format('Its columns are %s.', array_to_string(v_known, ', ')),
-            hint = format('Correct %s, for instance: %s', what, notika._publish_call(v_corrected));
+            hint = format('Correct %s, for example: %s', what, notika._publish_call(v_corrected));
   end loop;
 
   if names = '{}' then
@@ -134,7 +134,7 @@ begin
                    || notika._publish_call(v_corrected);
   end if;
 
-  -- They are computed when they are read, and a trigger gets the row as it is stored.
+  -- Virtual columns are computed when they are read, and a trigger gets the row as it is stored.
   if what = 'columns' and current_setting('server_version_num')::integer >= 180000 then
     for v_column in
       select a.attname
@@ -176,7 +176,7 @@ begin
             hint = format('Run: grant trigger on %s to %I;', spec.table_name, caller);
   end if;
 
-  -- Publishing shows the rows to those who read events: only for a role that may read them anyway.
+  -- Publishing shows the rows to readers of events, so it requires a role that may read them.
   if spec.columns is null then
     if not has_table_privilege(caller, spec.relation, 'select') then
       raise exception 'role "%" may not read table %', caller, spec.table_name
@@ -197,7 +197,7 @@ end;
 $$;
 
 comment on function notika._check_rights(notika.workflow, name) is
-  'Refuses to publish a table for a caller who could not attach a trigger to it, or read it.';
+  'Refuses to publish a table for a caller that may not create a trigger on it, or read it.';
 
 create or replace function notika._check_match(spec notika.workflow, match text[])
   returns text[]
@@ -225,13 +225,13 @@ begin
     v_corrected.match := v_match;
     raise exception 'match of workflow "%" has no meaning', spec.name
       using errcode = 'invalid_parameter_value',
-            detail = 'A source of a workflow, which its runs wait for, has one.',
-            hint = 'For instance: ' || notika._publish_call(v_corrected);
+            detail = 'Only a source of a workflow, for which its runs wait, has one.',
+            hint = 'For example: ' || notika._publish_call(v_corrected);
   end if;
   if cardinality(v_match) > 8 then
     raise exception 'match of source "%" has more than 8 columns', spec.name
       using errcode = 'invalid_parameter_value',
-            hint = 'Compare those that tell the rows apart.';
+            hint = 'Compare the columns that distinguish the rows.';
   end if;
 
   select array_agg(a.attname order by a.attnum) into v_known
@@ -246,14 +246,14 @@ begin
       raise exception 'match of source "%" has "%", which is not among its columns',
         spec.name, v_key
         using errcode = 'invalid_parameter_value',
-              detail = 'What is compared must be published by its name, so that the guard keeps it.',
+              detail = 'A compared column must be published by its name, so that the guard protects it.',
               hint = 'Publish it: ' || notika._publish_call(v_corrected);
     end if;
     v_corrected.match := array_remove(v_match, v_key);
     raise exception 'column "%" of table % does not exist', coalesce(v_key, 'null'), spec.table_name
       using errcode = 'undefined_column',
             detail = format('Its columns are %s.', array_to_string(v_known, ', ')),
-            hint = 'Correct match, for instance: ' || notika._publish_call(v_corrected);
+            hint = 'Correct match, for example: ' || notika._publish_call(v_corrected);
   end loop;
 
   if spec.name not like '%:cancel' then
@@ -262,7 +262,7 @@ begin
       v_corrected.match := notika._match_keys(v_match);
       raise exception 'match of source "%" has "%"', spec.name, v_key
         using errcode = 'invalid_parameter_value',
-              detail = 'What a wait compares with, it says itself; only a source called cancel names '
+              detail = 'A wait itself gives the values to compare with; only a source called cancel names '
                        'columns of the run''s own event.',
               hint = 'Write: ' || notika._publish_call(v_corrected);
     end if;
@@ -281,7 +281,7 @@ end;
 $$;
 
 comment on function notika._check_match(notika.workflow, text[]) is
-  'What a source compares, in order, or an error if that is not among its columns.';
+  'The columns that a source compares, in order, or an error if one is not among its columns.';
 
 create or replace function notika._check_cancel(spec notika.workflow, source notika.workflow)
   returns void
@@ -374,7 +374,7 @@ begin
             detail = 'It is the name of the task''s file: up to 63 letters, digits, _ and -, '
                      'of which the first is a letter. What its runs wait for is published '
                      'as workflow:source.',
-            hint = 'For instance: ' || notika._publish_call(v_corrected);
+            hint = 'For example: ' || notika._publish_call(v_corrected);
   end if;
 
   if v_spec.operations is null
@@ -388,19 +388,19 @@ begin
       coalesce(_specify.operations::text, 'null'), v_spec.name
       using errcode = 'invalid_parameter_value',
             detail = 'At least one of insert, update and delete is needed; truncate has no rows.',
-            hint = 'For instance: ' || notika._publish_call(v_corrected);
+            hint = 'For example: ' || notika._publish_call(v_corrected);
   end if;
   if v_spec.guard is null or v_spec.guard not in ('block', 'warn', 'off') then
     v_corrected.guard := 'block';
     raise exception 'guard "%" is not block, warn or off', coalesce(v_spec.guard, 'null')
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: ' || notika._publish_call(v_corrected, shown => 'guard');
+            hint = 'For example: ' || notika._publish_call(v_corrected, shown => 'guard');
   end if;
   if v_spec.on_rename is null or v_spec.on_rename not in ('follow', 'block') then
     v_corrected.on_rename := 'follow';
     raise exception 'on_rename "%" is not follow or block', coalesce(v_spec.on_rename, 'null')
       using errcode = 'invalid_parameter_value',
-            hint = 'For instance: ' || notika._publish_call(v_corrected, shown => 'on_rename');
+            hint = 'For example: ' || notika._publish_call(v_corrected, shown => 'on_rename');
   end if;
 
   v_spec.relation := notika._find_table(v_spec);
@@ -427,9 +427,11 @@ begin
 end;
 $$;
 
-comment on function
-  notika._specify(name, text, text, text[], text[], text[], text, oid, text, text, text[]) is
-  'Makes a workflow''s row of what publish is given, or says what would be right instead.';
+comment on function notika._specify(
+  name, text, text, text[], text[], text[], text, oid, text, text, text[]
+) is
+  'The row of a workflow from the arguments of publish, or an error that says what would be '
+  'correct.';
 
 create or replace function notika._specify(caller name, request jsonb)
   returns notika.workflow
@@ -451,7 +453,8 @@ begin
 end;
 $$;
 
-comment on function notika._specify(name, jsonb) is 'Makes a workflow''s row of a request to publish it.';
+comment on function notika._specify(name, jsonb) is
+  'The row of a workflow from a request to publish it.';
 
 create or replace function notika._refuse_locked(what text, workflow text, table_name text)
   returns text
@@ -464,13 +467,13 @@ begin
     using errcode = 'lock_not_available',
           detail = format('Gave up after %s; waiting longer would block the application.',
                           notika._lock_timeout('3s')),
-          hint = format('Try again. Who holds it: select pid, mode from pg_locks '
+          hint = format('Try again. Sessions that hold it: select pid, mode from pg_locks '
                         'where relation = %L::regclass and granted;', table_name);
 end;
 $$;
 
 comment on function notika._refuse_locked(text, text, text) is
-  'Says that a table, or the workflow itself, was locked for too long, as an error.';
+  'Raises an error that says that a table, or the workflow itself, was locked for too long.';
 
 create or replace function notika._check_workflow_of(spec notika.workflow)
   returns void
@@ -504,4 +507,5 @@ end;
 $$;
 
 comment on function notika._check_workflow_of(notika.workflow) is
-  'Refuses a source without its workflow, and a workflow without what its sources compare with.';
+  'Refuses a source without its workflow, and a workflow without the columns that its sources '
+  'compare with.';

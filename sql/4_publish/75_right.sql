@@ -1,4 +1,4 @@
--- What the owner of Notika needs on a published table: granted by publish, taken back by unpublish.
+-- The rights of Notika's owner on a published table: granted by publish, revoked by unpublish.
 
 create or replace function notika._needed_rights(relation regclass, function regprocedure)
   returns table (privilege text, object text, is_had boolean, may_grant boolean)
@@ -19,7 +19,7 @@ begin
     ), schema (oid, is_tables) as (
       select c.relnamespace, true from pg_class as c where c.oid = _needed_rights.relation
       union
-      -- Those that a condition names.
+      -- The schemas that a condition names.
       select coalesce(p.pronamespace, t.typnamespace, o.oprnamespace), false
         from pg_depend as d
         left join pg_proc as p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
@@ -44,7 +44,7 @@ begin
          cross join unnest('{select,trigger}'::text[]) as k (privilege)
          where c.oid in (select p.oid from part as p)
         union all
-        -- Everybody has it unless it was revoked.
+        -- PUBLIC has it unless it was revoked.
         select 3, 'usage', format('type %s', notika._quoted(c.oid)),
                has_type_privilege(v_owner, c.reltype, 'usage'),
                pg_has_role(c.relowner, 'usage') or has_type_privilege(c.reltype, 'usage with grant option')
@@ -56,14 +56,14 @@ end;
 $$;
 
 comment on function notika._needed_rights(regclass, regprocedure) is
-  'The rights that the owner of Notika needs on a table to capture its changes, to read its rows, and '
-  'to name what a condition uses; whether it has them, and whether the caller may grant them.';
+  'The rights that the owner of Notika needs on a table to capture its changes, to read its rows, '
+  'and to name what a condition uses; whether it has them, and whether the caller may grant them.';
 
 create or replace function notika._grant_missing(relation regclass, function regprocedure)
   returns jsonb
   language plpgsql
   volatile
-  security invoker -- as somebody who may
+  security invoker -- as a role that may grant
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
 as $$
@@ -84,7 +84,8 @@ end;
 $$;
 
 comment on function notika._grant_missing(regclass, regprocedure) is
-  'Grants the owner of Notika what it lacks on a table, as far as the caller may, and says what.';
+  'Grants the owner of Notika what it lacks on a table, as far as the caller may, and returns '
+  'what.';
 
 create or replace function notika._revoke_given(given json)
   returns void
@@ -103,14 +104,14 @@ begin
     begin
       execute format('revoke %s on %s from %I', v_right.privilege, v_right.object, v_owner);
     exception when insufficient_privilege or undefined_table or undefined_object or invalid_schema_name then
-      null; -- uninstall names what is left
+      null; -- uninstall lists what is left
     end;
   end loop;
 end;
 $$;
 
 comment on function notika._revoke_given(json) is
-  'Takes back what _grant_missing gave, as far as the caller may.';
+  'Revokes what _grant_missing granted, as far as the caller may.';
 
 create or replace function notika._keep_given(before jsonb, given jsonb, spec notika.workflow)
   returns jsonb
@@ -118,7 +119,7 @@ create or replace function notika._keep_given(before jsonb, given jsonb, spec no
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Only what is about this table: what is said to have been given will be taken back.
+  -- Only rights on this table: what is recorded here will be revoked.
   select coalesce(jsonb_agg(distinct g.right), '[]')
     from jsonb_array_elements(_keep_given.before || coalesce(_keep_given.given, '[]')) as g ("right")
    where g.right in (
@@ -128,7 +129,7 @@ as $$
 $$;
 
 comment on function notika._keep_given(jsonb, jsonb, notika.workflow) is
-  'What publish has granted for a workflow, with what it granted just now.';
+  'What publish has granted for a workflow, including what it has just granted.';
 
 create or replace function notika._unneeded(spec notika.workflow)
   returns json
@@ -147,7 +148,7 @@ as $$
 $$;
 
 comment on function notika._unneeded(notika.workflow) is
-  'What publish has granted for a workflow and no other one needs.';
+  'What publish has granted for a workflow and no other workflow needs.';
 
 create or replace function notika._check_own_rights(spec notika.workflow)
   returns void
@@ -171,11 +172,11 @@ begin
              else format('create triggers on table %s', substr(v_right.object, 7)) end
       using errcode = 'insufficient_privilege',
             detail = format('Its caller does not own the %s and may not grant it.', v_right.object),
-            hint = format('Let the owner of it, or an administrator, run: grant %s on %s to %I;',
+            hint = format('Let its owner, or an administrator, run: grant %s on %s to %I;',
                           v_right.privilege, v_right.object, current_user);
   end if;
 end;
 $$;
 
 comment on function notika._check_own_rights(notika.workflow) is
-  'Refuses to publish a table on which the owner of Notika may not make what it needs.';
+  'Refuses to publish a table on which the owner of Notika may not create what it needs.';

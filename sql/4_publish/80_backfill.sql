@@ -1,7 +1,8 @@
--- Backfill: runs for the rows that a table has already, a page at a time, taken by notika.dispatch.
--- A row that was written after the start has a run of its own if it woke the workflow; it is told by
--- its key, which hand-over keeps for as long as a backfill goes on, because the ring forgets.
--- A page is taken only when the last one is half begun, so that what changes now goes first.
+-- Backfill: runs for the rows that a table has already, one page at a time, taken by
+-- notika.dispatch. A row that was written after the start has a run of its own if it started the
+-- workflow; it is recognised by its key, which dispatch keeps as long as a backfill is running,
+-- because the ring forgets. A page is taken only when half of the last one has begun, so that new
+-- changes go first.
 
 create or replace view notika.backfills as
 select w.name as workflow,
@@ -13,33 +14,34 @@ select w.name as workflow,
        b.finished_at,
        case
          when b.error is null then null
-         -- It may quote values, which only readers see.
+         -- It may quote values, which only readers may see.
          when pg_catalog.has_table_privilege('notika.run_log', 'select') then b.error
          else b.error_code || ': readers see the error'
        end as error
   from notika.backfill as b
   join notika.workflow as w on w.workflow_id = b.workflow_id;
 
-comment on view notika.backfills is 'The backfills, and how far they are.';
+comment on view notika.backfills is 'The backfills, and their progress.';
 
 comment on column notika.backfills.workflow is 'The workflow that gets the runs.';
 
 comment on column notika.backfills.condition is
-  'Of which rows, besides the workflow''s own condition.';
+  'The condition on rows besides that of the workflow; null: none.';
 
 comment on column notika.backfills.state is 'running, failed, done or cancelled.';
 
-comment on column notika.backfills.rows_seen is 'How many rows it has looked at.';
+comment on column notika.backfills.rows_seen is 'The number of rows that it has read.';
 
-comment on column notika.backfills.events is 'How many runs it has made.';
+comment on column notika.backfills.events is 'The number of runs that it has started.';
 
 comment on column notika.backfills.started_at is 'When it started.';
 
 comment on column notika.backfills.finished_at is
-  'When it was done or cancelled; one that failed goes on when it is started again.';
+  'When it was done or cancelled; null while it runs, or after it failed. A failed one continues '
+  'when it is started again.';
 
 comment on column notika.backfills.error is
-  'Why it failed, and what to do; to those who are no readers the SQLSTATE.';
+  'Why it failed, and what to do; only the SQLSTATE for roles that are not readers.';
 
 create or replace function notika._payload_key(spec notika.workflow, relation regclass)
   returns jsonb
@@ -56,7 +58,8 @@ as $$
 $$;
 
 comment on function notika._payload_key(notika.workflow, regclass) is
-  'What the key of a table is called in the events of a workflow; with nulls where it is not there.';
+  'The names of the key columns of a table in the events of a workflow; null for a column that '
+  'they do not carry.';
 
 create or replace function notika._row_security(relation regclass)
   returns text
@@ -66,13 +69,14 @@ create or replace function notika._row_security(relation regclass)
 as $$
 begin
   if not row_security_active(_row_security.relation::oid) then
-    return 'off'; -- so that Postgres refuses to read should a policy apply after all
+    return 'off'; -- so that Postgres refuses to read if a policy applies after all
   end if;
   return (
     select case
              when bool_or(p.is_permissive and p.condition = 'true')
               and bool_and(p.is_permissive or p.condition = 'true')
-             -- What has the same value for all rows Postgres computes before it looks at the rest.
+             -- Postgres computes expressions that have the same value for all rows before it reads
+             -- rows.
              then case when bool_or(p.is_foreign) then 'foreign' else 'on' end
              else 'hides'
            end
@@ -96,8 +100,9 @@ end;
 $$;
 
 comment on function notika._row_security(regclass) is
-  'The setting row_security with which Notika''s owner reads all rows of a table and executes nothing of '
-  'somebody else; hides: a policy keeps rows from it; foreign: one calls functions of others.';
+  'The setting row_security with which Notika''s owner reads all rows of a table and executes '
+  'nothing of other roles. hides: a policy keeps rows from it; foreign: a policy calls functions '
+  'of other roles.';
 
 create or replace function notika._backfill_key(relation regclass)
   returns table (place bigint, name text, type text, comparison text, flaw text, signature text)
@@ -113,13 +118,13 @@ begin
            case
              when t.oid < 16384 then null
              when t.typtype not in ('b', 'e') or t.typcategory = 'A' then format(
-               'is of type %s, whose parts may belong to anybody', format_type(a.atttypid, null))
+               'is of type %s, whose parts may belong to other roles', format_type(a.atttypid, null))
              when t.typtype = 'b' and not w.rolsuper then format(
                'is of type %s, which is not an extension''s', format_type(t.oid, null))
              when t.typtype = 'b' and o.oprname is null then format(
                'is of type %s, which has no order of its own', format_type(t.oid, null))
              else (
-               select format('is of type %s, for which somebody has made the cast %s',
+               select format('is of type %s, for which another role has created the cast %s',
                              format_type(t.oid, null), c.castfunc::regprocedure)
                  from pg_cast as c
                 where t.oid in (c.castsource, c.casttarget) and c.castfunc <> 0
@@ -149,8 +154,9 @@ end;
 $$;
 
 comment on function notika._backfill_key(regclass) is
-  'The key of a table, by which a backfill takes its rows: the columns with their types under domains, '
-  'how values are compared, why that is not safe, and what must not change meanwhile.';
+  'The key of a table, in whose order a backfill reads its rows: the columns with their types '
+  'under domains, how values are compared, why that is not safe, and what must not change '
+  'meanwhile.';
 
 create or replace function notika._key_signature(relation regclass)
   returns text[]
@@ -162,7 +168,7 @@ as $$
 $$;
 
 comment on function notika._key_signature(regclass) is
-  'Tells the key of a table from what it was before its columns or their types changed.';
+  'A value that changes when the columns of the key of a table or their types change.';
 
 create or replace function notika._open_part(spec notika.workflow, part regclass)
   returns text
@@ -178,18 +184,18 @@ declare
   v_flaw text;
 begin
   if v_quoted is null then
-    raise exception 'a table of workflow "%" is not there any more', spec.name
+    raise exception 'a table of workflow "%" does not exist any more', spec.name
       using errcode = 'undefined_table',
             hint = format('End the backfill: select notika.cancel_backfill(%L);', spec.name);
   end if;
-  -- To publish it again grants the right to read it as well.
+  -- Publishing it again grants the right to read it as well.
   perform notika._check_payload(spec, part);
   if not has_table_privilege(part, 'select') then
     raise exception 'role "%" may not read table %', current_user, v_quoted
       using errcode = 'insufficient_privilege',
             hint = format('Run: grant select on %s to %I;', v_quoted, current_user);
   end if;
-  -- From now on nobody alters it or its policies.
+  -- From now on no session can alter it or its policies.
   execute format('lock table %s%s in access share mode', notika._only(part), v_quoted);
 
   v_row_security := notika._row_security(part);
@@ -200,7 +206,7 @@ begin
                           'where other policies restrict it: alter role %2$I bypassrls;',
                           v_quoted, current_user);
   elsif v_row_security = 'foreign' then
-    raise exception 'a policy of table % calls a function of others, with the rights of role "%"',
+    raise exception 'a policy of table % calls a function of another role, with the rights of role "%"',
       v_quoted, current_user
       using errcode = 'insufficient_privilege',
             detail = 'Postgres may execute it although another policy shows all rows.',
@@ -212,7 +218,7 @@ begin
    where k.flaw is not null
    limit 1;
   if found then
-    raise exception 'a backfill cannot go by the key of table %: column "%" %', v_quoted, v_column, v_flaw
+    raise exception 'a backfill cannot use the key of table %: column "%" %', v_quoted, v_column, v_flaw
       using errcode = 'feature_not_supported',
             detail = 'It compares keys with the rights of the owner of Notika, and would execute what '
                      'belongs to the type.',
@@ -225,8 +231,8 @@ end;
 $$;
 
 comment on function notika._open_part(notika.workflow, regclass) is
-  'Locks a table whose rows are to be read, and refuses it if that would execute something of others; '
-  'gives the setting row_security to read it with.';
+  'Locks a table whose rows are to be read, and refuses it if reading would execute code of other '
+  'roles; returns the setting row_security to read it with.';
 
 create or replace function notika._last_key(spec notika.workflow, part regclass)
   returns text[]
@@ -234,7 +240,7 @@ create or replace function notika._last_key(spec notika.workflow, part regclass)
   volatile
   set search_path = pg_catalog, pg_temp
   set row_security = off
-  set constraint_exclusion = off -- checks call functions of others
+  set constraint_exclusion = off -- checks call functions of other roles
 as $$
 declare
   v_key text[];
@@ -253,7 +259,7 @@ end;
 $$;
 
 comment on function notika._last_key(notika.workflow, regclass) is
-  'The greatest key that a table has, as text; null: it has no rows.';
+  'The greatest key in a table, as text; null if the table has no rows.';
 
 create or replace function notika._check_trust(spec notika.workflow, uses jsonb)
   returns void
@@ -266,11 +272,11 @@ declare
   v_found record;
 begin
   if v_lost is not null then
-    raise exception 'the condition of a backfill of workflow "%" may mean something else by now: %',
+    raise exception 'the condition of a backfill of workflow "%" may mean something else now: %',
       spec.name, v_lost
       using errcode = 'NK002',
-            detail = 'It was replaced, or there is more by that name.',
-            hint = format('End it, look at the condition, publish again, and start another one: '
+            detail = 'It was replaced, or there are other objects of that name.',
+            hint = format('End it, check the condition, publish again, and start another one: '
                           'select notika.cancel_backfill(%L);', spec.name);
   end if;
 
@@ -295,8 +301,8 @@ end;
 $$;
 
 comment on function notika._check_trust(notika.workflow, jsonb) is
-  'Refuses conditions that would execute code of somebody else with the rights of the owner, or that '
-  'may mean something else than when they were read.';
+  'Refuses conditions that would execute code of other roles with the rights of the owner, or '
+  'that may mean something else than when they were read.';
 
 create or replace function notika._check_payload(spec notika.workflow, part regclass)
   returns void
@@ -313,7 +319,7 @@ begin
       spec.name, notika._quoted(_check_payload.part)
       using errcode = 'undefined_function',
             detail = format('There is no function notika.payload_%s(%s): it was dropped, or the table '
-                            'came, where the guard did not see it.',
+                            'was added, where the guard did not see it.',
                             spec.workflow_id, notika._quoted(_check_payload.part)),
             hint = 'Publish it again: ' || notika._publish_call(notika._publishable(spec));
   end if;
@@ -321,7 +327,7 @@ end;
 $$;
 
 comment on function notika._check_payload(notika.workflow, regclass) is
-  'Refuses to make events without the function that says what they carry.';
+  'Refuses to make events without the function that defines what they carry.';
 
 create or replace function notika._check_backfill(spec notika.workflow)
   returns void
@@ -350,13 +356,13 @@ begin
     raise exception 'cannot start a backfill in a transaction that is %',
       current_setting('transaction_isolation')
       using errcode = 'object_not_in_prerequisite_state',
-            detail = 'Such a transaction does not see what the table is now.',
+            detail = 'Such a transaction does not see the current definition of the table.',
             hint = 'Start it in a transaction of its own.';
   end if;
   if spec.operations = '{delete}' then
     raise exception 'workflow "%" is published for deletes, of which a table has no rows', spec.name
       using errcode = 'object_not_in_prerequisite_state',
-            hint = format('What was deleted lately: select notika.replay(%L, ''<since>'');',
+            hint = format('For recent deletes: select notika.replay(%L, ''<since>'');',
                           spec.name);
   end if;
 
@@ -365,7 +371,7 @@ begin
       raise exception
         'table % has no primary key', notika._quoted(v_part)
         using errcode = 'object_not_in_prerequisite_state',
-              detail = 'A backfill takes rows by their key, and tells by it what has changed since.',
+              detail = 'A backfill reads rows in the order of their key, and recognises changed rows by it.',
               hint = format('Give it one: alter table %s add primary key (...);',
                             notika._quoted(v_part));
     end if;
@@ -377,7 +383,7 @@ begin
       raise exception 'the events of workflow "%" do not carry the key of table %',
         spec.name, notika._quoted(v_part)
         using errcode = 'object_not_in_prerequisite_state',
-              detail = 'Without it one cannot tell which rows have had a run since the start.',
+              detail = 'Without it, rows that have had a run since the start cannot be recognised.',
               hint = 'Publish it with ' || array_to_string(v_missing, ', ') || ': '
                      || notika._publish_call(v_corrected);
     end if;
@@ -387,7 +393,7 @@ end;
 $$;
 
 comment on function notika._check_backfill(notika.workflow) is
-  'Refuses a backfill that could not be done, not be done right, or not be done safely.';
+  'Refuses a backfill that is not possible, not exact, or not safe.';
 
 create or replace function notika.backfill(workflow text, condition text default null)
   returns text
@@ -404,7 +410,7 @@ declare
 begin
   v_call.name := backfill.workflow;
   v_call.condition := nullif(btrim(backfill.condition), '');
-  -- Where there is nothing to backfill, that is what the caller is told below.
+  -- If there is nothing to backfill, the error below says so.
   if v_call.condition is not null then
     select w.table_name, notika._table(w.table_name) into v_call.table_name, v_call.relation
       from notika.workflows as w
@@ -423,9 +429,10 @@ end;
 $$;
 
 comment on function notika.backfill(text, text) is
-  'Makes a run for each row that the table has now, of those that meet the workflow''s condition and '
-  'this one; a row that changes meanwhile has its own run only. Says started, or continued where one '
-  'has failed. Progress is in notika.backfills. In one transaction with publish no row has two.';
+  'Starts a run for each row that the table has now and that meets the workflow''s condition and '
+  'this one; a row that changes meanwhile gets only its own run. Returns started, or continued if '
+  'an earlier backfill has failed. Its progress is in notika.backfills. In one transaction with '
+  'publish no row gets two runs.';
 
 create or replace function notika._do_backfill(caller name, request jsonb)
   returns text
@@ -476,7 +483,7 @@ begin
     return 'continued';
   end if;
   if found then
-    raise exception 'a backfill of workflow "%" is under way: it is %',
+    raise exception 'a backfill of workflow "%" is running already: it is %',
       v_spec.name, v_before.state
       using errcode = 'object_in_use',
             detail = format('Its condition is %s; it has seen %s rows.',
@@ -485,8 +492,9 @@ begin
                           v_spec.name);
   end if;
 
-  -- Rows with a later key were not there.  After the locks that publish may have taken in this
-  -- transaction: whoever wrote before is in the snapshot, whoever writes after it is captured.
+  -- Rows with a greater key did not exist. After the locks that publish may have taken in this
+  -- transaction: rows that were written before are in the snapshot, and rows written afterwards
+  -- are captured.
   for v_part in select f from notika._family(v_spec.relation) as f loop
     v_end := notika._last_key(v_spec, v_part);
     if v_end is not null then
@@ -520,7 +528,8 @@ end;
 $$;
 
 comment on function notika.cancel_backfill(text) is
-  'Ends the backfill of a workflow; what it has started goes on. True: there was one.';
+  'Ends the backfill of a workflow, and returns whether there was one; runs that it has started '
+  'continue.';
 
 create or replace function notika._do_cancel_backfill(workflow text)
   returns boolean
@@ -557,7 +566,7 @@ begin
 end;
 $$;
 
-comment on function notika._end_backfill(integer, text) is 'Ends a backfill, once.';
+comment on function notika._end_backfill(integer, text) is 'Ends a backfill that has not ended.';
 
 create or replace function notika._publishable(spec notika.workflow)
   returns notika.workflow
@@ -576,7 +585,7 @@ begin
   if notika._quoted(v_table) is null then
     return v_mended;
   end if;
-  -- As it is now; null: gone, and nothing has taken its place.
+  -- The table as it is now; null: it is gone, and no table has its name.
   select array_agg(c.column_name),
          array_agg(case
            when v_table = spec.relation then coalesce(r.attname, case when not exists (
@@ -617,4 +626,5 @@ end;
 $$;
 
 comment on function notika._publishable(notika.workflow) is
-  'A workflow as it could be published now: on the table of its name, without columns that are gone.';
+  'A workflow as it could be published now: on the table of its name, without columns that are '
+  'gone.';

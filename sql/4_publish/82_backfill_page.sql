@@ -1,5 +1,5 @@
--- The pages of a backfill, in the order of the keys: which rows have had a run of their own since it
--- started, what the others get, and when the next page is taken.
+-- The pages of a backfill, in the order of the keys: which rows have had a run of their own since
+-- it started, what the others get, and when the next page is taken.
 
 create or replace function notika._full_xid(xid xid, near pg_snapshot)
   returns xid8
@@ -7,8 +7,8 @@ create or replace function notika._full_xid(xid xid, near pg_snapshot)
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- A row knows the last 32 bits.  One that was frozen long ago may be taken for a new one: then it
-  -- is looked for among those that have had a run, which it is not.
+  -- A row has the last 32 bits. One that was frozen long ago may be taken for a new one: then it
+  -- is looked for among those that have had a run, and is not found.
   select (((x.low - x.near + 2147483648) & 4294967295) - 2147483648 + x.near)::text::xid8
     from (
       select _full_xid.xid::text::bigint as low,
@@ -42,7 +42,7 @@ as $$
 $$;
 
 comment on function notika._note_live(notika.position, bigint) is
-  'Keeps, for backfills under way, which rows the chunk after here has given a run.';
+  'Records, for running backfills, the rows that got a run from the chunk after here.';
 
 create or replace function notika._beyond(part regclass, key text[], is_beyond boolean default true)
   returns text
@@ -50,7 +50,7 @@ create or replace function notika._beyond(part regclass, key text[], is_beyond b
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- A bare string is of the type of the column, whatever has the type's name by now.
+  -- A string without a type gets that of the column, whatever object has the type's name now.
   with compared as (
     select k.place, k.comparison, format('new.%I', k.name) as name,
            quote_literal(_beyond.key[k.place]) as value
@@ -75,7 +75,7 @@ as $$
 $$;
 
 comment on function notika._beyond(regclass, text[], boolean) is
-  'SQL that is true for a row called new whose key comes after this one, or that does not.';
+  'SQL that is true for a row called new whose key comes after this one, or does not.';
 
 create or replace function notika._compiled(backfill notika.backfill, spec notika.workflow)
   returns regprocedure
@@ -92,7 +92,7 @@ declare
   v_other text;
 begin
   if not exists (select from jsonb_array_elements(v_uses) as u where u ? 'name') then
-    return null; -- it names nothing that could be another by now
+    return null; -- it names nothing that could refer to another object now
   end if;
   perform notika._suspend_guard(true);
   execute format(
@@ -102,7 +102,7 @@ begin
     coalesce(notika._with_text(backfill.condition_sql), 'true'));
   perform notika._suspend_guard(false);
 
-  -- What was parsed has numbers and no names: it stays what it is.
+  -- The parsed function refers to objects by oid: it keeps its meaning.
   select p.oid::regprocedure into v_function
     from pg_proc as p
    where p.pronamespace = 'notika'::regnamespace
@@ -116,7 +116,7 @@ begin
      )
    limit 1;
   if found then
-    raise exception 'the condition of a backfill of workflow "%" came to mean something else: %', spec.name, v_other
+    raise exception 'the condition of a backfill of workflow "%" changed its meaning: %', spec.name, v_other
       using errcode = 'NK002',
             hint = format('End it, publish again, and start another one: select notika.cancel_backfill(%L);',
                           spec.name);
@@ -126,8 +126,8 @@ end;
 $$;
 
 comment on function notika._compiled(notika.backfill, notika.workflow) is
-  'Makes a function of the conditions of a backfill, for the page that follows, and sees that they mean '
-  'what they meant; null: they name nothing of others, and stand in the query as they are.';
+  'Makes a function of the conditions of a backfill, for the next page, and checks that they '
+  'still mean the same; null: they name no objects of others, and are part of the query.';
 
 create or replace function notika._page(
   backfill notika.backfill,
@@ -141,7 +141,7 @@ create or replace function notika._page(
   volatile
   set search_path = pg_catalog, pg_temp
   set row_security = off
-  set constraint_exclusion = off -- checks call functions of others
+  set constraint_exclusion = off -- checks call functions of other roles
   set datestyle = 'ISO, YMD'
   set intervalstyle = 'iso_8601'
   set timezone = 'UTC'
@@ -161,7 +161,7 @@ declare
                           coalesce(backfill.condition_sql, 'true'));
   v_function regprocedure;
 begin
-  -- Whatever was looked at when it was started may have changed since the last page.
+  -- Everything that was checked at the start may have changed since the last page.
   perform set_config('row_security', notika._open_part(spec, backfill.part), true);
   perform notika._check_trust(spec, spec.condition_uses);
   perform notika._check_trust(spec, backfill.condition_uses);
@@ -204,7 +204,7 @@ begin
     with page as materialized (
       select new, new.xmin as xid, array[%1$s] as key, %2$s as passes
         from %3$s%4$s as new
-        left join only %4$s as old on false -- a row that is there has not changed
+        left join only %4$s as old on false -- an existing row has no earlier version
        where %5$s %7$s
        order by %6$s
        limit %8$s
@@ -260,7 +260,8 @@ end;
 $$;
 
 comment on function notika._page(notika.backfill, notika.workflow, integer) is
-  'Makes the runs of the next rows of a backfill: says how many rows it saw, the last, and the runs.';
+  'Starts the runs of the next rows of a backfill. Returns the number of rows that it has read, '
+  'the last one, and the runs.';
 
 create or replace function notika._backfill_on(backfill notika.backfill, spec notika.workflow)
   returns integer
@@ -268,7 +269,7 @@ create or replace function notika._backfill_on(backfill notika.backfill, spec no
   volatile
   set search_path = pg_catalog, pg_temp
   set standard_conforming_strings = on
-  set lock_timeout = '100ms' -- the hand-over must not wait for a migration
+  set lock_timeout = '100ms' -- dispatch must not wait for a migration
 as $$
 declare
   v_until constant timestamptz := clock_timestamp() + interval '100 milliseconds';
@@ -278,7 +279,7 @@ declare
   v_column text;
   v_table text;
 begin
-  -- What is there already goes first: half of the last page has to have begun.
+  -- Earlier runs go first: half of the last page must have begun.
   if (
     select count(*)
       from notika._job as j
@@ -317,7 +318,7 @@ begin
     end if;
   end loop;
   perform notika._wake();
-  return greatest(cardinality(backfill.last_runs), 1); -- there is more to do at once
+  return greatest(cardinality(backfill.last_runs), 1); -- there is more to do immediately
 exception
   when lock_not_available then
     return 0;
@@ -330,7 +331,7 @@ exception
            error_code = concat_ws(' ', 'SQLSTATE', sqlstate, 'column ' || nullif(v_column, ''),
                                   'table ' || nullif(v_table, '')),
            error = concat_ws(E'\n', sqlerrm, nullif(v_detail, ''), nullif(v_hint, ''),
-             format('Then it goes on with: select notika.backfill(%L%s);', spec.name,
+             format('Then it continues with: select notika.backfill(%L%s);', spec.name,
                     ', ' || quote_literal(backfill.condition)))
      where b.backfill_id = backfill.backfill_id;
     return 0;
@@ -338,8 +339,8 @@ end;
 $$;
 
 comment on function notika._backfill_on(notika.backfill, notika.workflow) is
-  'Takes some pages of a backfill, if it is its turn, and says how many runs it made; an error stops '
-  'the backfill and nothing else.';
+  'Takes some pages of a backfill, if it is its turn, and returns the number of runs started; an '
+  'error stops the backfill and nothing else.';
 
 create or replace function notika._save(backfill notika.backfill)
   returns void
@@ -353,7 +354,7 @@ as $$
    where b.backfill_id = backfill.backfill_id;
 $$;
 
-comment on function notika._save(notika.backfill) is 'Keeps how far a backfill is.';
+comment on function notika._save(notika.backfill) is 'Keeps the progress of a backfill.';
 
 create or replace function notika._backfill_all()
   returns integer
@@ -379,5 +380,5 @@ end;
 $$;
 
 comment on function notika._backfill_all() is
-  'Takes the next pages of all backfills and says how many runs they made. Needs the right of '
-  '_lock_dispatch.';
+  'Takes the next pages of all backfills, and returns the number of runs started. Requires the '
+  'lock of _lock_dispatch.';

@@ -1,6 +1,5 @@
--- publish, plan, unpublish: the only functions that do DDL on somebody's table.
--- plan and publish share everything up to the list of steps; publish then executes it, under a lock
--- timeout.
+-- publish, plan, unpublish: the only functions that do DDL on users' tables. plan and publish
+-- share everything up to the list of statements; publish then executes it, with a lock timeout.
 
 create or replace function notika._as_called(
   workflow text,
@@ -35,14 +34,16 @@ begin
   begin
     v_call.relation := notika._table(_as_called.table_name);
   exception when invalid_parameter_value then
-    v_call.relation := null; -- which is said where all else is said
+    v_call.relation := null; -- the error follows with all others
   end;
   return v_call;
 end;
 $$;
 
-comment on function notika._as_called(text, text, text[], text[], text[], text, text, text, text[]) is
-  'A workflow as the arguments of publish describe it, right or wrong.';
+comment on function notika._as_called(
+  text, text, text[], text[], text[], text, text, text, text[]
+) is
+  'A workflow as the arguments of publish describe it, whether correct or not.';
 
 create or replace function notika._request_of(call notika.workflow, options jsonb, function regprocedure, given jsonb)
   returns jsonb
@@ -58,13 +59,13 @@ as $$
 $$;
 
 comment on function notika._request_of(notika.workflow, jsonb, regprocedure, jsonb) is
-  'The arguments of publish as a request has them.';
+  'The arguments of publish in the form of a request.';
 
 create or replace function notika._plan(caller name, request jsonb)
   returns table (statement text, lock text)
   language plpgsql
   volatile
-  security definer -- it changes nothing, and tells nothing that the catalog does not
+  security definer -- it changes nothing, and reveals nothing that the catalog does not
   set search_path = pg_catalog, pg_temp
   set quote_all_identifiers = off
 as $$
@@ -75,7 +76,7 @@ begin
   select w.* into v_before from notika.workflow as w where w.name = v_after.name;
   v_after.workflow_id := coalesce(
     v_before.workflow_id,
-    -- The id that publish would draw now.
+    -- The id that publish would assign now.
     coalesce(pg_sequence_last_value(
       pg_get_serial_sequence('notika.workflow', 'workflow_id')::regclass), 0) + 1
   );
@@ -93,7 +94,7 @@ end;
 $$;
 
 comment on function notika._plan(name, jsonb) is
-  'What publishing would do for a caller, who is taken at his word: nothing is done.';
+  'What publishing would do for a caller, whose name is not checked: nothing is done.';
 
 create or replace function notika.plan(
   workflow text,
@@ -143,10 +144,11 @@ exception when lock_not_available then
 end;
 $$;
 
-comment on function
-  notika.plan(text, text, text[], text[], text[], text, text, text, jsonb, text[]) is
-  'What publish would do with the same arguments: what it would grant, its statements and the locks '
-  'they take. Changes nothing; no rows: publish would have nothing to do.';
+comment on function notika.plan(
+  text, text, text[], text[], text[], text, text, text, jsonb, text[]
+) is
+  'Shows what publish would do with the same arguments: its grants, its statements, and the locks '
+  'that they take. Changes nothing. No rows: publish would do nothing.';
 
 create or replace function notika.publish(
   workflow text,
@@ -177,7 +179,8 @@ declare
   v_outcome text;
 begin
   perform set_config('lock_timeout', notika._lock_timeout('3s'), true);
-  -- What the caller alone may do, he does: read his text, and grant what is his.
+  -- What only the caller may do is done with its rights: reading its text, and granting rights on
+  -- its table.
   if v_call.condition is not null and v_call.relation is not null then
     v_function := notika._read_condition(v_call);
   end if;
@@ -196,15 +199,17 @@ exception when lock_not_available then
 end;
 $$;
 
-comment on function
-  notika.publish(text, text, text[], text[], text[], text, text, text, jsonb, text[]) is
-  'Wakes workflow on changes of table_name (schema.table). operations: of insert, update, delete; '
-  'columns: what an event carries, null for the whole row; watch: an update counts when one of '
-  'these changes; condition: SQL over new and old, read with the rights of the caller; guard: block, '
-  'warn, off; on_rename: follow, block; options: see notika.configure, null leaves them as they are. '
-  'A workflow called name:source is what the runs of name wait for, by the values of match. Grants '
-  'the owner of Notika what it lacks on the table, where the caller may. Says published, changed or '
-  'unchanged. Waits three seconds for its locks, or lock_timeout where that is less.';
+comment on function notika.publish(
+  text, text, text[], text[], text[], text, text, text, jsonb, text[]
+) is
+  'Starts a run of workflow for each matching change of table_name (schema.table). operations: of '
+  'insert, update, delete; columns: what an event carries, null for the whole row; watch: an '
+  'update counts only if one of these columns changes; condition: SQL over new and old, read with '
+  'the rights of the caller; guard: block, warn, off; on_rename: follow, block; options: see '
+  'notika.configure, null leaves them as they are. A workflow called name:source is a change that '
+  'runs of name wait for, compared by the columns of match. Grants the owner of Notika what it '
+  'lacks on the table, if the caller may. Returns published, changed or unchanged. Waits three '
+  'seconds for its locks, or lock_timeout if that is less.';
 
 create or replace function notika._do_publish(caller name, request jsonb)
   returns text
@@ -227,7 +232,7 @@ begin
       where w.name = notika._workflow_of(v_after.name);
   end if;
 
-  -- One publisher of a workflow at a time; the row also hands out the id.
+  -- One publisher of a workflow at a time; the row also assigns the id.
   insert into notika.workflow
     (name, table_name, operations, guard, on_rename, definition, unpublished_at)
   select v_after.name, v_after.table_name, v_after.operations, v_after.guard, v_after.on_rename,
@@ -353,7 +358,7 @@ end;
 $$;
 
 comment on function notika._refresh_capture(text) is
-  'Lets the events of a workflow say what they could see, as long as it has sources.';
+  'Makes the events of a workflow record what they could see, as long as it has sources.';
 
 create or replace function notika._warn_of_waits(spec notika.workflow)
   returns void
@@ -366,7 +371,7 @@ declare
 begin
   select count(*) into v_count from notika.wait as w where w.source_id = (spec).workflow_id;
   if v_count > 0 then
-    raise warning '% waits for "%" end with their timeouts only, while it is not published',
+    raise warning '% waits for "%" end only by their timeouts while it is not published',
       v_count, (spec).name
       using hint = format('Publish it again, or end their runs: select notika.cancel(w.run_id) '
                           'from notika.wait as w where w.source_id = %s;', (spec).workflow_id);
@@ -375,7 +380,7 @@ end;
 $$;
 
 comment on function notika._warn_of_waits(notika.workflow) is
-  'Warns of runs that wait for a source that goes.';
+  'Warns of runs that wait for a source that is unpublished.';
 
 create or replace function notika.unpublish(workflow text)
   returns void
@@ -398,15 +403,15 @@ end;
 $$;
 
 comment on function notika.unpublish(text) is
-  'Takes the triggers and functions of a workflow away, and those of its sources, and what publish '
-  'granted for it where the caller may. What was captured before still runs.';
+  'Drops the triggers and functions of a workflow and of its sources, and revokes what publish '
+  'granted for it if the caller may. What was captured before still runs.';
 
 create or replace function notika._do_unpublish(caller name, workflow text)
   returns json
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
-  set client_min_messages = warning -- the triggers that go along are what was meant
+  set client_min_messages = warning -- the triggers that are dropped by CASCADE are intended
 as $$
 declare
   v_workflow_id integer;
@@ -414,7 +419,7 @@ declare
   v_source text;
   v_unneeded jsonb := '[]'::jsonb;
 begin
-  -- A source may have gone along with its workflow a moment ago.
+  -- A source may have been unpublished with its workflow a moment ago.
   if exists (
     select from notika.workflow as w
      where w.name = _do_unpublish.workflow and notika._workflow_of(w.name) is not null
@@ -443,7 +448,8 @@ end;
 $$;
 
 comment on function notika._do_unpublish(name, text) is
-  'Carries out unpublish for a caller, and says what was granted for the workflow and is not needed.';
+  'Carries out unpublish for a caller, and returns what was granted for the workflow and is no '
+  'longer needed.';
 
 create or replace function notika._unpublish(workflow text)
   returns json
@@ -479,4 +485,4 @@ end;
 $$;
 
 comment on function notika._unpublish(text) is
-  'Takes a workflow away, and says what was granted for it and is not needed any more.';
+  'Removes a workflow, and returns what was granted for it and is no longer needed.';

@@ -1,6 +1,6 @@
--- Schedules: workflows that start at times, with or without a table that they are published on.
--- What is due is found by notika.dispatch, under its lock, so that each time starts one run however
--- many dispatchers there are.
+-- Schedules: workflows that start at given times, with or without a table. notika.dispatch finds
+-- those that are due, under its lock, so that each time starts one run, with any number of
+-- dispatchers.
 
 create or replace view notika.schedules as
 select w.name as workflow,
@@ -15,22 +15,23 @@ select w.name as workflow,
 
 comment on view notika.schedules is 'The workflows that start by time, and when.';
 
-comment on column notika.schedules.workflow is 'The workflow.';
+comment on column notika.schedules.workflow is 'The workflow that is started.';
 
 comment on column notika.schedules.cron is 'Minute, hour, day, month and weekday.';
 
-comment on column notika.schedules.time_zone is 'Whose clock they are read from.';
+comment on column notika.schedules.time_zone is 'The time zone of these fields.';
 
 comment on column notika.schedules.missed is
-  'What becomes of times that nobody was there to keep: skip, catch up.';
+  'What happens to times that passed without a run, because no runner was there or the workflow '
+  'was paused: skip, catch up.';
 
 comment on column notika.schedules.next_at is
-  'When it is due; one that has passed waits for a dispatcher, or for the workflow to be resumed.';
+  'When it is due; a time in the past waits for a dispatcher, or for the workflow to be resumed.';
 
-comment on column notika.schedules.last_at is 'The last time that it was kept, as planned.';
+comment on column notika.schedules.last_at is 'The time of its last run, as planned.';
 
 comment on column notika.schedules.error is
-  'Why it could not be kept when it was due; it is tried again, and no time is lost.';
+  'Why no run could be started when it was due; it is tried again, and no time is lost.';
 
 create or replace function notika._plan_by_time(workflow text, options jsonb)
   returns table (statement text, lock text)
@@ -67,7 +68,7 @@ end;
 $$;
 
 comment on function notika._plan_by_time(text, jsonb) is
-  'What _publish_by_time would do with the same arguments, as plan says it for publish.';
+  'What _publish_by_time would do with the same arguments, like plan for publish.';
 
 create or replace function notika._publish_by_time(workflow text, options jsonb)
   returns text
@@ -89,7 +90,7 @@ end;
 $$;
 
 comment on function notika._publish_by_time(text, jsonb) is
-  'Configures a workflow, which is published without a table if it is not published yet. Says '
+  'Configures a workflow, which is published without a table if it is not published yet. Returns '
   'published, changed or unchanged.';
 
 create or replace function notika._do_publish_by_time(caller name, workflow text, options jsonb)
@@ -103,7 +104,7 @@ declare
 begin
   perform notika._check_scheduled_name(_do_publish_by_time.workflow);
 
-  -- One that is published on no table has a row all the same: it is paused, resumed, shown.
+  -- A workflow without a table has a row too: it is paused, resumed, shown.
   insert into notika.workflow as w
     (name, operations, guard, on_rename, definition, is_pinned, published_by, publisher_id)
   select _do_publish_by_time.workflow, '{}', 'off', 'follow', '{}', false, r.rolname, r.oid
@@ -157,7 +158,8 @@ $$;
 
 comment on function notika.schedule(text, text, text, text) is
   'Starts a workflow at times: cron is minute, hour, day, month and weekday on the clock of '
-  'time_zone; missed: skip or catch up. It need not be published on a table. Says when it is due.';
+  'time_zone; missed: skip or catch up. The workflow need not be published on a table. Returns '
+  'when it is next due.';
 
 create or replace function notika._do_schedule(
   caller name,
@@ -203,7 +205,7 @@ end;
 $$;
 
 comment on function notika.unschedule(text) is
-  'Takes the schedule of a workflow away; one without a table is not published any more.';
+  'Removes the schedule of a workflow; a workflow without a table is then no longer published.';
 
 create or replace function notika._do_unschedule(caller name, workflow text)
   returns void
@@ -237,11 +239,11 @@ declare
   v_next timestamptz;
   v_started integer := 0;
 begin
-  -- One that could not be kept was not missed: somebody was there.
+  -- A time that could not run was not missed: a runner was there.
   if due.missed = 'skip' and due.error is null and v_at < _keep_time.now - v_grace then
     v_at := notika._next_time(due.cron, due.time_zone, _keep_time.now - v_grace);
   end if;
-  -- Some at a time: the rest is due when the dispatcher comes back.
+  -- A few at a time: the rest is due at the next dispatch.
   while v_at <= _keep_time.now and v_started < 100 loop
     v_next := coalesce(notika._next_time(due.cron, due.time_zone, v_at), 'infinity');
     if due.missed = 'catch up' or v_next > _keep_time.now then
@@ -258,20 +260,21 @@ begin
    where s.workflow_id = due.workflow_id;
   return v_started;
 exception when others then
-  -- One schedule must not hold up the hand-over of everything.  It stays due.
+  -- One schedule must not stop the dispatch of everything. It stays due.
   begin
     update notika.schedule as s
        set error = sqlerrm, tried_at = _keep_time.now
      where s.workflow_id = due.workflow_id;
   exception when others then
-    null; -- the same may keep this from being written
+    null; -- the same cause may keep this from being written
   end;
   return 0;
 end;
 $$;
 
 comment on function notika._keep_time(notika.schedule, timestamptz) is
-  'Starts the runs of a schedule that is due, and says how many. Needs the right of _lock_dispatch.';
+  'Starts the runs of a schedule that is due, and returns their number. Requires the lock of '
+  '_lock_dispatch.';
 
 create or replace function notika._keep_times()
   returns integer
@@ -280,7 +283,7 @@ create or replace function notika._keep_times()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- While a workflow is paused nobody is there to keep its times.
+  -- A paused workflow does not run at its times.
   return (
     select coalesce(sum(notika._keep_time(d.due, clock_timestamp())), 0)::integer
       from (
@@ -290,12 +293,12 @@ begin
          where s.next_at <= clock_timestamp()
            and (s.tried_at is null or s.tried_at < clock_timestamp() - interval '1 second')
            and w.unpublished_at is null and w.paused_at is null and w.broken_reason is null
-           for update of s skip locked -- one that is being changed must not stop the others
+           for update of s skip locked -- a schedule that is being changed must not stop the others
       ) as d
   );
 end;
 $$;
 
 comment on function notika._keep_times() is
-  'Starts the runs of all schedules that are due, and says how many. '
-  'Needs the right of _lock_dispatch.';
+  'Starts the runs of all schedules that are due, and returns their number. Requires the lock of '
+  '_lock_dispatch.';

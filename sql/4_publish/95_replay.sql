@@ -1,4 +1,4 @@
--- Replay: what was captured runs once more, as far as the ring remembers it.
+-- Replay: captured events run again, as far as the ring remembers them.
 
 create or replace function notika.replay(workflow text, since timestamptz)
   returns bigint
@@ -14,8 +14,9 @@ end;
 $$;
 
 comment on function notika.replay(text, timestamptz) is
-  'Lets the events of a workflow that were captured since then run again, as far as the ring '
-  'remembers them: copies with new ids. Says how many.';
+  'Runs the events of a workflow again that were captured since the given time, as copies with '
+  'new ids, and returns their number. An error says how far the ring reaches back if that is not '
+  'far enough.';
 
 create or replace function notika._do_replay(workflow text, since timestamptz)
   returns bigint
@@ -31,11 +32,11 @@ begin
   if _do_replay.since is null or _do_replay.since > clock_timestamp() then
     raise exception 'since is not a time that has passed: %', coalesce(_do_replay.since::text, 'null')
       using errcode = 'invalid_parameter_value',
-            hint = format('For instance: select notika.replay(%L, now() - interval ''2 hours'');',
+            hint = format('For example: select notika.replay(%L, now() - interval ''2 hours'');',
                           _do_replay.workflow);
   end if;
 
-  -- Until its third turn the ring has forgotten nothing.
+  -- The ring has forgotten nothing before its third turn.
   if pg_sequence_last_value('notika.control_seq') >> 1 >= 3 then
     select min(o.captured_at) into v_oldest
       from (
@@ -50,7 +51,7 @@ begin
     raise exception 'the ring reaches back to % only', date_trunc('second', v_oldest)
       using errcode = 'no_data_found',
             detail = 'Older events are forgotten; notika.setting says how large the ring is.',
-            hint = format('What it has: select notika.replay(%L, %L); rows that exist: '
+            hint = format('Events that it has: select notika.replay(%L, %L); rows that exist: '
                           'select notika.backfill(%1$L);', _do_replay.workflow, v_oldest);
   end if;
 
@@ -60,7 +61,7 @@ begin
      select e.workflow_id, ''replay'', e.new, e.old, e.truncated
        from notika._event as e
       where e.workflow_id = $1 and e.captured_at >= $2 and e.operation <> ''replay''
-        -- The others will run.
+        -- Events that are not dispatched yet will run anyway.
         and notika._dispatched(e.event_id, e.xid, e.workflow_id, notika._position())
       order by e.event_id', notika._segment(0))
     using v_workflow_id, _do_replay.since;

@@ -340,7 +340,7 @@ begin
   if notika._cluster() = 0 then
     return query select 'cluster', 'warning', null::text,
       'this server does not say which cluster it is (pg_control_system() is not to be executed): a copy '
-      'in another cluster is told by its transaction ids alone, and may be taken for the original',
+      'in another cluster is recognised by its transaction ids alone, and may be taken for the original',
       format('grant execute on function pg_catalog.pg_control_system() to %I;', current_user);
   end if;
   if notika._is_foreign(v_here) then

@@ -148,7 +148,7 @@ begin
        select string_agg(concat(k.holder, ': ' || k.holds, ' since ' || k.since), '; '),
               (array_agg(k.remedy order by k.blocks, k.since))[1]
          from notika._blocker as k
-        where k.blocks = 'hand-over' and (l.is_late or l.turns_late)
+        where k.blocks = 'dispatch' and (l.is_late or l.turns_late)
            or k.blocks = 'ring' and l.turns_late
      ) as b (holders, remedy);
 end;

@@ -106,7 +106,7 @@ begin
     select r.oid, r.rolname, 'monitor' from pg_roles as r where r.rolname = 'pg_monitor'
     on conflict do nothing;
     outcome := 'created';
-    detail := 'events are handed over from now on';
+    detail := 'events are dispatched from now on';
   elsif notika._is_foreign(notika._position()) and notika._lock_dispatch() then
     perform notika._rebase(notika._position());
     outcome := 'rebased';

@@ -525,7 +525,7 @@ describe("replay", () => {
     expect(await refusal(db, "notika.replay('work', now() + interval '1 hour')")).toMatchObject({
       code: "22023",
       message: expect.stringContaining("since is not a time that has passed: "),
-      hint: "For instance: select notika.replay('work', now() - interval '2 hours');",
+      hint: "For example: select notika.replay('work', now() - interval '2 hours');",
     });
   });
 });

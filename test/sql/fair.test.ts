@@ -288,7 +288,7 @@ describe("priority", () => {
         code: "22023",
         message: 'priority of workflow "work" is not a whole number from -1000 to 1000',
         detail: `It is ${given}.`,
-        hint: `For instance: select notika.configure('work', '{"priority": 10}');`,
+        hint: `For example: select notika.configure('work', '{"priority": 10}');`,
       });
     }
     expect(await db.query(`select notika.configure('work', '{"priority": 0}') as did`)).toEqual([{ did: "changed" }]);

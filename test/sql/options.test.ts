@@ -5,7 +5,7 @@ const published = `
   create table public.orders (id bigint, customer_id int, note text);
   select notika.publish('ship', 'public.orders', columns => '{id,customer_id}');`;
 const options = "select options from notika.workflows";
-const example = (text: string) => `For instance: select notika.configure('ship', '${text}');`;
+const example = (text: string) => `For example: select notika.configure('ship', '${text}');`;
 
 const refused: [given: string, message: string, detail: string, hint: string][] = [
   ["[]", 'options of workflow "ship" are not an object', "They are [].", example('{"concurrency": 5}')],

@@ -143,7 +143,7 @@ describe("publishers, runners and readers", () => {
       await expect(db.query(`select notika.grant_${part}(null)`)).rejects.toMatchObject({
         code: "22004",
         message: "no role was named",
-        hint: `For instance: select notika.grant_${part}('<role>');`,
+        hint: `For example: select notika.grant_${part}('<role>');`,
       });
       await expect(db.query(`select notika.grant_${part}('nobody_at_all')`)).rejects.toMatchObject({ code: "42704" });
     }

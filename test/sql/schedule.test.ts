@@ -227,8 +227,8 @@ const bruteForce = `
 describe("a schedule that cannot be", () => {
   test("is refused, and the field is named", async ({ db }) => {
     const cases = [
-      ["", "number of fields", "is 0 instead of five", "For instance"],
-      ["* * * *", "number of fields", "is 4 instead of five", "For instance"],
+      ["", "number of fields", "is 0 instead of five", "For example"],
+      ["* * * *", "number of fields", "is 4 instead of five", "For example"],
       ["0 * * * * *", "number of fields", "is 6 instead of five", "There are no seconds: leave the first field out."],
       ["60 * * * *", "minute", "has 60, which is not between 0 and 59", "Write a number from 0 to 59."],
       ["* 24 * * *", "hour", "has 24, which is not between 0 and 23", "Write a number from 0 to 23."],
@@ -238,15 +238,15 @@ describe("a schedule that cannot be", () => {
       ["* * * 99999999999 *", "month", "has 99999999999, which is not between 1 and 12", "Write"],
       ["* * * juli *", "month", 'has "juli", which is no number or name', "The names are jan, feb, mar"],
       ["* noon * * *", "hour", 'has "noon", which is no number or name', "Write a number from 0 to 23."],
-      ["1,,2 * * * *", "minute", 'has "", which is no number, range or step', "For instance: *, 0, 0-59"],
-      ["*-5 * * * *", "minute", 'has "*-5", which is no number, range or step', "For instance"],
+      ["1,,2 * * * *", "minute", 'has "", which is no number, range or step', "For example: *, 0, 0-59"],
+      ["*-5 * * * *", "minute", 'has "*-5", which is no number, range or step', "For example"],
       ["* * L * *", "day", 'has "l", which is no number or name', "Write a number from 1 to 31."],
-      ["* * ? * *", "day", 'has "?", which is no number, range or step', "For instance"],
-      ["* * * * fri#2", "weekday", 'has "fri#2", which is no number, range or step', "For instance"],
+      ["* * ? * *", "day", 'has "?", which is no number, range or step', "For example"],
+      ["* * * * fri#2", "weekday", 'has "fri#2", which is no number, range or step', "For example"],
       ["* 22-2 * * *", "hour", 'has "22-2", a range that runs backwards', "Write 22-23,0-2."],
       ["* * * * fri-mon", "weekday", 'has "fri-mon", a range that runs backwards', "Write fri-6,0-mon."],
       ["5/15 * * * *", "minute", 'has "5/15", a step without a range', "Write 5-59/15."],
-      ["*/0 * * * *", "minute", 'has "*/0", a step that is not between 1 and 59', "For instance: */2."],
+      ["*/0 * * * *", "minute", 'has "*/0", a step that is not between 1 and 59', "For example: */2."],
       ["0 0 30 2 *", "day", "is never due: no month of 2 has it", "For the end of a month: 28 is in all of them."],
       ["0 0 31 feb,apr *", "day", "is never due: no month of feb,apr has it", "For the end"],
       ["@reboot", "name", "is not known", "The names are @hourly"],
@@ -282,7 +282,7 @@ describe("a schedule that cannot be", () => {
     expect(await refusal("notika.schedule('nightly report', '@daily')")).toMatchObject({
       code: "42602",
       message: 'workflow name "nightly report" is not valid',
-      hint: "For instance: select notika.schedule('nightly_report', '30 2 * * *');",
+      hint: "For example: select notika.schedule('nightly_report', '30 2 * * *');",
     });
     expect(await refusal("notika.unschedule('report')")).toMatchObject({
       code: "42704",

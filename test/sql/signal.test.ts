@@ -527,7 +527,7 @@ describe("publishing a source", () => {
       "a match of no source",
       "'drip', 'public.trials', match => '{id}'",
       'match of workflow "drip" has no meaning',
-      /^For instance: select notika.publish\('drip:change', .* match => '\{id\}'\);$/,
+      /^For example: select notika.publish\('drip:change', .* match => '\{id\}'\);$/,
     ],
     [
       "a source without its workflow",
@@ -581,7 +581,7 @@ describe("publishing a source", () => {
       "a name with too many parts",
       "'drip:a:b', 'public.payments'",
       'workflow name "drip:a:b" is not valid',
-      /^For instance/,
+      /^For example/,
     ],
   ] as const)("refuses %s", async ([, call, message, hint], { db }) => {
     await db.script(published);

@@ -168,7 +168,7 @@ describe("TRUNCATE of a table whose deletes wake a workflow", () => {
       code: "22023",
       message: `truncate of workflow "w" is not one of record, warn, refuse`,
       detail: 'It is "never".',
-      hint: `For instance: select notika.configure('w', '{"truncate": "refuse"}');`,
+      hint: `For example: select notika.configure('w', '{"truncate": "refuse"}');`,
     });
   });
 });

@@ -42,7 +42,7 @@ export function since(text: string): Sql {
     : new Date(text);
   if (!/^\d{4}-\d\d-\d\d/.test(text) || Number.isNaN(at.getTime())) {
     throw new UsageError(`--since needs a time, not ${text}`, {
-      hint: "For instance: --since 2h, --since 2026-11-20, --since 2026-11-20T14:30Z",
+      hint: "For example: --since 2h, --since 2026-11-20, --since 2026-11-20T14:30Z",
     });
   }
   return sql`${at.toISOString()}::text::timestamptz`;

@@ -231,7 +231,7 @@ describe("maintenance", () => {
       await expect(db.query(`select notika.begin_maintenance('x', ${ttl})`)).rejects.toMatchObject({
         code: "22023",
         message: "ttl must be between a second and a day",
-        hint: "For instance: select notika.begin_maintenance('<reason>', '15 minutes');",
+        hint: "For example: select notika.begin_maintenance('<reason>', '15 minutes');",
       });
     });
   }
