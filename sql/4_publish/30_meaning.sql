@@ -318,7 +318,7 @@ begin
   if found then
     perform notika._refuse_condition(
       spec, format('it executes function %s, which executes what its arguments name', v_found.name),
-      '0A000', 'Compare columns and constants, or let the task look.',
+      '0A000', 'Compare columns and constants, or check that in the task.',
       'It would run with the rights of every role that writes to the table.');
   end if;
   select e.kind, e.name, pg_get_userbyid(e.owner) as owner into v_found

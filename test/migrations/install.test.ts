@@ -83,7 +83,7 @@ describe("install", () => {
     expect(refusal).toMatchObject({
       code: "55000",
       message: "the settings of Notika are missing",
-      hint: "Put them back: insert into notika.setting default values;",
+      hint: "Restore them: insert into notika.setting default values;",
     });
     await database.script(refusal.hint.replace("Put them back: ", ""));
     await install(database);

@@ -278,7 +278,7 @@ describe("a backfill executes nothing of the table's owner", () => {
 
       await expect(inTransaction(db, "select notika.backfill('w')"), name).rejects.toMatchObject({
         code: "0A000",
-        message: expect.stringContaining('a backfill cannot go by the key of table app.orders: column "id" is of type'),
+        message: expect.stringContaining('a backfill cannot use the key of table app.orders: column "id" is of type'),
       });
       await db.script(`select notika.unpublish('w'); drop table app.orders; set role mallory; drop type app.k cascade;
         drop type if exists app.c cascade; drop function if exists app.k_text, app.k_json, app.k_int; reset role`);
@@ -335,7 +335,7 @@ describe("a backfill executes nothing of the table's owner", () => {
     ],
     "a policy beside one that shows all": [
       "create policy n on app.orders using (true); create policy p on app.orders using (app.folded() <> '')",
-      "a policy of table app.orders calls a function of others",
+      "a policy of table app.orders calls a function of another role",
     ],
     "a policy that restricts": [
       "create policy n on app.orders using (true); create policy p on app.orders as restrictive using (app.folded() <> '')",

@@ -102,7 +102,7 @@ test("an event by hand is no bigger than a row's may be", async ({ db }) => {
       message: expect.stringMatching(
         /^the payload for workflow "w" is too big: \d+ bytes, and at most 2000 are allowed$/,
       ),
-      hint: "Emit a key, and let the task read the rest.",
+      hint: "Emit a key, and read the other values in the task.",
     });
   }
 });

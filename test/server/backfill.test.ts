@@ -133,7 +133,7 @@ test("a backfill stops where the owner may not read the table any more, and says
       state: "failed",
       error: `role "notika" may not read table public.person
 Run: grant select on public.person to notika;
-Then it goes on with: select notika.backfill('greet');`,
+Then it continues with: select notika.backfill('greet');`,
     },
   ]);
   await db.query("grant select on public.person to notika");

@@ -90,7 +90,7 @@ describe.each([15, 18] as Major[])("a role with the least rights, on PostgreSQL 
 create role notika login;
 comment on role notika is 'The owner of Notika in database shop.';
 grant connect on database shop to notika;
--- For a moment: who gives away a schema must be able to be who gets it.
+-- For a moment: to give a schema to a role requires SET ROLE to it.
 grant notika to dba;
 -- All that it owns.
 create schema notika authorization notika;

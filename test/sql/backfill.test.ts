@@ -151,7 +151,7 @@ describe("backfill", () => {
         rows_seen: 1000,
         events: 1000,
         error:
-          "division by zero\nThen it goes on with: select notika.backfill('work', '100 / (new.id - 1500) is not null');",
+          "division by zero\nThen it continues with: select notika.backfill('work', '100 / (new.id - 1500) is not null');",
       },
     ]);
     expect(await db.query("select finding, severity, detail, remedy from notika.check()")).toEqual([
@@ -183,7 +183,7 @@ describe("backfill", () => {
     const dropped = {
       message: 'workflow "work" cannot make events of the rows of table public.item',
       detail:
-        "There is no function notika.payload_1(public.item): it was dropped, or the table came, where the guard did not see it.",
+        "There is no function notika.payload_1(public.item): it was dropped, or the table was added, where the guard did not see it.",
       hint: `Publish it again: ${publish}`,
     };
     await db.script(`${items} ${publish} select notika.backfill('work'), notika.dispatch()`);
@@ -195,7 +195,7 @@ describe("backfill", () => {
         state: "failed",
         rows_seen: 1000,
         events: 900,
-        error: [...Object.values(dropped), "Then it goes on with: select notika.backfill('work');"].join("\n"),
+        error: [...Object.values(dropped), "Then it continues with: select notika.backfill('work');"].join("\n"),
       },
     ]);
     expect(await refusal(db)).toMatchObject({ code: "42883", ...dropped });
@@ -239,7 +239,9 @@ describe("backfill", () => {
 
     expect(await refusal(db)).toMatchObject({
       message: 'workflow "work" cannot make events of the rows of table public.part',
-      detail: expect.stringContaining("no function notika.payload_1(public.part): it was dropped, or the table came,"),
+      detail: expect.stringContaining(
+        "There is no function notika.payload_1(public.part): it was dropped, or the table was added, where the guard did not see it.",
+      ),
       hint: `Publish it again: ${publish}`,
     });
 
@@ -297,7 +299,7 @@ describe("backfill", () => {
     expect(await refusal(db, "notika.backfill('gone')")).toMatchObject({
       code: "55000",
       message: 'workflow "gone" is published for deletes, of which a table has no rows',
-      hint: "What was deleted lately: select notika.replay('gone', '<since>');",
+      hint: "For recent deletes: select notika.replay('gone', '<since>');",
     });
     expect(await refusal(db, "notika.backfill('keyless')")).toMatchObject({
       code: "55000",
@@ -306,7 +308,7 @@ describe("backfill", () => {
     });
     expect(await refusal(db, "notika.backfill('twice')")).toMatchObject({
       code: "55006",
-      message: 'a backfill of workflow "twice" is under way: it is running',
+      message: 'a backfill of workflow "twice" is running already: it is running',
       detail: "Its condition is new.n > 0; it has seen 0 rows.",
       hint: "See notika.backfills, or end it: select notika.cancel_backfill('twice');",
     });
@@ -359,7 +361,7 @@ describe("backfill", () => {
     });
     expect(
       await refusal(db, `notika.backfill('work', 'table_to_xml(''public.item'', true, true, '''') is null')`),
-    ).toMatchObject({ code: "0A000", hint: "Compare columns and constants, or let the task look." });
+    ).toMatchObject({ code: "0A000", hint: "Compare columns and constants, or check that in the task." });
   });
 
   test("executes no check of a domain and no cast of a type of others with the owner's rights", async ({ db }) => {
@@ -513,7 +515,7 @@ describe("replay", () => {
       code: "P0002",
       message: expect.stringMatching(/^the ring reaches back to \d{4}-.* only$/),
       hint: expect.stringMatching(
-        /^What it has: select notika\.replay\('work', '[^']+'\); rows that exist: select notika\.backfill\('work'\);$/,
+        /^Events that it has: select notika\.replay\('work', '[^']+'\); rows that exist: select notika\.backfill\('work'\);$/,
       ),
     });
     const [call] = error.hint.match(/notika\.replay\([^)]*\)/);

@@ -62,7 +62,7 @@ describe("a partitioned table", () => {
     ]);
   });
 
-  test("can be published anew, and its parts leave it without harm", async ({ db }) => {
+  test("can be published again, and its parts leave it without harm", async ({ db }) => {
     await db.script(`${parted}
       select notika.publish('w', 'app.log', '{insert,update}', '{id}');
       select notika.publish('leaf', 'app.log_a', columns => '{note}');

@@ -125,7 +125,7 @@ describe("publish refuses, and says what would work:", () => {
         `'w', 'app.users', columns => '{id,mail,Email,e_mail,name,ctid}'`,
         "42703",
         'column "mail" of table app.users does not exist',
-        "Correct columns, for instance: select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,email,name}');",
+        "Correct columns, for example: select notika.publish('w', 'app.users', operations => '{insert}', columns => '{id,email,name}');",
         "Its columns are id, email, name, Plan.",
       ],
       [
@@ -151,7 +151,7 @@ describe("publish refuses, and says what would work:", () => {
         `'w', 'app.users', '{update}', '{id}', watch => '{Name,email}'`,
         "42703",
         'column "Name" of table app.users does not exist',
-        "Correct watch, for instance: select notika.publish('w', 'app.users', operations => '{update}', columns => '{id}', watch => '{name,email}');",
+        "Correct watch, for example: select notika.publish('w', 'app.users', operations => '{update}', columns => '{id}', watch => '{name,email}');",
       ],
       [
         `'w', 'app.users', '{update}', '{id}', watch => '{}'`,
@@ -277,15 +277,20 @@ describe("publish refuses, and says what would work:", () => {
         "exists (select from app.users)",
         "0A000",
         "it has a subquery, which a trigger's WHEN cannot have",
-        "let the task look",
+        "check that in the task",
       ],
       ["new.id in (table app.orders)", "42601", /subquery has too many columns/, "Write one expression"],
-      ["exists (values (1))", "0A000", "it has a subquery, which a trigger's WHEN cannot have", "let the task look"],
+      [
+        "exists (values (1))",
+        "0A000",
+        "it has a subquery, which a trigger's WHEN cannot have",
+        "check that in the task",
+      ],
       [
         "array(select 1) = '{1}'",
         "0A000",
         "it has a subquery, which a trigger's WHEN cannot have",
-        "let the task look",
+        "check that in the task",
       ],
       ["count(*) > 1", "42803", "aggregate functions are not allowed in a condition", "Write one expression"],
       ["row_number() over () > 1", "42P20", "window functions are not allowed in a condition", "Write one expression"],
@@ -296,7 +301,7 @@ describe("publish refuses, and says what would work:", () => {
         "Write one expression",
       ],
       ["new.id > 1; select 1", "42601", "it is more than one expression", "condition => 'new.<column> is not null'"],
-      ["(new.id > 1", "42601", "its parentheses do not match", "Write one expression over new and old, for instance:"],
+      ["(new.id > 1", "42601", "its parentheses do not match", "Write one expression over new and old, for example:"],
       ["new.id > 1)", "42601", "its parentheses do not match", "Write one expression"],
       [")new.id > 1(", "42601", "its parentheses do not match", "Write one expression"],
       ["new.email = 'x", "42601", "a quote is not closed", "Write one expression"],
@@ -552,7 +557,7 @@ describe("who may publish", () => {
         message: expect.stringContaining(
           isOfCondition ? 'condition of workflow "t"' : 'role "notika", which owns Notika, may not',
         ),
-        hint: `${isOfCondition ? "Run" : "Let the owner of it, or an administrator, run"}: ${hint}`,
+        hint: `${isOfCondition ? "Run" : "Let its owner, or an administrator, run"}: ${hint}`,
       });
       await db.query(hint);
     }

@@ -80,7 +80,7 @@ const refused: [given: string, message: string, detail: string, hint: string][] 
   [
     '{"digest": {"window": "1 hour"}, "debounce": {"window": "1 hour"}}',
     'debounce of workflow "ship" excludes its digest',
-    "Both gather events into one run: debounce until no more come, digest for a fixed time.",
+    "Both collect events into one run: debounce until no more come, digest for a fixed time.",
     example('{"digest": {"window": "1 hour"}}'),
   ],
   [
@@ -124,7 +124,7 @@ describe("configure", () => {
         detail,
         hint,
       });
-      const [, call = ""] = /instance: (.*)/.exec(hint) ?? [];
+      const [, call = ""] = /example: (.*)/.exec(hint) ?? [];
       expect(await db.query(call)).toHaveLength(1); // it is right itself
     }
   });

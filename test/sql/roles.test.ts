@@ -137,7 +137,7 @@ describe("publishers, runners and readers", () => {
       await expect(db.query(`select notika.grant_${part}('${owner?.name}')`)).rejects.toMatchObject({
         code: "0LP01",
         message: `role ${owner?.name} owns notika and cannot be made a ${part}`,
-        detail: "The owner may do everything already.",
+        detail: "The owner has all of these rights.",
         hint: `Name another role: select notika.grant_${part}('<role>');`,
       });
       await expect(db.query(`select notika.grant_${part}(null)`)).rejects.toMatchObject({

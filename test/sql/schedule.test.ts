@@ -276,7 +276,7 @@ describe("a schedule that cannot be", () => {
     expect(await refusal("notika.schedule('report', '@daily', missed => 'run')")).toMatchObject({
       code: "22023",
       message: 'schedule.missed of workflow "report" is not skip or catch up',
-      detail: "It says what becomes of times that nobody was there to keep.",
+      detail: "It says what happens to times that passed without a run.",
       hint: expect.stringContaining(`select notika.configure('report', '{"schedule": {"cron": "30 2 * * *"`),
     });
     expect(await refusal("notika.schedule('nightly report', '@daily')")).toMatchObject({

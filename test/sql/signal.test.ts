@@ -557,7 +557,7 @@ describe("publishing a source", () => {
       "a match with too many columns",
       "'drip:payment', 'public.payments', match => '{a,b,c,d,e,f,g,h,i}'",
       'match of source "drip:payment" has more than 8 columns',
-      /^Compare those/,
+      /^Compare the columns/,
     ],
     [
       "a wait that names a column of the run",

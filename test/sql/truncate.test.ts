@@ -50,7 +50,7 @@ describe("TRUNCATE of a table whose deletes wake a workflow", () => {
       message: `cannot truncate app.orders because deletes wake Notika's workflow "w"`,
       detail: "TRUNCATE removes the rows without an event for any of them.",
       hint:
-        "Delete them: delete from app.orders; or let those who published the workflow allow it: " +
+        "Delete them: delete from app.orders; or let the publisher of the workflow allow it: " +
         `select notika.configure('w', '{"order": ["id"], "truncate": "record"}');`,
     });
     await expect(db.script("begin; set local role app_team; truncate app.orders; commit")).rejects.toMatchObject({

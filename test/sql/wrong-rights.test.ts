@@ -59,7 +59,7 @@ test("health says which rights its owner has lost; events are captured all the s
       workflow: "w",
       detail:
         'role "keeper" may not create triggers on app.users_1: changes are captured, but the workflow cannot be ' +
-        "published anew",
+        "published again",
       remedy: "grant trigger on app.users_1 to keeper;",
     },
     {
@@ -67,7 +67,7 @@ test("health says which rights its owner has lost; events are captured all the s
       severity: "warning",
       workflow: "w",
       detail:
-        'role "keeper" may not use schema app any more: changes are captured, but the workflow cannot be published anew',
+        'role "keeper" may not use schema app any more: changes are captured, but the workflow cannot be published again',
       remedy: "grant usage on schema app to keeper;",
     },
   ]);

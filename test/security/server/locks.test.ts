@@ -105,11 +105,11 @@ describe.each(["writer", "reader", "runner", "publisher"])("a %s that holds ever
 });
 
 describe("within a second lag names", () => {
-  test("who has the right to hand over, and does not give it back", async ({ db }) => {
+  test("who has the right to dispatch, and does not give it back", async ({ db }) => {
     const holder = await connect(db);
     await begin(holder, "insert into item values (1); select notika.dispatch()");
 
-    expect(await blockers(db, holder)).toEqual(["the right to hand over"]);
+    expect(await blockers(db, holder)).toEqual(["the right to dispatch"]);
     expect(await holder.value("select blocked_by from notika.lag")).toBe(null);
     expect(await db.value(dispatch)).toBe(null);
     await commit(holder);
@@ -197,10 +197,10 @@ describe("within a second lag names", () => {
     await until(reader, "blocked_by is not null from notika.lag");
 
     expect(await reader.value("select blocked_by from notika.lag")).toEqual([
-      `pid ${pid(holder)} (postgres, console): the right to hand over`,
+      `pid ${pid(holder)} (postgres, console): the right to dispatch`,
     ]);
     expect(await db.value("select blocked_by from notika.lag")).toEqual([
-      expect.stringMatching(/^pid \d+ \(postgres, console\): the right to hand over since 2/),
+      expect.stringMatching(/^pid \d+ \(postgres, console\): the right to dispatch since 2/),
     ]);
   });
 });
@@ -260,12 +260,12 @@ describe("a lock that is not free", () => {
     expect(await db.query(ring)).toMatchObject([{ severity: "warning", remedy: "Is a runner alive? npx notika run" }]);
     await begin(holder, dispatch);
 
-    expect(await blockers(db, holder)).toEqual(["the right to hand over"]);
+    expect(await blockers(db, holder)).toEqual(["the right to dispatch"]);
     expect(await db.query(ring)).toEqual([
       {
         severity: "warning",
         // Notika's owner may not see when the transaction began.
-        detail: expect.stringMatching(/; held up by pid \d+ \(postgres, notika\): the right to hand over$/),
+        detail: expect.stringMatching(/; held up by pid \d+ \(postgres, notika\): the right to dispatch$/),
         remedy: `select pg_terminate_backend(${pid(holder)}); ends what holds it up`,
       },
     ]);

@@ -49,7 +49,7 @@ test("configure gives up when another session is at the same workflow", async ({
 
   await expect(db.query(`select notika.configure('watch_item', '{"concurrency": 2}')`)).rejects.toMatchObject({
     code: "55P03",
-    message: 'cannot configure workflow "watch_item": somebody else is changing it',
+    message: 'cannot configure workflow "watch_item": another session is changing it',
     detail: "Gave up after 3s.",
     hint: expect.stringContaining("Try again."),
   });

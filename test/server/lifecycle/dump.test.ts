@@ -274,7 +274,7 @@ describe.skipIf(typeof found === "string")(
           {
             finding: "copy",
             severity: "error",
-            detail: "this is a copy without its data: what is captured is never handed over",
+            detail: "this is a copy without its data: captured events are never dispatched",
             remedy: "npx notika install",
           },
         ]);
@@ -285,7 +285,7 @@ describe.skipIf(typeof found === "string")(
         await expect(db.query("select * from notika.install()")).rejects.toMatchObject({
           code: "55000",
           message: "this is a copy of Notika without its data",
-          hint: "Install it anew: npx notika install, or psql with what npx notika sql prints.",
+          hint: "Install it again: npx notika install, or psql with what npx notika sql prints.",
         });
       });
 
@@ -296,7 +296,7 @@ describe.skipIf(typeof found === "string")(
         const { applied } = await install(db.database);
         expect(applied).toEqual((await committedMigrations()).map(({ name }) => name));
         expect(db.warnings).toEqual([
-          "notika: this was a copy without data; it was installed anew and nothing is published",
+          "notika: this was a copy without data; it was installed again and nothing is published",
         ]);
         await db.query("insert into app.users values (2, 'bob')");
         await db.database.script(publish);
@@ -331,7 +331,7 @@ describe.skipIf(typeof found === "string")(
         await expect(install(db.database)).rejects.toMatchObject({
           code: "2BP01",
           message: "cannot install over a copy of Notika without its data: view app.failures depends on it",
-          hint: "Drop what depends on it, install, and make it again.",
+          hint: "Drop what depends on it, install, and create it again.",
         });
         await db.query("drop view app.failures");
         await install(db.database);

@@ -220,9 +220,7 @@ describe("changes that a subscription brings", () => {
 
     await keeper.query("select notika.publish('watch_item', 'public.item', columns => '{id,n}')");
 
-    expect(warnings).toEqual([
-      "changes that replication brings do not wake a workflow any more: its trigger was replaced",
-    ]);
+    expect(warnings).toEqual(["replicated changes no longer start a workflow: its trigger was replaced"]);
     expect(await admin.value("select tgenabled::text from pg_trigger where tgname = 'notika_1_insert'")).toBe("O");
   });
 

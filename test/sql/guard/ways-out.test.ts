@@ -171,7 +171,7 @@ describe("allow_breaking_change", () => {
       await expect(db.query(`select notika.${call}`)).rejects.toMatchObject({
         code: "22023",
         message: "a reason is needed",
-        hint: "It is kept in notika.guard_log, for whoever asks later.",
+        hint: "The reason is kept in notika.guard_log.",
       });
     });
   }
@@ -295,7 +295,8 @@ describe("without event triggers", () => {
         severity: "warning",
         remedy:
           "As an administrator, who may create roles and event triggers: npx notika install; or select * from notika.install();",
-        detail: "only pins protect: DROP ... CASCADE is not refused, and pinned columns need a release first",
+        detail:
+          "there are no event triggers: DROP ... CASCADE is not refused, and columns in use need notika.release first",
       },
     ]);
   });
