@@ -1,6 +1,7 @@
 import { existsSync, statfsSync } from "node:fs";
 import { defineConfig } from "vitest/config";
 import { majors } from "./test/support/binaries.ts";
+import { quickWasm } from "./test/support/node.ts";
 
 const onAnyEngine = [
   "test/sql/*.test.ts",
@@ -44,7 +45,7 @@ export default defineConfig({
         test: {
           name: "pglite",
           include: ["test/{runner,migrations,bench}/**/*.test.ts", "test/security/terminal.test.ts"],
-          pool: "threads",
+          execArgv: quickWasm,
         },
       },
       {
@@ -52,7 +53,7 @@ export default defineConfig({
         test: {
           name: "pglite-sql",
           include: onAnyEngine,
-          pool: "threads",
+          execArgv: quickWasm,
           env: { NOTIKA_TEST_POSTGRES: "pglite", NOTIKA_TEST_ALL: "" },
         },
       },

@@ -5,10 +5,18 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDatabase } from "../../../runner/database/database.ts";
 import { install } from "../../../runner/install/install.ts";
 import { committedMigrations } from "../../../runner/install/migrations.ts";
-import { majors } from "../../support/binaries.ts";
+import { type Major, majors } from "../../support/binaries.ts";
 import { workflowWithoutTable } from "../../support/database.ts";
 import { findProgram, type Postgres } from "../../support/postgres.ts";
-import { drain, openArena, openSession, type Session, startCluster, stopCluster } from "../cluster.ts";
+import {
+  drain,
+  openArena,
+  openSession,
+  type Session,
+  startAnotherCluster,
+  startCluster,
+  stopCluster,
+} from "../cluster.ts";
 import { type DumpTools, findDumpTools } from "../dump.ts";
 
 const found = findDumpTools();
@@ -47,7 +55,10 @@ describe.skipIf(typeof found === "string")(
     const open: Session[] = [];
 
     beforeAll(async () => {
-      [original, other] = await Promise.all([startCluster({}, tools.major), startCluster({}, majors.at(-1))]);
+      [original, other] = await Promise.all([
+        startCluster({}, tools.major),
+        startAnotherCluster(majors.at(-1) as Major),
+      ]);
       url = await original.createDatabase("shop");
       await installed(url, given);
       const source = openSession(url);
