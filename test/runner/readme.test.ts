@@ -7,7 +7,9 @@ import { openEmbedded } from "../../runner/embedded/embedded.ts";
 import { listenTcp } from "../../runner/embedded/server.ts";
 import { installVersion } from "../../runner/install/bundle.ts";
 import { install } from "../../runner/install/install.ts";
+import { built } from "../support/build.ts";
 import { test } from "../support/database.ts";
+import { quickWasm } from "../support/node.ts";
 import { readPage } from "../support/page.ts";
 import { notikaCommand, start } from "./process.ts";
 
@@ -145,8 +147,8 @@ describe("README", () => {
   test("its tasks pass their tests", async () => {
     const ts = blocks("ts").map((block) =>
       block
-        .replaceAll('from "notika/test"', `from "${path.join(root, "runner/testing/index.ts")}"`)
-        .replaceAll('from "notika"', `from "${path.join(root, "runner/index.ts")}"`),
+        .replaceAll('from "notika/test"', `from "${path.join(built, "testing/index.js")}"`)
+        .replaceAll('from "notika"', `from "${path.join(built, "index.js")}"`),
     );
     for (const block of ts) {
       const file = /^\/\/ (\S+\.ts)\n/.exec(block)?.[1];
@@ -155,11 +157,14 @@ describe("README", () => {
       await mkdir(path.join(place, "tasks"), { recursive: true });
       await writeFile(path.join(place, file), block.replace(`"tasks"`, JSON.stringify(path.join(place, "tasks"))));
     }
-    await writeFile(path.join(folder, "vitest.config.ts"), "export default { test: { testTimeout: 60_000 } }");
+    await writeFile(
+      path.join(folder, "vitest.config.ts"),
+      `export default { test: { testTimeout: 60_000, execArgv: ${JSON.stringify(quickWasm)} } }`,
+    );
 
     const { stdout } = await promisify(execFile)(
       process.execPath,
-      [path.join(root, "node_modules/vitest/vitest.mjs"), "run", "--root", folder, "--reporter=json"],
+      [path.join(root, "node_modules/vitest/vitest.mjs"), "run", "--root", folder, "--reporter=json", "--no-isolate"],
       { cwd: folder },
     );
 
