@@ -9,7 +9,7 @@
 -- requires the right to update the table. Only the owner has these rights.
 --
 -- To avoid deadlocks, locks are taken in this order: dispatch; signals, before any row of waits or
--- jobs; queues of keys, by the id of their workflow.
+-- jobs; lines, by the id of their workflow.
 
 create or replace view notika._event as
 select event_id, xid, captured_at, cause_id, workflow_id, depth, truncated,

@@ -121,8 +121,8 @@ select b.holder, b.holds, b.blocks, b.since, b.remedy
   ) as b;
 
 comment on view notika._blocker is
-  'What has stopped dispatch or the ring for half a second or more, or may do so; never the '
-  'session that reads this.';
+  'What has stopped dispatch or the ring for half a second or more, or may have done so; never '
+  'the session that reads this.';
 
 comment on column notika._blocker.holder is
   'A session, by process id, role and application, or a prepared transaction.';

@@ -11,7 +11,7 @@ declare
   v_rest text := regexp_replace(_short_size.document, $re$"(?:[^"\\]|\\.)*"$re$, '', 'g');
 begin
   return octet_length(_short_size.document) - octet_length(v_rest) -- the strings
-    -- 1e100 is written with a hundred zeros, and 1e-100 with as many after the point.
+    -- 1e100 is written with a hundred zeros behind the 1, and 1e-100 with as many before it.
     + octet_length(regexp_replace(replace(v_rest, ' ', ''), $re$0\.0+|0{3,}$re$, 'e9', 'g'));
 end;
 $body$;

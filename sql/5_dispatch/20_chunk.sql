@@ -151,7 +151,7 @@ $$;
 
 comment on function notika._take_chunk(notika.position, integer, boolean, boolean) is
   'The next events of the open window. Makes jobs of the events that no option affects, if '
-  'is_straight allows it, and returns the jobs to make of the others, and which of the events are '
+  'straight allows it, and returns the jobs to make of the others, and which of the events are '
   'signals or listened to. Reads either only the workflows that were set aside, or only the '
   'others.';
 

@@ -102,8 +102,8 @@ as $$
 $$;
 
 comment on function notika._guard_flaws() is
-  'Why role notika_guard has more rights than it should have; null if it has not, or does not '
-  'exist.';
+  'Why role notika_guard cannot own the functions of the event triggers; null if it can, or does '
+  'not exist.';
 
 create or replace function notika._is_guarded()
   returns boolean
@@ -167,7 +167,7 @@ begin
       raise exception 'role "notika_guard" cannot own the functions of the event triggers: %', v_flaws
         using errcode = 'invalid_grant_operation',
               detail = 'It must be a role without members, without login and without other rights.',
-              hint = 'Drop the role, or revoke that, and install again.';
+              hint = 'Drop the role, or correct that, and install again.';
     end if;
 
     for v_entry in select g.* from notika._guard_entries() as g loop

@@ -124,7 +124,7 @@ as $$
         ('table', 'maintenance', '{reader}'),
         ('table', 'setting', '{reader}'),
 
-        -- The state of Notika, without names and payloads.
+        -- The state of Notika, without payloads.
         ('view', 'lag', '{reader,monitor}'),
         ('view', 'run_counts', '{reader,monitor}'),
         ('function', '_bound', '{reader,monitor}'),
@@ -387,7 +387,7 @@ begin
   step := 'rights';
   outcome := case when v_changed <@ array(select g.role_id from notika.grantee as g) then 'ok'
                   else 'repaired' end;
-  detail := 'nobody has one that was not granted';
+  detail := 'no role has a right that was not granted';
   select format('%s on %s could not be taken from %s; first: %s', x.privilege, x.object,
                 notika._role_name(x.role), coalesce(m.remedy, 'select * from notika.health;'))
     into v_left
@@ -504,9 +504,9 @@ as $$
   union all
   select 'guard_role', 'error', null,
          format('role "notika_guard", which owns the functions of the event triggers: %s', notika._guard_flaws()),
-         'Revoke that, then as an administrator: npx notika install'
+         'Correct that, then as an administrator: npx notika install'
    where notika._guard_flaws() is not null;
 $$;
 
 comment on function notika._surplus_rights() is
-  'Rights that were granted by nobody''s part, and owners with more rights than they need.';
+  'Rights that no part includes, and owners with more rights than they need.';

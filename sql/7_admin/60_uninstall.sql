@@ -135,7 +135,7 @@ begin
   if v_obstacles is not null and not force and not dry_run then
     raise exception 'cannot uninstall notika: %', v_obstacles
       using errcode = 'object_in_use',
-            detail = 'A runner that has stopped is forgotten immediately, one that died after a minute.',
+            detail = 'A runner that has stopped is forgotten immediately, one that died is forgotten within a minute.',
             hint = 'Stop the runners and drop what depends on Notika, or remove both: '
                    'select * from notika.uninstall(force => true);';
   end if;

@@ -65,7 +65,7 @@ export const settings: Record<string, Setting> = {
       "migrations/0042.sql": "alter table app.users add column name text;",
       "tasks/welcome_email.mjs": task,
     },
-    prints: /^no workflow would notice\n$/,
+    prints: /^no workflow is affected\n$/,
   },
   "docs/security.md": {
     sql: `
@@ -80,7 +80,7 @@ export const settings: Record<string, Setting> = {
       "migrations/0042.sql": "alter table app.users add column name text;",
       "trusted/tasks/welcome_email.mjs": task,
     },
-    prints: /^no workflow would notice\n$/,
+    prints: /^no workflow is affected\n$/,
   },
   "docs/starting.md": {
     sql: `${users} insert into app.users values (7, 'ada@example.com'); select notika.dispatch();`,

@@ -3,6 +3,8 @@ import { mkdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { built } from "../support/build.ts";
+import { quickWasm } from "../support/node.ts";
 import { pageNames, readPage } from "../support/page.ts";
 
 const root = path.resolve(import.meta.dirname, "../..");
@@ -46,11 +48,14 @@ test("the tests of the pages pass", async () => {
       sources.find((source) => source.file === name);
     if (task) await writeFile(path.join(tasks, path.basename(name)), withSource(task.text));
   }
-  await writeFile(path.join(folder, "vitest.config.ts"), "export default { test: { testTimeout: 60_000 } }");
+  await writeFile(
+    path.join(folder, "vitest.config.ts"),
+    `export default { test: { testTimeout: 60_000, execArgv: ${JSON.stringify(quickWasm)} } }`,
+  );
 
   const { stdout } = await promisify(execFile)(
     process.execPath,
-    [path.join(root, "node_modules/vitest/vitest.mjs"), "run", "--root", folder, "--reporter=json"],
+    [path.join(root, "node_modules/vitest/vitest.mjs"), "run", "--root", folder, "--reporter=json", "--no-isolate"],
     { cwd: folder },
   ).catch((error) => error);
 
@@ -88,10 +93,11 @@ test("the TypeScript of the pages has no errors of types", async () => {
   expect(stdout).toBe("");
 }, 60_000);
 
-/** Tasks are not loaded by vitest: they get the source by its path. */
+/** Tasks are not loaded by vitest: they get the built source by its path. */
 function withSource(text: string): string {
   return entries.reduce(
-    (result, [name, file]) => result.replaceAll(`from "${name}"`, `from "${path.join(root, "runner", file)}"`),
+    (result, [name, file]) =>
+      result.replaceAll(`from "${name}"`, `from "${path.join(built, file.replace(/ts$/, "js"))}"`),
     text,
   );
 }

@@ -7,7 +7,7 @@ import { install } from "../../runner/install/install.ts";
 import { committedMigrations } from "../../runner/install/migrations.ts";
 import { workflowWithoutTable } from "../support/database.ts";
 import { catalog } from "./catalog.ts";
-import { openEmpty } from "./empty.ts";
+import { openEmpty, openInstalled } from "./empty.ts";
 
 const committed = await committedMigrations();
 const names = committed.map(({ name }) => name);
@@ -73,8 +73,7 @@ describe("install", () => {
   });
 
   test("says what to do where somebody has deleted the settings", async () => {
-    await using database = await openEmpty();
-    await install(database);
+    await using database = await openInstalled();
     await database.script("create table public.item (id int); select notika.publish('watch_item', 'public.item')");
     await database.script("delete from notika.setting");
 
@@ -85,13 +84,12 @@ describe("install", () => {
       message: "the settings of Notika are missing",
       hint: "Restore them: insert into notika.setting default values;",
     });
-    await database.script(refusal.hint.replace("Put them back: ", ""));
+    await database.script(refusal.hint.replace("Restore them: ", ""));
     await install(database);
   });
 
   test("refuses a database that a newer Notika was installed in", async () => {
-    await using database = await openEmpty();
-    await install(database);
+    await using database = await openInstalled();
     await database.execute(sql`insert into notika.migration (name, hash) values ('999999', 'future')`);
 
     await expect(install(database)).rejects.toMatchObject({
@@ -103,16 +101,14 @@ describe("install", () => {
   });
 
   test("refuses a database with a newer, breaking revision of graphile-worker", async () => {
-    await using database = await openEmpty();
-    await install(database);
+    await using database = await openInstalled();
     await database.execute(sql`insert into notika_worker.migrations (id, breaking) values (1000, true)`);
 
     await expect(install(database)).rejects.toMatchObject({ code: "NOTIKA_NEWER_INSTALLED" });
   });
 
   test.skipIf(committed.length === 0)("refuses a database whose migrations were others", async () => {
-    await using database = await openEmpty();
-    await install(database);
+    await using database = await openInstalled();
     await database.execute(sql`update notika.migration set hash = 'edited' where name = ${names[0]}`);
 
     await expect(install(database)).rejects.toMatchObject({
@@ -168,8 +164,7 @@ describe("the install script", () => {
   });
 
   test("is for a database without Notika, and says what prints an upgrade", async () => {
-    await using database = await openEmpty();
-    await install(database);
+    await using database = await openInstalled();
     const before = await everything(database);
 
     await expect(database.pool.query(await installScript())).rejects.toMatchObject({

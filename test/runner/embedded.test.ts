@@ -1,9 +1,11 @@
-import { mkdtemp, readdir, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import path from "node:path";
 import sql from "sql-template-tag";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Database } from "../../runner/database/database.ts";
 import { openEmbedded } from "../../runner/embedded/embedded.ts";
+import { cacheFolder } from "../../runner/embedded/snapshot.ts";
+import { isThorough } from "../support/database.ts";
 import { dataFolder } from "../support/postgres.ts";
 
 let folder: string;
@@ -12,6 +14,11 @@ let cache: string;
 beforeAll(async () => {
   folder = await mkdtemp(path.join(dataFolder(), "notika-embedded-"));
   cache = path.join(folder, "cache");
+  // initdb takes longer than the rest: the cache that cannot be written is without.
+  await mkdir(cache);
+  await openEmbedded({ prepare: async () => {}, version: "none" }).then((it) => it.close());
+  const [empty] = (await readdir(cacheFolder())).filter((name) => /^[\d.]+\.tar$/.test(name));
+  await copyFile(path.join(cacheFolder(), empty as string), path.join(cache, empty as string));
 });
 
 afterAll(() => rm(folder, { recursive: true }));
@@ -64,11 +71,15 @@ test("a prepare that fails is no snapshot", async () => {
   expect((await readdir(cache)).filter((name) => name.includes("failing"))).toEqual([]);
 });
 
-test.each([
-  ["cut off", (file: string) => truncate(file, 20_000_000)],
-  ["empty", (file: string) => truncate(file, 0)],
-  ["changed", async (file: string) => writeFile(file, (await readFile(file)).fill(1, 5_000_000, 5_000_100))],
-])("a snapshot that is %s is made again", async (how, damage) => {
+const damages: Record<string, (file: string) => Promise<void>> = {
+  changed: async (file) => writeFile(file, (await readFile(file)).fill(1, 5_000_000, 5_000_100)),
+  ...(isThorough && {
+    "cut off": (file: string) => truncate(file, 20_000_000),
+    empty: (file: string) => truncate(file, 0),
+  }),
+};
+
+test.each(Object.entries(damages))("a snapshot that is %s is made again", async (how, damage) => {
   const { prepare, runs } = preparation();
   const version = how.replace(" ", "-");
   await openEmbedded({ prepare, version, cache }).then((it) => it.close());

@@ -4,9 +4,10 @@ import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { built } from "../support/build.ts";
+import { quickWasm } from "../support/node.ts";
 
 /** The command, built from the source before the tests. */
-export const notikaCommand = [process.execPath, path.join(built, "cli.js")];
+export const notikaCommand = [process.execPath, ...quickWasm, path.join(built, "cli.js")];
 
 /** A process whose output can be waited for. */
 export function start(command: string[], cwd: string, env: Record<string, string> = {}) {

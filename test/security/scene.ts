@@ -60,7 +60,8 @@ export const test = base
   .extend("open", async ({ cluster }, { onCleanup }) => {
     const opened: Opened[] = [];
     onCleanup(async () => {
-      for (const { close } of opened) await close();
+      // A role that an earlier one has since made may own things in a later one.
+      for (const { close } of opened.toReversed()) await close();
     });
     return async (kind: Kind): Promise<Scene> => {
       const it = await cluster.open(kind);
@@ -77,7 +78,8 @@ export const test = base
   .extend("bare", async ({ bareCluster }, { onCleanup }): Promise<(kind?: Kind) => Promise<Scene>> => {
     const opened: Opened[] = [];
     onCleanup(async () => {
-      for (const { close } of opened) await close();
+      // A role that an earlier one has since made may own things in a later one.
+      for (const { close } of opened.toReversed()) await close();
     });
     return async (kind = "administrator") => {
       const it = await bareCluster.openBare(kind);

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect } from "vitest";
+import { isThorough } from "../support/database.ts";
 import { type Arena, begin, commit, drain, type Session, test } from "./cluster.ts";
 
 const kinds = [0, 1, 2, 3, 4];
@@ -201,7 +202,7 @@ describe("a burst", () => {
 test("bursts set aside all the time: every committed change becomes one job, in the order of its row", async ({
   db,
 }) => {
-  const seconds = Number(process.env.NOTIKA_STRESS_SECONDS ?? 3);
+  const seconds = Number(process.env.NOTIKA_STRESS_SECONDS ?? (isThorough ? 3 : 2));
   await db.database.script(schema);
   await setAsideSoon(db);
   await db.query("update notika.setting set segment_age = '1 microsecond'");

@@ -1,10 +1,10 @@
 import type { Sql } from "sql-template-tag";
 import { test as base } from "vitest";
 import { type Database, openDatabase } from "../../runner/database/database.ts";
-import { install } from "../../runner/install/install.ts";
 import type { Major } from "../support/binaries.ts";
 import { isThorough, workflowWithoutTable } from "../support/database.ts";
-import { type Postgres, startPostgres } from "../support/postgres.ts";
+import { installed, startInstalled } from "../support/installed.ts";
+import type { Postgres } from "../support/postgres.ts";
 
 /** The PostgreSQL that these tests run on. */
 export const major = Number(process.env.NOTIKA_TEST_POSTGRES ?? 18) as Major;
@@ -40,19 +40,20 @@ export const test = base
     return db;
   });
 
-/** A server with a database to copy for each test. */
+/** A server with a database to copy for each test; unique: no other has its system identifier. */
 export async function startCluster(
   settings: Record<string, string> = {},
   version = major,
   env: Record<string, string> = {},
+  isUnique = false,
 ): Promise<Postgres> {
-  const postgres = await startPostgres({
+  const postgres = await startInstalled({
     major: version,
     env,
+    isUnique,
     settings: { max_connections: "60", deadlock_timeout: "50ms", lock_timeout: "10s", ...settings },
   });
-  const model = openDatabase({ connect: await postgres.createDatabase("model"), connections: 1 });
-  await install(model);
+  const model = openDatabase({ connect: await postgres.createDatabase("model", installed), connections: 1 });
   await model.script(`
     ${workflowWithoutTable}
     create table item (id int primary key, n int not null default 0);
@@ -66,6 +67,9 @@ export async function stopCluster(cluster: Postgres): Promise<void> {
   await cluster.kill("SIGQUIT");
   await cluster.stop();
 }
+
+/** A server to restore into what was dumped at another. */
+export const startAnotherCluster = (version: Major) => startCluster({}, version, {}, true);
 
 export async function openArena(cluster: Postgres): Promise<Arena> {
   const url = await cluster.createDatabase(undefined, "model");

@@ -3,18 +3,17 @@ import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../runner/database/database.ts";
-import { install } from "../../runner/install/install.ts";
-import { startPostgres } from "../support/postgres.ts";
+import { installed, startInstalled } from "../support/installed.ts";
 import { openRelay, type Relay } from "../support/relay.ts";
 import { type RunnerProcess, spawnRunner } from "../support/runner.ts";
 
-let server: Awaited<ReturnType<typeof startPostgres>>;
+let server: Awaited<ReturnType<typeof startInstalled>>;
 let relay: Relay;
 let database: Database;
 let runner: RunnerProcess;
 
 beforeAll(async () => {
-  server = await startPostgres({ major: 18 });
+  server = await startInstalled({ major: 18 });
   relay = await openRelay(server.port);
 });
 afterAll(async () => {
@@ -23,9 +22,8 @@ afterAll(async () => {
 });
 
 beforeEach(async () => {
-  const url = await server.createDatabase();
+  const url = await server.createDatabase(undefined, installed);
   database = openDatabase({ connect: url });
-  await install(database);
   await database.script(`
     create table public.work (id bigint generated always as identity primary key, kind text not null);
     create table public.begun (kind text, at timestamptz default clock_timestamp());

@@ -3,25 +3,23 @@ import { raw } from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../runner/database/database.ts";
 import { workflow } from "../../runner/index.ts";
-import { install } from "../../runner/install/install.ts";
 import { silentLog } from "../../runner/log.ts";
 import { createRunner, type Runner } from "../../runner/worker/index.ts";
-import { startPostgres } from "../support/postgres.ts";
+import { installed, startInstalled } from "../support/installed.ts";
 
-let server: Awaited<ReturnType<typeof startPostgres>>;
+let server: Awaited<ReturnType<typeof startInstalled>>;
 let url: string;
 let database: Database;
 let runner: Runner | undefined;
 
 beforeAll(async () => {
-  server = await startPostgres({ major: 18 });
+  server = await startInstalled({ major: 18 });
 });
 afterAll(() => server?.stop());
 
 beforeEach(async () => {
-  url = await server.createDatabase();
+  url = await server.createDatabase(undefined, installed);
   database = openDatabase({ connect: url, connections: 4 });
-  await install(database);
   await database.script(`
     create table public.many (id int);
     create table public.single (id int);

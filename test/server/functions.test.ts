@@ -4,19 +4,17 @@ import { join } from "node:path";
 import sql from "sql-template-tag";
 import { expect, test } from "vitest";
 import { openDatabase } from "../../runner/database/database.ts";
-import { install } from "../../runner/install/install.ts";
 import type { Major } from "../support/binaries.ts";
-import { startPostgres } from "../support/postgres.ts";
+import { installed, startInstalled } from "../support/installed.ts";
 
 const checker = plpgsqlCheck();
 
 test("plpgsql_check finds nothing wrong inside the functions", async ({ skip, onTestFinished }) => {
   if (!checker) return skip("this machine has no plpgsql_check (on Debian: postgresql-15-plpgsql-check)");
-  const server = await startPostgres({ major: checker.major });
+  const server = await startInstalled({ major: checker.major });
   onTestFinished(() => server.stop());
-  const database = openDatabase({ connect: await server.createDatabase() });
+  const database = openDatabase({ connect: await server.createDatabase(undefined, installed) });
   onTestFinished(() => database.close());
-  await install(database);
   await database.script(checker.script);
 
   const findings = await database.execute(sql`

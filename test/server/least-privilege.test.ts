@@ -5,10 +5,9 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { install } from "../../runner/install/install.ts";
 import { notikaCommand, start } from "../runner/process.ts";
-import type { Major } from "../support/binaries.ts";
 import { dumpSchema, listObjects } from "../support/dump.ts";
 import { findProgram, type Postgres, startPostgres } from "../support/postgres.ts";
-import { openSession, type Session } from "./cluster.ts";
+import { openSession, type Session, versions } from "./cluster.ts";
 
 // An application as it is found: tables of a role that nobody logs in as, a writer that knows nothing of Notika,
 // an administrator who is no superuser.
@@ -41,7 +40,7 @@ const tasks = {
   order: "export default async () => {};",
 };
 
-describe.each([15, 18] as Major[])("a role with the least rights, on PostgreSQL %i", (major) => {
+describe.each(versions)("a role with the least rights, on PostgreSQL %i", (major) => {
   let server: Postgres;
   let folder: string;
   let root: Session;
@@ -226,7 +225,7 @@ alter default privileges for role app_owner in schema app grant select, trigger 
   });
 });
 
-describe.each([15, 18] as Major[])("a runner that owns nothing, on PostgreSQL %i", (major) => {
+describe.each(versions)("a runner that owns nothing, on PostgreSQL %i", (major) => {
   test("runs what others publish, tells its own writes, and may do no more", async () => {
     const folder = await mkdtemp(path.join(tmpdir(), "notika-robot-"));
     await writeFile(

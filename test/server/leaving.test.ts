@@ -2,12 +2,11 @@ import { setTimeout } from "node:timers/promises";
 import { raw } from "sql-template-tag";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { install } from "../../runner/install/install.ts";
-import type { Major } from "../support/binaries.ts";
 import { dumpSchema, listObjects } from "../support/dump.ts";
 import { type Postgres, startPostgres } from "../support/postgres.ts";
-import { openSession, type Session } from "./cluster.ts";
+import { openSession, type Session, versions } from "./cluster.ts";
 
-describe.each([15, 18] as Major[])("uninstall by a superuser, on PostgreSQL %i", (major) => {
+describe.each(versions)("uninstall by a superuser, on PostgreSQL %i", (major) => {
   let server: Postgres;
   let session: Session;
   let url: string;

@@ -3,26 +3,24 @@ import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../runner/database/database.ts";
-import { install } from "../../runner/install/install.ts";
+import { installed, startInstalled } from "../support/installed.ts";
 import { readPage } from "../support/page.ts";
-import { startPostgres } from "../support/postgres.ts";
 import { type RunnerProcess, spawnRunner } from "../support/runner.ts";
 
 const fine = "is well-behaved";
-let server: Awaited<ReturnType<typeof startPostgres>>;
+let server: Awaited<ReturnType<typeof startInstalled>>;
 let url: string;
 let database: Database;
 let runners: RunnerProcess[];
 
 beforeAll(async () => {
-  server = await startPostgres({ major: 18 });
+  server = await startInstalled({ major: 18 });
 });
 afterAll(() => server?.stop());
 
 beforeEach(async () => {
-  url = await server.createDatabase();
+  url = await server.createDatabase(undefined, installed);
   database = openDatabase({ connect: url });
-  await install(database);
   await database.script(`
     create table public.work (id bigint generated always as identity primary key, kind text not null, seconds int);
     select notika.publish('misbehave', 'public.work', condition => 'new.kind not like ''never%''');

@@ -2,25 +2,23 @@ import { setImmediate, setTimeout } from "node:timers/promises";
 import { raw } from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../runner/database/database.ts";
-import { install } from "../../runner/install/install.ts";
 import { silentLog } from "../../runner/log.ts";
 import { createRunner, type Runner } from "../../runner/worker/index.ts";
-import { startPostgres } from "../support/postgres.ts";
+import { installed, startInstalled } from "../support/installed.ts";
 
-let server: Awaited<ReturnType<typeof startPostgres>>;
+let server: Awaited<ReturnType<typeof startInstalled>>;
 let url: string;
 let database: Database;
 let runners: Runner[];
 
 beforeAll(async () => {
-  server = await startPostgres({ major: 18 });
+  server = await startInstalled({ major: 18 });
 });
 afterAll(() => server?.stop());
 
 beforeEach(async () => {
-  url = await server.createDatabase();
+  url = await server.createDatabase(undefined, installed);
   database = openDatabase({ connect: url, connections: 2 });
-  await install(database);
   await database.script("create table public.work (id int); select notika.publish('work', 'public.work')");
   runners = [];
 });

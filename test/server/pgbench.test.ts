@@ -11,7 +11,7 @@ import { findProgram, startPostgres } from "../support/postgres.ts";
 import { type RunnerProcess, spawnRunner } from "../support/runner.ts";
 
 const pgbench = findProgram("pgbench");
-const seconds = isThorough ? 20 : 5;
+const seconds = isThorough ? 20 : 3;
 
 let server: Awaited<ReturnType<typeof startPostgres>>;
 let database: Database;

@@ -1,5 +1,16 @@
 import { describe, expect } from "vitest";
-import { begin, commit, drain, jobs, openArena, openSession, startCluster, stopCluster, test } from "./cluster.ts";
+import {
+  begin,
+  commit,
+  drain,
+  jobs,
+  openArena,
+  openSession,
+  startAnotherCluster,
+  startCluster,
+  stopCluster,
+  test,
+} from "./cluster.ts";
 import { findDumpTools } from "./dump.ts";
 
 const warning = "notika: this database was restored from another cluster; the cursor was rebased";
@@ -20,7 +31,7 @@ describe("a copy in another cluster", () => {
     expect(await db.value("select notika.dispatch(5)")).toBe(5);
 
     const dump = tools.dump(db.url);
-    const other = await startCluster({}, tools.major);
+    const other = await startAnotherCluster(tools.major);
     try {
       const url = await other.createDatabase("copy");
       tools.psql(dump, url);

@@ -212,7 +212,7 @@ describe("the ring", () => {
 });
 
 test("under stress every committed change becomes one job, in the order of its row", async ({ db }) => {
-  const seconds = Number(process.env.NOTIKA_STRESS_SECONDS ?? (isThorough ? 10 : 4));
+  const seconds = Number(process.env.NOTIKA_STRESS_SECONDS ?? (isThorough ? 10 : 2));
   await db.database.script(stressSchema);
   await turnAlways(db);
   const end = Date.now() + seconds * 1000;

@@ -3,25 +3,23 @@ import { setTimeout as sleep } from "node:timers/promises";
 import sql from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../runner/database/database.ts";
-import { install } from "../../runner/install/install.ts";
 import { notikaCommand, start } from "../runner/process.ts";
-import { startPostgres } from "../support/postgres.ts";
+import { installed, startInstalled } from "../support/installed.ts";
 import { spawnRunner } from "../support/runner.ts";
 
 const tasks = path.join(import.meta.dirname, "tasks");
-let server: Awaited<ReturnType<typeof startPostgres>>;
+let server: Awaited<ReturnType<typeof startInstalled>>;
 let url: string;
 let database: Database;
 
 beforeAll(async () => {
-  server = await startPostgres({ major: 18 });
+  server = await startInstalled({ major: 18 });
 });
 afterAll(() => server?.stop());
 
 beforeEach(async () => {
-  url = await server.createDatabase();
+  url = await server.createDatabase(undefined, installed);
   database = openDatabase({ connect: url });
-  await install(database);
   await database.script(`
     create table public.work (
       id bigint generated always as identity primary key, ms integer not null, kind text not null

@@ -1,6 +1,6 @@
 import { describe, expect } from "vitest";
 import { openDatabase } from "../../runner/database/database.ts";
-import { test } from "../support/database.ts";
+import { engine, isThorough, test } from "../support/database.ts";
 import { asRole, captured, events, generatedNames, inTransaction, noEventTriggers, undone } from "./support.ts";
 
 const users = `
@@ -172,6 +172,7 @@ test("any name will do for a schema, a table or a column", async ({ db }) => {
   const value = Object.fromEntries(names.map((name) => [name, "1"]));
 
   for (const [i, name] of names.entries()) {
+    if (engine === "15" && !isThorough && i % 3 > 0) continue; // each is the name of a column all the same
     const table = `${quote(`${name.slice(0, 50)} s`)}.${quote(name)}`;
     await db.script(`
       create schema ${quote(`${name.slice(0, 50)} s`)};
@@ -181,8 +182,8 @@ test("any name will do for a schema, a table or a column", async ({ db }) => {
       select notika.publish('whole', ${literal(table)});
       insert into ${table} values (${names.map(() => "'1'")});
       update ${table} set ${quote(name)} = '1';`);
-    expect((await captured(db, "some"))[i], name).toEqual(value);
-    expect((await captured(db, "whole"))[i], name).toEqual(value);
+    expect((await captured(db, "some")).at(-1), name).toEqual(value);
+    expect((await captured(db, "whole")).at(-1), name).toEqual(value);
     expect(
       await db.query(
         `select notika.publish('whole', table_name) as said from notika.workflows where workflow = 'whole'`,
@@ -229,7 +230,7 @@ test("tables without a key, without columns, unlogged, with more columns than a 
 });
 
 test("a row that is too big is written all the same; its event has the key and says so", async ({ db }) => {
-  const size = db.engine === "pglite" ? 8_000_000 : 30_000_000;
+  const size = db.engine === "pglite" || !isThorough ? 8_000_000 : 30_000_000;
   await db.script(`
     create schema app;
     create table app.documents (

@@ -69,7 +69,7 @@ describe("uninstall", () => {
     await expect(db.query("select * from notika.uninstall()")).rejects.toMatchObject({
       code: "55006",
       message: "cannot uninstall notika: runner 42 on shop-1 (alive, heard of 0 seconds ago)",
-      detail: "A runner that has stopped is forgotten immediately, one that died after a minute.",
+      detail: "A runner that has stopped is forgotten immediately, one that died is forgotten within a minute.",
       hint: expect.stringContaining("select * from notika.uninstall(force => true);"),
     });
     expect(await db.query("select * from notika.uninstall(dry_run => true) limit 1")).toEqual([

@@ -5,7 +5,7 @@ import { type Embedded, openEmbedded } from "../../runner/embedded/embedded.ts";
 import { installVersion } from "../../runner/install/bundle.ts";
 import { install } from "../../runner/install/install.ts";
 import type { Major } from "./binaries.ts";
-import { startPostgres } from "./postgres.ts";
+import { installed, startInstalled } from "./installed.ts";
 
 /** One session with its own transaction. */
 export interface Connection {
@@ -93,16 +93,13 @@ async function openInstalled(): Promise<Embedded> {
 }
 
 async function startServer(major: Major): Promise<Server> {
-  const postgres = await startPostgres({ major });
+  const postgres = await startInstalled({ major });
   const admin = openDatabase({ connect: postgres.url, connections: 1 });
-  const template = "notika_template";
-  const model = openDatabase({ connect: await postgres.createDatabase(template) });
-  await install(model).finally(model.close);
   const roles = new Set(await roleNames(admin));
 
   return {
     async cleanDatabase() {
-      const url = await postgres.createDatabase(undefined, template);
+      const url = await postgres.createDatabase(undefined, installed);
       const open: { close(): Promise<void> }[] = [];
       const opened = (connections?: number) => {
         const database = openDatabase({ connect: url, ...(connections && { connections }) });

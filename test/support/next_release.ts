@@ -1,6 +1,7 @@
 import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { built } from "./build.ts";
 
 /** What is changed in the code of the next release: a piece of a file, and what stands there instead. */
 type Change = [file: string, before: string, after: string];
@@ -12,9 +13,10 @@ type Change = [file: string, before: string, after: string];
 export async function nextRelease({ migration = laterMigration, changes = laterCode } = {}) {
   const folder = await mkdtemp(path.join(tmpdir(), "notika-next-"));
   const root = path.resolve(import.meta.dirname, "../..");
-  for (const part of ["runner", "sql", "migrations", "package.json"]) {
+  for (const part of ["sql", "migrations", "package.json"]) {
     await cp(path.join(root, part), path.join(folder, part), { recursive: true, verbatimSymlinks: true });
   }
+  await cp(built, path.join(folder, "runner"), { recursive: true });
   await symlink(path.join(root, "node_modules"), path.join(folder, "node_modules"));
   await writeFile(path.join(folder, "migrations/committed/000002-later.sql"), migration);
   for (const [file, before, after] of changes) {
@@ -23,12 +25,7 @@ export async function nextRelease({ migration = laterMigration, changes = laterC
     await writeFile(path.join(folder, file), text.replace(before, after));
   }
   return {
-    command: [
-      process.execPath,
-      "--import",
-      path.join(root, "node_modules/tsx/dist/esm/index.mjs"),
-      path.join(folder, "runner/cli.ts"),
-    ],
+    command: [process.execPath, path.join(folder, "runner/cli.js")],
     close: () => rm(folder, { recursive: true, force: true }),
   };
 }

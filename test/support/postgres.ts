@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { raw } from "sql-template-tag";
 import { openDatabase } from "../../runner/database/database.ts";
 import { findBinaries, type Major, serverUser, systemFolder } from "./binaries.ts";
+import { copyCluster } from "./clusters.ts";
 
 export interface Postgres {
   url: string;
@@ -29,17 +30,20 @@ type PostgresOptions = ({ major: Major } | { /** The folder with its programs. *
   settings?: Record<string, string>;
   /** Fills the data folder, which exists and is empty; default: a new cluster. */
   fill?(data: string): unknown;
+  /** Whether no other server of the tests may have its system identifier. */
+  isUnique?: boolean;
   /** What else the server finds in its environment. */
   env?: Record<string, string>;
 };
 
 /** Starts a real server, with a data folder of its own, on a free port of this machine.  It does not outlive this process. */
-export async function startPostgres({ settings, fill, env, ...source }: PostgresOptions): Promise<Postgres> {
+export async function startPostgres({ settings, fill, isUnique, env, ...source }: PostgresOptions): Promise<Postgres> {
   const bin = "bin" in source ? source.bin : await findBinaries(source.major);
   const data = mkdtempSync(path.join(dataFolder(), "notika-postgres-"));
   const undertaker = hireUndertaker(data);
   if (fill) await fill(data);
-  else initialise(bin, data);
+  else if (isUnique) initialise(bin, data);
+  else await copyCluster(bin.replaceAll("/", "_"), data, (folder) => initialise(bin, folder));
   const port = await freePort();
   const url = `postgres://postgres@127.0.0.1:${port}/postgres`;
   const start = async () => {

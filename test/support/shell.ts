@@ -27,7 +27,7 @@ export async function openShell({ files = {}, programs = "", env = {} }: ShellOp
   const npx = `npx() {
     shift
     case " $* " in
-      *" run "* | *" --tail "*) timeout --preserve-status -s INT 3 ${notika} "$@" ;;
+      *" run "* | *" --tail "*) timeout --preserve-status -s INT 10 ${notika} "$@" ;;
       *) ${notika} "$@" ;;
     esac
   }`;

@@ -3,25 +3,23 @@ import { setTimeout } from "node:timers/promises";
 import sql, { raw } from "sql-template-tag";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Database, openDatabase } from "../../../runner/database/database.ts";
-import { install } from "../../../runner/install/install.ts";
 import { isThorough } from "../../support/database.ts";
-import { startPostgres } from "../../support/postgres.ts";
+import { installed, startInstalled } from "../../support/installed.ts";
 import { type RunnerProcess, spawnRunner } from "../../support/runner.ts";
 
-let server: Awaited<ReturnType<typeof startPostgres>>;
+let server: Awaited<ReturnType<typeof startInstalled>>;
 let url: string;
 let database: Database;
 let runners: RunnerProcess[];
 
 beforeAll(async () => {
-  server = await startPostgres({ major: 18, settings: { max_connections: "100" } });
+  server = await startInstalled({ major: 18, settings: { max_connections: "100" } });
 });
 afterAll(() => server?.stop());
 
 beforeEach(async () => {
-  url = await server.createDatabase();
+  url = await server.createDatabase(undefined, installed);
   database = openDatabase({ connect: url });
-  await install(database);
   await database.script(`
     create table public.item (
       id int generated always as identity primary key, lane text, ms int not null, failures int not null default 0
@@ -40,12 +38,13 @@ test("no more than its concurrency run at a time on three runners, while runs fa
   await publish("watched", { concurrency: 4 });
   await startRunners(3);
 
+  const items = isThorough ? 300 : 150;
   await database.script(`
     insert into public.item (ms, failures)
-    select 20, case when n % 10 = 0 then 2 else 0 end from generate_series(1, 300) as n`);
+    select 20, case when n % 10 = 0 then 2 else 0 end from generate_series(1, ${items}) as n`);
   await until(`(select count(*) from public.attempt where what = 'ended') > 60`);
   await killOne();
-  await until("(select count(*) from notika.run_log where state = 'done') = 300");
+  await until(`(select count(*) from notika.run_log where state = 'done') = ${items}`);
 
   expect(await mostAtOnce()).toBe(4);
   expect(await database.execute(sql`select * from notika.slot`)).toEqual([]);
@@ -105,7 +104,7 @@ test("no event of a digest is lost or comes twice, while runners are killed as w
   await publish("gathered", { digest: { by: "lane", window: "300 milliseconds", max: 50 } });
   await startRunners(3);
 
-  const total = 1500;
+  const total = isThorough ? 1500 : 900;
   const writers = Array.from({ length: 3 }, async (_, writer) => {
     for (let n = 0; n < total / 3; n += 5) {
       await database.execute(sql`
@@ -114,7 +113,7 @@ test("no event of a digest is lost or comes twice, while runners are killed as w
       await setTimeout(10);
     }
   });
-  for (let kills = 0; kills < 3; kills++) {
+  for (let kills = 0; kills < (isThorough ? 3 : 2); kills++) {
     await setTimeout(700);
     await killOne();
     await startRunners(1);

@@ -15,8 +15,8 @@ beforeAll(async () => {
 });
 afterAll(() => server?.stop());
 
-// Left to `npm run test:all`: what differs from another only in how many runners there are, or in how the network fails.
-const variants = ["network_hangs", "three_runners", "two_of_three_killed"];
+// Left to `npm run test:all`: what differs from another only in how many runners there are, or in how the network or a runner fails.
+const variants = ["network_hangs", "network_forgets", "runner_out_of_memory", "three_runners", "two_of_three_killed"];
 const names = faultNames.filter((name) => isThorough || !variants.includes(name));
 const faults = await Promise.all(names.map(async (name) => ({ name, fault: await loadFault(name) })));
 const title = "every committed change runs, and nothing else: $name";

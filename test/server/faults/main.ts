@@ -4,7 +4,7 @@ import { parseArgs } from "node:util";
 import { raw } from "sql-template-tag";
 import { openDatabase } from "../../../runner/database/database.ts";
 import { type Major, majors } from "../../support/binaries.ts";
-import { setup } from "../../support/build.ts";
+import { build } from "../../support/build.ts";
 import { aligned } from "../../support/table.ts";
 import { faultNames, loadFault } from "./harness/fault.ts";
 import { type Call, faultTable, type Results, together, writeResults } from "./harness/results.ts";
@@ -48,7 +48,7 @@ const started = Date.now();
 const chosen = positionals.length > 0 ? positionals : faultNames;
 const out = values.out ?? (isSoak || positionals.length === 0 ? import.meta.dirname : undefined);
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1)); // runners end, too
-await setup();
+await build();
 const server = await startServer(major);
 try {
   say(`seed ${seed}`);

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect } from "vitest";
 import type { Postgres } from "../../support/postgres.ts";
-import { openArena, openSession, startCluster, stopCluster, test } from "../cluster.ts";
+import { openArena, openSession, startAnotherCluster, startCluster, stopCluster, test } from "../cluster.ts";
 import { type DumpTools, findDumpTools } from "../dump.ts";
 
 const found = findDumpTools();
@@ -25,7 +25,7 @@ describe.skipIf(typeof found === "string")("a restored copy", () => {
   let original: Postgres;
   let other: Postgres;
   beforeAll(async () => {
-    [original, other] = await Promise.all([startCluster({}, tools.major), startCluster({}, tools.major)]);
+    [original, other] = await Promise.all([startCluster({}, tools.major), startAnotherCluster(tools.major)]);
   });
   afterAll(() => Promise.all([stopCluster(original), stopCluster(other)]));
 

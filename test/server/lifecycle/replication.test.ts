@@ -9,8 +9,8 @@ let number = 0;
 const open: Session[] = [];
 
 beforeAll(async () => {
-  const start = () => startCluster({ wal_level: "logical", max_worker_processes: "20" }, major);
-  servers = await Promise.all([start(), start()]);
+  const settings = { wal_level: "logical", max_worker_processes: "20" };
+  servers = await Promise.all([startCluster(settings, major), startCluster(settings, major, {}, true)]);
 });
 afterAll(async () => {
   await Promise.all(open.map((session) => session.close()));
