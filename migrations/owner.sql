@@ -72,7 +72,7 @@ begin
     if not v_is_administrator then
       raise exception 'role "%" does not exist', v_owner
         using errcode = 'undefined_object',
-              hint = 'An administrator, who may create roles, makes it by: npx notika install --owner '
+              hint = 'An administrator, who may create roles, creates it by: npx notika install --owner '
                      || v_owner;
     end if;
     begin

@@ -339,7 +339,7 @@ begin
   end if;
   if notika._cluster() = 0 then
     return query select 'cluster', 'warning', null::text,
-      'this server does not say which cluster it is (pg_control_system() is not to be executed): a copy '
+      'this server does not say which cluster it is (pg_control_system() may not be executed): a copy '
       'in another cluster is recognised by its transaction ids alone, and may be taken for the original',
       format('grant execute on function pg_catalog.pg_control_system() to %I;', current_user);
   end if;
@@ -349,7 +349,7 @@ begin
              format('this is a copy from another cluster: %s events and %s runs that waited there will '
                     'run here too', (select l.events_waiting from notika.lag as l),
                     (select count(*) from notika._job)),
-             'If they are to: npx notika run. If not, first: select notika.pause(w.workflow) '
+             'If these runs should run here too: npx notika run. If not, first: select notika.pause(w.workflow) '
              'from notika.workflows as w where w.workflow not like ''%:%'';'::text;
   end if;
   return query

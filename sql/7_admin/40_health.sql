@@ -50,7 +50,7 @@ begin
     return query
       select 'guard', 'ok', null::text,
              'judges migrations when they commit' || coalesce((
-               select format('; its event triggers belong to "%s", who is no superuser: some managed servers '
+               select format('; its event triggers belong to "%s", which is not a superuser: some managed servers '
                              'skip them for superusers and reserved roles', pg_get_userbyid(e.evtowner))
                  from pg_event_trigger as e
                  join pg_roles as r on r.oid = e.evtowner and not r.rolsuper
@@ -102,7 +102,7 @@ begin
       from notika._captured(true) as c;
   if notika._has_event_triggers() and not notika._is_guarded() then
     return query select 'guard_changed', 'error', null::text,
-      'the event triggers, their functions or role notika_guard are not as install makes them',
+      'the event triggers, their functions or role notika_guard differ from those that install creates',
       'As an administrator: npx notika install';
   end if;
   return query select * from notika._copy_health();

@@ -66,10 +66,10 @@ const remarks: Partial<Record<keyof typeof captors, string>> = {
   appendRow: "nobody who keeps anything in a trigger can go below it.",
   appendEvent: "nobody can go below it who keeps a log with a number, a transaction and a time for each event.",
   emptyWhen:
-    "a trigger by hand with the condition of the one that matches nothing. Postgres reads and plans a condition anew for " +
+    "a trigger by hand with the condition of the one that matches nothing. Postgres reads and plans a condition again for " +
     "each statement, so no trigger with one costs less.",
   noMatch:
-    "the condition compares text. A number that Postgres has to cast, as the 0 of amount < 0, it casts anew for each " +
+    "the condition compares text. A number that Postgres has to cast, as the 0 of amount < 0, it casts again for each " +
     "statement, which takes 1 µs more.",
   each: "one for inserts, one for updates, one for deletes. Postgres allows the first and the last to be captured by the statement.",
 };

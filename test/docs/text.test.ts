@@ -99,6 +99,13 @@ test("CONTRIBUTING.md names scripts of npm, projects and folders of tests that a
   }
 });
 
+test.each([
+  { what: "the SQL", folders: ["sql", "migrations"], extension: ".sql" },
+  { what: "the runner", folders: ["runner"], extension: ".ts" },
+])("$what is commented, and speaks, in plain English", async ({ folders, extension }) => {
+  expect(phrases(await sources(folders, extension))).toEqual([]);
+});
+
 test("errors.md lists the errors that Notika has", async () => {
   const { text = "" } = page("docs/errors.md") ?? {};
   const sql = await sources(["sql", "migrations"], ".sql");

@@ -79,7 +79,7 @@ async function openSeveral(
   return targets;
 }
 
-// After a truncate the first statement plans anew, which must not count.
+// After a truncate the first statement is planned again, which must not count.
 const sampleMs = 60;
 const inside =
   "Measured in the server, in one transaction: no client, no parsing, no commit. Tables and logs are empty at the start, " +
