@@ -206,7 +206,7 @@ describe("grant", () => {
     await expect(grant(app.database, { role: "other" })).rejects.toMatchObject({
       code: "55000",
       message: "notika is installed already, for role notika",
-      detail: "The owner of its schemas is who needs the rights.",
+      detail: "The rights are for the owner of its schemas.",
       hint: "Name notika. For other as a further login that runs workflows: select notika.grant_runner('other');",
     });
     await expect(grant(app.database, { role: "notika", revoke: true })).rejects.toMatchObject({
