@@ -152,7 +152,7 @@ async function eventTriggers(client: Client): Promise<Finding> {
       return warning("event triggers", `could not test whether the role may create them: ${message}`);
     return warning(
       "event triggers",
-      "the role may not create them, so only pins protect: DROP … CASCADE is not refused, and pinned columns need notika.release() first",
+      "the role may not create them, so there are none: DROP … CASCADE is not refused, and pinned columns need notika.release() first",
       "Let an administrator, who may create roles and event triggers, install and upgrade: npx notika install",
     );
   } finally {

@@ -218,7 +218,7 @@ begin
         'role "%s" may not replace the event triggers, which are of another version: let an '
         'administrator run npx notika install', current_user)
       else format(
-        'role "%s" may not create event triggers: only pins protect. Columns in use cannot be dropped '
+        'role "%s" may not create event triggers. Without them, columns in use cannot be dropped '
         'or retyped without notika.release(workflow, reason). An administrator, who may create roles '
         'and event triggers, adds them by npx notika install', current_user)
     end;

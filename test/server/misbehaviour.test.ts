@@ -72,10 +72,10 @@ test("whatever a task does, its run ends as docs/tasks.md says, and the runs bes
   ]);
   for (const { kind, error, says } of together) {
     const run = runs.find((one) => one.kind === kind)?.run;
-    const said = runner.said().filter((line) => line.run === run && line.message.startsWith("nothing caught "));
+    const said = runner.said().filter((line) => line.run === run && line.message.startsWith("uncaught "));
     const entry = {
       level: "error",
-      message: expect.stringMatching(`^nothing caught ${says}, so its`),
+      message: expect.stringMatching(`^${says}; its`),
       workflow: "misbehave",
       error: expect.stringContaining(error || "left alone"),
       stack: expect.stringContaining("test/server/misbehaviour/misbehave.ts:"),

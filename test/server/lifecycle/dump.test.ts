@@ -182,7 +182,13 @@ describe.skipIf(typeof found === "string")(
         expect(await runs(db)).toEqual([...waiting, "count 8", "greet 8"].sort());
         expect(await findings(db)).toEqual(
           isLimited
-            ? [{ finding: "guard", severity: "warning", detail: expect.stringContaining("only pins protect") }]
+            ? [
+                {
+                  finding: "guard",
+                  severity: "warning",
+                  detail: expect.stringContaining("there are no event triggers"),
+                },
+              ]
             : [],
         );
 

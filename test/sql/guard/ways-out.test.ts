@@ -285,7 +285,7 @@ describe("without event triggers", () => {
       {
         outcome: "limited",
         detail:
-          'role "keeper" may not create event triggers: only pins protect. Columns in use cannot be dropped or ' +
+          'role "keeper" may not create event triggers. Without them, columns in use cannot be dropped or ' +
           "retyped without notika.release(workflow, reason). An administrator, who may create roles and event triggers, " +
           "adds them by npx notika install",
       },
