@@ -67,6 +67,7 @@ create or replace function notika._plan(caller name, request jsonb)
   volatile
   security definer -- it changes nothing, and reveals nothing that the catalog does not
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set quote_all_identifiers = off
 as $$
 declare

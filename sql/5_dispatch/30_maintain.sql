@@ -7,6 +7,7 @@ create or replace function notika.maintain()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set lock_timeout = '2s'
 as $$
 begin

@@ -76,6 +76,7 @@ create or replace function notika._guard_at_commit()
   language plpgsql
   security definer
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set quote_all_identifiers = off
 as $$
 begin

@@ -127,6 +127,7 @@ create or replace function notika._note_dropped(tag text)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set quote_all_identifiers = off
 as $$
 declare
@@ -252,6 +253,7 @@ create or replace function notika._note_commands(tag text)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set quote_all_identifiers = off
 as $$
 declare

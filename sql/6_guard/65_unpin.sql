@@ -48,6 +48,7 @@ create or replace function notika._unpin_for_command(tag text, context text, pat
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set quote_all_identifiers = off
   set standard_conforming_strings = on
   set client_min_messages = warning -- no notices about cascading drops, which the caller did not ask for

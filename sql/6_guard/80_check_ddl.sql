@@ -77,6 +77,7 @@ create or replace function notika._preview(settled boolean)
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set quote_all_identifiers = off
 as $$
 declare

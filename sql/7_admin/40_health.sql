@@ -6,6 +6,7 @@ create or replace function notika.check()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set quote_all_identifiers = off
 as $$
 declare
@@ -39,6 +40,7 @@ create or replace function notika._health()
   stable
   security definer
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
   set quote_all_identifiers = off
 as $$
 begin

@@ -49,6 +49,7 @@ create or replace function notika._do_install(caller name)
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
 as $$
 begin
   perform notika._expect_member(_do_install.caller, 'install notika');
@@ -66,6 +67,7 @@ create or replace function notika._install()
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
 as $$
 declare
   v_before constant text := current_setting('lock_timeout');
@@ -210,6 +212,7 @@ create or replace function notika._do_refresh(workflow text)
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set jit = off -- compilation would take longer than the queries run
 as $$
 declare
   v_before constant text := current_setting('lock_timeout');

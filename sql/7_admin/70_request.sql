@@ -30,6 +30,8 @@ create or replace function notika._execute_request()
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  -- The planner estimates high costs for queries of the catalog, so that Postgres would compile them.
+  set jit = off
   set quote_all_identifiers = off
 as $$
 declare
