@@ -1,6 +1,6 @@
 -- TRUNCATE of a table whose deletes start a workflow. It removes rows without an event for any of
 -- them, so the option truncate of the workflow says what happens. Postgres fires no trigger of a
--- partitioned table when one of its partitions is truncated.
+-- partitioned table when one of its partitions is truncated alone.
 
 create or replace function notika._notices_truncate(spec notika.workflow)
   returns boolean

@@ -1,6 +1,7 @@
 -- Which roles besides Notika's owner may execute trigger functions. Creating or attaching a
 -- partition gives it the triggers of the partitioned table, and requires the right to execute
--- their function. No other role needs this right: with it, it could forge events.
+-- their function. No other role needs this right: with it, it could forge events, or run the
+-- function where it is not meant to run.
 
 create or replace function notika._capture_rights(workflow_id integer, relation regclass)
   returns table (function regprocedure, grantee oid)

@@ -203,14 +203,15 @@ $$;
 comment on function notika.publish(
   text, text, text[], text[], text[], text, text, text, jsonb, text[]
 ) is
-  'Starts a run of workflow for each matching change of table_name (schema.table). operations: of '
-  'insert, update, delete; columns: what an event carries, null for the whole row; watch: an '
-  'update counts only if one of these columns changes; condition: SQL over new and old, read with '
-  'the rights of the caller; guard: block, warn, off; on_rename: follow, block; options: see '
-  'notika.configure, null leaves them as they are. A workflow called name:source is a change that '
-  'runs of name wait for, compared by the columns of match. Grants the owner of Notika what it '
-  'lacks on the table, if the caller may. Returns published, changed or unchanged. Waits three '
-  'seconds for its locks, or lock_timeout if that is less.';
+  'Starts a run of workflow for each matching change of table_name (schema.table), or for several '
+  'where options collect them. operations: of insert, update, delete; columns: what an event '
+  'carries, null for the whole row; watch: an update counts only if one of these columns changes; '
+  'condition: SQL over new and old, read with the rights of the caller; guard: block, warn, off; '
+  'on_rename: follow, block; options: see notika.configure, null leaves them as they are. A '
+  'workflow called name:source is a change that runs of name wait for, compared by the columns of '
+  'match. Grants the owner of Notika what it lacks on the table, if the caller may. Returns '
+  'published, changed or unchanged. Waits three seconds for its locks, or lock_timeout if that is '
+  'less.';
 
 create or replace function notika._do_publish(caller name, request jsonb)
   returns text
