@@ -23,11 +23,11 @@ export async function openShell({ files = {}, programs = "", env = {} }: ShellOp
   };
   const notika = notikaCommand.map((part) => `'${part}'`).join(" ");
   // A function, because the shell would pass over a file that another thread has open while it starts a process.
-  // What runs until it is stopped is stopped as by Ctrl-C.
+  // What runs until it is stopped is stopped as by Ctrl-C: once, where timeout alone would signal its group as well.
   const npx = `npx() {
     shift
     case " $* " in
-      *" run "* | *" --tail "*) timeout --preserve-status -s INT 10 ${notika} "$@" ;;
+      *" run "* | *" --tail "*) timeout --foreground --preserve-status -s INT 10 ${notika} "$@" ;;
       *) ${notika} "$@" ;;
     esac
   }`;
