@@ -19,7 +19,7 @@ export async function setup(project: TestProject): Promise<void> {
   await shared[key];
 }
 
-/** Compiles the runner before the first test: tsx would do it anew in each of the hundreds of processes that tests start. */
+/** Compiles the runner before the first test: tsx would do it again in each of the hundreds of processes that tests start. */
 export function build() {
   return promisify(execFile)(
     process.execPath,

@@ -1,7 +1,7 @@
 import { expect } from "vitest";
 import { isThorough, testBeside as test } from "../../support/database.ts";
 
-// Reading such a text anew for each of its statements took minutes, a quarter of that where it is half as long.
+// Reading such a text again for each of its statements took minutes, a quarter of that where it is half as long.
 const [length, timeout] = isThorough ? [600, 60_000] : [300, 30_000];
 const padding = `-- ${"a word or two; and 'a quote' ".repeat(4)}\n`;
 
