@@ -233,7 +233,7 @@ begin
     raise exception 'function % of % would be executed with the rights of "%"',
       v_function, v_part, current_user
       using errcode = 'insufficient_privilege',
-            detail = 'Postgres executes it when it plans a query of the table, where it has the same '
+            detail = 'Postgres executes it when it reads the partition key or plans a query, where it has the same '
                      'value for all rows.',
             hint = format('If you trust it: alter function %s owner to %I;', v_function, current_user);
   end if;
